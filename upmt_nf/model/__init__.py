@@ -1,0 +1,1 @@
+"""The nouns of UPMT: values without behaviour over time. Imports nothing of the other rooms."""

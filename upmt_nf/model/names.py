@@ -1,0 +1,86 @@
+"""Every name and number that UPMT takes from the host, in one place, drawn.
+
+The fwmark field: 13 bits that Kubernetes (0x4000, 0x8000), Tailscale (0xff0000) and Calico (0xffff0000) leave
+alone. We read and write these bits only, always with the mask.
+
+     31                                  13 12 11                     0
+    +--------------------------------------+--+------------------------+
+    |            not ours                  |K |           N            |
+    +--------------------------------------+--+------------------------+
+      K = 0: N is an application's id (1..4095), 0 = not yet classified
+      K = 1: N = 1..254: an outer packet of access network N: never to be tunnelled again
+             N = 0xfff:  left alone: goes out as if UPMT were not there
+
+Routing tables and priorities: a band of our own with gaps, below Tailscale's 5210 and far below main's 32766.
+
+     table 7000         virtual: one default, to the virtual interface, with the virtual address as source
+     table 7000 + N     access network N: a default by its gateway, then unreachable: an outer packet never strays
+"""
+
+from typing import Final
+
+MARK_MASK: Final = 0x1FFF
+MARK_OUTER: Final = 0x1000
+"""K: set on packets that must never be tunnelled."""
+MARK_NATIVE: Final = 0x1FFF
+"""Left alone."""
+MAX_APPLICATION_ID: Final = 0x0FFF
+MAX_NETWORKS: Final = 254
+
+TABLE_VIRTUAL: Final = 7000
+
+PRIORITY_OUTER: Final = 4600
+"""`fwmark 0x1000+N/0x1fff lookup 7000+N`: outer packets, by the table of their own network."""
+PRIORITY_NATIVE: Final = 4620
+"""`fwmark 0x1fff/0x1fff lookup main`."""
+PRIORITY_ANCHOR: Final = 4640
+"""`to ANCHOR lookup main`: the anchor itself is never reached through a tunnel (no loops)."""
+PRIORITY_CARE_OF: Final = 4660
+"""`from CARE-OF lookup 7000+N`: sockets bound to a care-of address leave by that network, untunnelled."""
+PRIORITY_LOCAL: Final = 4680
+"""`lookup main suppress_prefixlength 0`: everything more specific than a default route stays native (the LAN)."""
+PRIORITY_VIRTUAL: Final = 4700
+"""`lookup 7000`: the rest goes to the virtual interface."""
+
+ROUTE_PROTOCOL: Final = 117
+"""`protocol` of our routes and rules (u = 0x75), so that others can tell them and we find them again."""
+
+VIRTUAL_INTERFACE: Final = "upmt0"
+CHAIN_PREFIX: Final = "UPMT-"
+CGROUP_ROOT: Final = "upmt"
+"""Our cgroups are CGROUP_ROOT/<netns cookie>/<application>, so that labs on one machine do not meet."""
+CONTROL_SOCKET: Final = "\0upmt/control"
+"""Abstract Unix socket: one per network namespace, which also makes it the lock against a second daemon."""
+STATE_DIRECTORY: Final = "/run/upmt"
+"""Holds one directory a network namespace, named by its cookie: the journal and the log of a lab's daemon."""
+CONFIG_DIRECTORY: Final = "/etc/upmt"
+
+QUEUE_OUTBOUND: Final = 7000
+"""NFQUEUE number of packets that leave by the virtual interface."""
+QUEUE_INBOUND: Final = 7001
+"""NFQUEUE number of tunnel packets that arrive."""
+
+TUNNEL_PORT: Final = 1800
+SIGNALLING_PORT: Final = 5060
+MEASUREMENT_PORT: Final = 862
+"""STAMP, RFC 8762 section 4.1."""
+
+
+def outer_mark(network_index: int) -> int:
+    """The mark of access network N's outer packets; N from 1 to MAX_NETWORKS."""
+    if not 1 <= network_index <= MAX_NETWORKS:
+        raise ValueError(f"network index {network_index} is not within 1..{MAX_NETWORKS}")
+    return MARK_OUTER | network_index
+
+
+def network_table(network_index: int) -> int:
+    """The routing table of access network N; N from 1 to MAX_NETWORKS."""
+    if not 1 <= network_index <= MAX_NETWORKS:
+        raise ValueError(f"network index {network_index} is not within 1..{MAX_NETWORKS}")
+    return TABLE_VIRTUAL + network_index
+
+
+def application_in(mark: int) -> int:
+    """The application id that a packet's fwmark carries, or 0."""
+    field = mark & MARK_MASK
+    return 0 if field & MARK_OUTER else field
