@@ -1,0 +1,57 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each installs what it needs first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/pytest
+
+SYSTEM_PACKAGES := iptables iproute2 iputils-ping tcpdump curl dnsutils iperf3 openssh-server openssh-client \
+	socat conntrack procps build-essential python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev
+
+.PHONY: help setup system demo test test-pure lint format bench clean
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: system $(STAMP) ## install system packages and the virtual environment; leaves .venv/bin/upmt
+
+system:
+	@missing=""; for package in $(SYSTEM_PACKAGES); do \
+	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q '^install ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	  echo "installing system packages:$$missing"; \
+	  [ "$$(id -u)" = 0 ] || { echo "needs root: run 'sudo make setup' once"; exit 4; }; \
+	  command -v apt-get >/dev/null || { echo "no apt-get here: install$$missing by hand"; exit 1; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installing the virtual environment"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## see a download and a voice stream move between two networks (needs root, under a minute)
+	@$(BIN)/upmt lab demo
+
+test: setup ## every test: pure, kernel and lab (needs root)
+	@$(PYTEST) -q -n 2 -m 'not lab' && $(PYTEST) -q -m lab
+
+test-pure: $(STAMP) ## only the tests that need neither root nor the kernel
+	@$(PYTEST) -q -n 2 -m 'not kernel and not lab'
+
+lint: $(STAMP) ## formatting, lint, strict types, import direction
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## put the formatting right
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: setup ## measure the agent plane against the direct path, side by side
+	@$(BIN)/python -m benchmarks
+
+clean: ## remove what was built (not the system packages)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,8 @@
+"""Text -> checked values. Never opens a file: the caller gives the text and the name to put into errors.
+
+toml_lines     which line of the text a key stands on
+checked        text -> pydantic model, every error as `file:line: key: reason`
+mobile_host    what `upmt mobile-host run --config` reads
+anchor         what `upmt anchor run --config` reads
+values         the types that both share: pools, port ranges, durations
+"""

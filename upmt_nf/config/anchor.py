@@ -1,0 +1,55 @@
+"""What `upmt anchor run --config FILE` reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, IPvAnyAddress, model_validator
+
+from upmt_nf.config.checked import Section, checked
+from upmt_nf.config.values import InterfaceName, Pool, Port, Ports, Seconds
+from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
+
+
+class AnchorSection(Section):
+    """`[anchor]`: one anchor node."""
+
+    address: IPvAnyAddress
+    """The public address that tunnels, signalling and translated flows use."""
+    interface: InterfaceName
+    """The interface towards the Internet."""
+    pool: Pool
+    """The virtual addresses that may be leased."""
+    tunnel_port: Port = TUNNEL_PORT
+    signalling_port: Port = SIGNALLING_PORT
+    lease_time: Annotated[int, Field(ge=10, le=604800)] = 3600
+    """Seconds that an association lives without a refresh, unless the host asks for less."""
+    minimum_lease_time: Annotated[int, Field(ge=1, le=604800)] = 10
+    tunnel_timeout: Seconds = 300.0
+    """Seconds without a packet after which a tunnel is forgotten."""
+    nat_ports: Ports | None = None
+    """Source ports of translated TCP and UDP flows; the kernel's own choice when left out."""
+    datapath: Literal["auto", "agent", "fast"] = "auto"
+    refuse_private: bool = True
+    """Do not forward to private networks (RFC 1918, RFC 4193) behind the anchor."""
+    max_associations: Annotated[int, Field(ge=1)] = 65536
+    max_flows: Annotated[int, Field(ge=16)] = 1_000_000
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> AnchorSection:
+        if self.tunnel_port == self.signalling_port:
+            raise ValueError("tunnel_port and signalling_port are the same")
+        if self.minimum_lease_time > self.lease_time:
+            raise ValueError("minimum_lease_time is longer than lease_time")
+        return self
+
+
+class AnchorConfig(Section):
+    """The whole file."""
+
+    anchor: AnchorSection
+
+
+def read_anchor_config(text: str, file: str) -> AnchorConfig:
+    """Check an anchor's configuration. Raises ConfigError with file, line, key and reason."""
+    return checked(AnchorConfig, text, file)

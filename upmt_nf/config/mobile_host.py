@@ -1,0 +1,140 @@
+"""What `upmt mobile-host run --config FILE` reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, model_validator
+
+from upmt_nf.config.checked import Complaint, Section, checked
+from upmt_nf.config.values import InterfaceName, Name, Port
+from upmt_nf.model.identity import DEFAULT_APPLICATION
+from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
+
+
+def _check_identity(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.!~*'()\-]{1,64}@[A-Za-z0-9.\-]{1,64}", value):
+        raise ValueError(f"{value!r} is not an identity such as van7@fleet.example")
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+NetworkOrder = Annotated[tuple[Name, ...], BeforeValidator(_listed), Field(min_length=1)]
+"""Networks in order of preference; `any` stands for all others in the order of the file."""
+
+
+class MobileHostSection(Section):
+    """`[mobile_host]`: this host."""
+
+    identity: Annotated[str, AfterValidator(_check_identity)]
+    """Terminal_ID of the paper: who this host is towards the anchor."""
+    datapath: Literal["auto", "agent", "fast"] = "auto"
+    keepalive_interval: Annotated[float, Field(ge=0.05, le=120)] = 5.0
+    """Seconds between the probes of one tunnel. A black hole is found within three of them."""
+    return_after: Annotated[float, Field(ge=0)] = 30.0
+    """Seconds that a preferred network must have been up again before applications return to it."""
+    lease_time: Annotated[int, Field(ge=1, le=604800)] = 3600
+    """Seconds of association asked of the anchor."""
+    max_flows: Annotated[int, Field(ge=16)] = 131072
+
+
+class AnchorAddress(Section):
+    """`[anchor]`: where the anchor is."""
+
+    address: IPvAnyAddress
+    tunnel_port: Port = TUNNEL_PORT
+    signalling_port: Port = SIGNALLING_PORT
+
+
+class NetworkSection(Section):
+    """`[[network]]`: one access network; the order of the file is the order of preference."""
+
+    name: Name
+    interface: InterfaceName
+    tunnel_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Local UDP port of the tunnel; 0 lets the kernel choose one."""
+    gateway: IPvAnyAddress | None = None
+    """Next hop; by default that of the interface's own default route."""
+    cost: Annotated[float, Field(ge=0)] = 0.0
+    """Cost of a gigabyte in the administrator's own unit."""
+    protection: Literal["plain"] = "plain"
+
+
+class MatchSection(Section):
+    """`[[application.match]]`: what belongs to the application; all given conditions must hold."""
+
+    command: str | None = None
+    executable: str | None = None
+    uid: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    gid: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    cgroup: str | None = None
+    unit: str | None = None
+    pid: Annotated[int, Field(ge=1)] | None = None
+    destination: str | None = None
+    """Network and, if wanted, port: `86.0.0.0/8`, `86.0.0.1:443`, `[2001:db8::]/32`."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> MatchSection:
+        if not self.model_fields_set:
+            raise ValueError("a match needs at least one condition")
+        return self
+
+
+class ApplicationSection(Section):
+    """`[[application]]`: a named class of flows and the networks that suit it, best first."""
+
+    name: Name
+    networks: NetworkOrder = ("any",)
+    match: tuple[MatchSection, ...] = ()
+
+
+class MobileHostConfig(Section):
+    """The whole file."""
+
+    mobile_host: MobileHostSection
+    anchor: AnchorAddress
+    network: Annotated[tuple[NetworkSection, ...], Field(min_length=1, max_length=MAX_NETWORKS)]
+    application: tuple[ApplicationSection, ...] = ()
+
+    @property
+    def default_networks(self) -> tuple[str, ...]:
+        """What applications without a policy of their own prefer."""
+        for application in self.application:
+            if application.name == DEFAULT_APPLICATION:
+                return application.networks
+        return ("any",)
+
+
+def read_mobile_host_config(text: str, file: str) -> MobileHostConfig:
+    """Check a mobile host's configuration. Raises ConfigError with file, line, key and reason."""
+    return checked(MobileHostConfig, text, file, _contradictions)
+
+
+def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
+    yield from _twice("network", "name", [network.name for network in config.network])
+    yield from _twice("network", "interface", [network.interface for network in config.network])
+    yield from _twice("application", "name", [application.name for application in config.application])
+    known = {network.name for network in config.network}
+    for index, network in enumerate(config.network):
+        if network.name == "any":
+            yield ("network", index, "name"), "'any' stands for all networks and cannot be the name of one"
+        if network.gateway and network.gateway.version != config.anchor.address.version:
+            yield ("network", index, "gateway"), "is of another address family than the anchor"
+    for index, application in enumerate(config.application):
+        for name in application.networks:
+            if name != "any" and name not in known:
+                yield (
+                    ("application", index, "networks"),
+                    f"there is no network {name!r}; there are {', '.join(sorted(known))}",
+                )
+
+
+def _twice(table: str, key: str, values: list[str]) -> Iterator[Complaint]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            yield (table, index, key), f"{value!r} is there twice"

@@ -1,0 +1,105 @@
+"""The types that both configurations share: names, pools of addresses, ranges of ports."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, PlainValidator
+
+from upmt_nf.model.flow import IPAddress
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,31}")
+
+
+def _check_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a name: 1 to 32 letters, digits, '_', '.', '-', beginning with a letter or digit"
+        )
+    return value
+
+
+def _check_interface(value: str) -> str:
+    if not re.fullmatch(r"[^\s/:]{1,15}", value) or value in (".", ".."):
+        raise ValueError(f"{value!r} is not an interface name: 1 to 15 characters without space, '/' or ':'")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+InterfaceName = Annotated[str, AfterValidator(_check_interface)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPool:
+    """Virtual addresses from `first` to `last`, both included."""
+
+    first: IPAddress
+    last: IPAddress
+
+    def __contains__(self, address: IPAddress) -> bool:
+        return address.version == self.first.version and int(self.first) <= int(address) <= int(self.last)
+
+    def __len__(self) -> int:
+        return int(self.last) - int(self.first) + 1
+
+    def __iter__(self) -> Iterator[IPAddress]:
+        for number in range(int(self.first), int(self.last) + 1):
+            yield type(self.first)(number)
+
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The pool as the fewest networks, for routes and rules."""
+        return tuple(summarize_address_range(self.first, self.last))
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
+def _read_pool(value: Any) -> AddressPool:
+    if isinstance(value, AddressPool):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("a pool is written 10.99.0.0/24 or 10.99.0.10-10.99.0.99")
+    if "-" in value:
+        low, _, high = value.partition("-")
+        first, last = ip_address(low.strip()), ip_address(high.strip())
+        if first.version != last.version or int(first) > int(last):
+            raise ValueError(f"{value!r} does not run from a lower to a higher address of one family")
+        return AddressPool(first, last)
+    network = ip_network(value.strip())
+    if network.num_addresses < 4:
+        return AddressPool(network[0], network[-1])
+    return AddressPool(network[1], network[-2])
+
+
+Pool = Annotated[AddressPool, PlainValidator(_read_pool)]
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """Ports from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
+def _read_ports(value: Any) -> PortRange:
+    if isinstance(value, PortRange):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("a range of ports is written 40000-60999")
+    matched = re.fullmatch(r"\s*(\d{1,5})\s*-\s*(\d{1,5})\s*", value)
+    if not matched or not 1 <= int(matched[1]) <= int(matched[2]) <= 65535:
+        raise ValueError(f"{value!r} is not a range of ports such as 40000-60999")
+    return PortRange(int(matched[1]), int(matched[2]))
+
+
+Ports = Annotated[PortRange, PlainValidator(_read_ports)]
