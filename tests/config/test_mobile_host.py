@@ -1,0 +1,91 @@
+"""A mobile host's configuration: what is right is read, what is wrong is named with file, line, key and reason."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from upmt_nf.config.mobile_host import read_mobile_host_config
+from upmt_nf.model.errors import ConfigError
+
+GOOD = """\
+[mobile_host]
+identity = "van7@fleet.example"
+
+[anchor]
+address = "45.0.0.1"
+
+[[network]]
+name = "wifi"
+interface = "wlan0"
+tunnel_port = 1500
+
+[[network]]
+name = "lte"
+interface = "wwan0"
+cost = 4.5
+
+[[application]]
+name = "voice"
+networks = ["lte", "any"]
+match = [{ command = "baresip" }, { uid = 1000, destination = "86.0.0.0/8:5060" }]
+"""
+
+
+def refused(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_mobile_host_config(text, "mh.toml")
+    return str(caught.value)
+
+
+def test_a_good_file_is_read_with_its_defaults() -> None:
+    config = read_mobile_host_config(GOOD, "mh.toml")
+    assert config.anchor.address == ip_address("45.0.0.1")
+    assert (config.anchor.tunnel_port, config.anchor.signalling_port) == (1800, 5060)
+    assert [network.name for network in config.network] == ["wifi", "lte"]
+    assert config.application[0].match[1].uid == 1000
+    assert config.default_networks == ("any",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (
+            'address = "45.0.0.1"',
+            'address = "45.0.0"',
+            "mh.toml:5: anchor.address: value is not a valid IPv4",
+        ),
+        ('name = "wifi"', "name = 7", "mh.toml:8: network.0.name: "),
+        (
+            'interface = "wwan0"',
+            'interface = "a/b"',
+            "mh.toml:14: network.1.interface: 'a/b' is not an interface name",
+        ),
+        ("cost = 4.5", "prize = 4.5", "mh.toml:15: network.1.prize: no such key"),
+        ("cost = 4.5", "cost = nan", "mh.toml:15: network.1.cost: "),
+        ('name = "lte"', 'name = "wifi"', "mh.toml:13: network.1.name: 'wifi' is there twice"),
+        ('"wlan0"', '"wwan0"', "mh.toml:14: network.1.interface: 'wwan0' is there twice"),
+        ('["lte", "any"]', '["umts"]', "mh.toml:19: application.0.networks: there is no network 'umts'"),
+        ("tunnel_port = 1500", "tunnel_port = 70000", "mh.toml:10: network.0.tunnel_port: "),
+        ("uid = 1000", "uid = -1", "mh.toml:20: application.0.match.1.uid: "),
+        ("[anchor]", "[anchor", "mh.toml:4: "),
+    ],
+)
+def test_a_wrong_line_is_named_with_its_key_and_reason(old: str, new: str, complaint: str) -> None:
+    assert old in GOOD
+    assert refused(GOOD.replace(old, new)).startswith(complaint)
+
+
+def test_every_wrong_line_is_reported_in_the_order_of_the_file() -> None:
+    text = GOOD.replace("van7@fleet.example", "nobody").replace("tunnel_port = 1500", "tunnel_port = 0.5")
+    assert [line.split(":")[1] for line in refused(text).splitlines()] == ["2", "10"]
+
+
+def test_an_empty_file_lacks_its_tables() -> None:
+    assert refused("") == (
+        "mh.toml:1: anchor: is missing\nmh.toml:1: mobile_host: is missing\nmh.toml:1: network: is missing"
+    )
+
+
+def test_an_application_needs_a_condition_in_each_match() -> None:
+    text = GOOD.replace('{ command = "baresip" }', "{ }")
+    assert refused(text) == "mh.toml:20: application.0.match.0: a match needs at least one condition"

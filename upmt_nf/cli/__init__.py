@@ -1,0 +1,10 @@
+"""The voice: what an administrator types. One file a noun, no logic of its own.
+
+main       the `upmt` command: composition, errors -> one line and an exit code
+daemons    `anchor run`, `mobile-host run`
+reading    `status`, `networks`, `tunnels`, `apps`, `flows`
+steering   `run`, `assign`, `handover`
+rules      `rules show|install|remove|verify`, `cleanup`
+lab        `lab up|down|exec|link|shape|status|demo`
+tables     values -> tables for people
+"""

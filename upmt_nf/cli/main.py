@@ -1,0 +1,60 @@
+"""The `upmt` command: composes the nouns and turns every error into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from upmt_nf import __version__
+from upmt_nf.cli import daemons, reading, rules, steering
+from upmt_nf.cli.lab import lab_app
+from upmt_nf.model.errors import UpmtError
+
+app = typer.Typer(
+    name="upmt",
+    help="Per-application mobility: choose and change the network of each running application.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(daemons.anchor_app, name="anchor")
+app.add_typer(daemons.mobile_host_app, name="mobile-host")
+app.add_typer(rules.rules_app, name="rules")
+app.add_typer(lab_app, name="lab")
+for register in (reading.register, steering.register, rules.register):
+    register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"upmt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _upmt(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Per-application mobility: choose and change the network of each running application."""
+
+
+def main() -> None:
+    """Entry point of the `upmt` command. Exit codes: see `model/errors.py`."""
+    try:
+        app()
+    except UpmtError as reason:
+        print(f"upmt: {reason}", file=sys.stderr)
+        sys.exit(reason.exit_code)
+    except BrokenPipeError:
+        # The reader of our output went away (`upmt flows | head`): nothing to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

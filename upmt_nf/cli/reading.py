@@ -1,0 +1,144 @@
+"""`upmt status|networks|tunnels|apps|flows`: what the daemon of this namespace knows, as JSON or as tables."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from upmt_nf.cli.tables import console, data_size, print_json, print_table
+from upmt_nf.daemon.control_client import call
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the reading commands to `app`."""
+    for command in (status, networks, tunnels, apps, flows):
+        app.command()(command)
+
+
+def status(json: Json = False) -> None:
+    """Association, networks and applications on one screen."""
+    value = call("status")
+    if json:
+        print_json(value)
+    elif value["role"] == "anchor":
+        _print_anchor(value)
+    else:
+        _print_host(value)
+
+
+def _print_host(value: dict[str, Any]) -> None:
+    association = value["association"]
+    out = console()
+    out.print(f"mobile host, {value['datapath']} datapath, virtual interface {value['virtual_interface']}")
+    line = f"association: {association['state']}"
+    if association["virtual_address"]:
+        line += f", {association['virtual_address']} leased by {association['anchor']}"
+        line += f", expires in {association['expires_in_s']:.0f} s"
+    out.print(line + "\n")
+    _print_networks(value["networks"])
+    out.print()
+    _print_apps(value["applications"])
+
+
+def _print_anchor(value: dict[str, Any]) -> None:
+    out = console()
+    out.print(f"anchor {value['address']}, pool {value['pool']}, {value['datapath']} datapath\n")
+    columns = {
+        "HOST": "identity",
+        "VIRTUAL ADDRESS": "virtual_address",
+        "TUNNELS": "tunnels",
+        "FLOWS": "flows",
+        "EXPIRES (s)": "expires_in_s",
+    }
+    print_table(None, columns, value["associations"])
+
+
+def networks(json: Json = False) -> None:
+    """The access networks of this host."""
+    value = call("networks")
+    print_json(value) if json else _print_networks(value)
+
+
+def _print_networks(rows: list[dict[str, Any]]) -> None:
+    columns = {
+        "NETWORK": "name",
+        "INTERFACE": "interface",
+        "CARE-OF ADDRESS": "care_of_address",
+        "STATE": "state",
+        "TUNNEL": "tunnel_id",
+        "RTT (ms)": "rtt_ms",
+        "LOSS": "loss",
+        "COST": "cost",
+    }
+    print_table(None, columns, rows)
+
+
+def tunnels(json: Json = False) -> None:
+    """The tunnels of this host or anchor, with their counters."""
+    value = call("tunnels")
+    if json:
+        print_json(value)
+        return
+    columns = {
+        "TUNNEL": "tunnel_id",
+        "NETWORK": "network",
+        "OWNER": "virtual_address",
+        "LOCAL": "local",
+        "REMOTE": "remote",
+        "STATE": "state",
+        "MTU": "mtu",
+        "OUT": "out",
+        "IN": "in",
+    }
+    rows = [{**row, "out": data_size(row["bytes_out"]), "in": data_size(row["bytes_in"])} for row in value]
+    print_table(None, columns, rows)
+
+
+def apps(json: Json = False) -> None:
+    """The applications, their policies and where they are now."""
+    value = call("apps")
+    print_json(value) if json else _print_apps(value)
+
+
+def _print_apps(rows: list[dict[str, Any]]) -> None:
+    columns = {
+        "APPLICATION": "name",
+        "NETWORK": "network",
+        "POLICY": "policy",
+        "FLOWS": "flows",
+        "MATCH": "match",
+    }
+    print_table(None, columns, rows)
+
+
+def flows(json: Json = False) -> None:
+    """Every flow: whose it is and by which tunnel it goes."""
+    value = call("flows")
+    if json:
+        print_json(value)
+        return
+    columns = {
+        "PROTO": "protocol",
+        "SOURCE": "from",
+        "DESTINATION": "to",
+        "APPLICATION": "application",
+        "PID": "pid",
+        "COMMAND": "command",
+        "NETWORK": "network",
+        "TUNNEL": "tunnel_id",
+        "PACKETS": "packets",
+        "SIZE": "size",
+    }
+    rows = [
+        {
+            **row,
+            "from": f"{row['source']}:{row['source_port']}",
+            "to": f"{row['destination']}:{row['destination_port']}",
+            "size": data_size(row["bytes"]),
+        }
+        for row in value
+    ]
+    print_table(None, columns, rows)

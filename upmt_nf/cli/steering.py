@@ -1,0 +1,101 @@
+"""`upmt run|assign|handover`: who goes where."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from upmt_nf.cli.reading import Json
+from upmt_nf.cli.tables import print_json
+from upmt_nf.daemon.control_client import call
+from upmt_nf.model.errors import UsageError
+
+_COMMAND_SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the steering commands to `app`."""
+    app.command(context_settings=_COMMAND_SETTINGS)(run)
+    app.command()(assign)
+    app.command()(handover)
+
+
+def run(
+    command: Annotated[list[str], typer.Argument(help="The command and its arguments, after --.")],
+    app: Annotated[
+        str | None, typer.Option("--app", help="Application to belong to; the command's name by default.")
+    ] = None,
+) -> None:
+    """Run a command as a member of an application; its first packet already goes by that application's network."""
+    name = app or os.path.basename(command[0])
+    # The daemon puts *this* process into the application's cgroup; the command inherits it through exec.
+    call("join", application=name)
+    try:
+        os.execvp(command[0], command)
+    except OSError as reason:
+        raise UsageError(f"cannot run {command[0]}: {reason.strerror}") from reason
+
+
+def assign(
+    to: Annotated[
+        str, typer.Option("--to", help="Network, or networks in order of preference: lte,wifi or any.")
+    ],
+    app: Annotated[
+        str | None, typer.Option("--app", help="Name of the application; made from the match by default.")
+    ] = None,
+    command: Annotated[
+        str | None, typer.Option("--command", help="Command name, executable's base name or pattern.")
+    ] = None,
+    executable: Annotated[
+        str | None, typer.Option("--executable", help="Path of the program's file.")
+    ] = None,
+    uid: Annotated[str | None, typer.Option("--uid", help="User, by number or name.")] = None,
+    gid: Annotated[str | None, typer.Option("--gid", help="Group, by number or name.")] = None,
+    cgroup: Annotated[str | None, typer.Option("--cgroup", help="Path below the cgroup v2 root.")] = None,
+    unit: Annotated[str | None, typer.Option("--unit", help="systemd unit or slice.")] = None,
+    pid: Annotated[int | None, typer.Option("--pid", help="A running process and its children.")] = None,
+    destination: Annotated[str | None, typer.Option("--destination", help="CIDR[:PORT].")] = None,
+    json: Json = False,
+) -> None:
+    """Tie whatever matches to a network, running programs included. Several conditions must all hold."""
+    given = {
+        "command": command,
+        "executable": executable,
+        "uid": uid,
+        "gid": gid,
+        "cgroup": cgroup,
+        "unit": unit,
+        "pid": pid,
+        "destination": destination,
+    }
+    match = {key: value for key, value in given.items() if value is not None}
+    if not match and app is None:
+        raise UsageError(
+            "say what to assign: --command, --executable, --uid, --gid, --cgroup, --unit, --pid, --destination or --app"
+        )
+    answer = call("assign", application=app, match=match, networks=to.split(","))
+    if json:
+        print_json(answer)
+    else:
+        typer.echo(
+            f"{answer['name']}: {', '.join(answer['policy'])}; now by {answer['network'] or 'no network'}"
+        )
+
+
+def handover(
+    subject: Annotated[str, typer.Argument(help="An application, or a flow as `upmt flows` prints it.")],
+    to: Annotated[str, typer.Option("--to", help="The network to move to.")],
+    json: Json = False,
+) -> None:
+    """Move an application or one flow to another network now, without breaking it. Prints a receipt."""
+    receipt = call("handover", subject=subject, to=to)
+    if json:
+        print_json(receipt)
+    else:
+        flows = "1 flow" if receipt["flows"] == 1 else f"{receipt['flows']} flows"
+        typer.echo(
+            f"{receipt['application']}: {receipt['from'] or 'no network'} -> {receipt['to']}, "
+            f"{receipt['mode']}, {flows}, signalling {receipt['signalling_ms']:.1f} ms"
+        )
