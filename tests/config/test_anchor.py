@@ -31,7 +31,7 @@ def test_a_pool_may_be_a_range_of_addresses() -> None:
     [
         ("10.9.0.0/24", "10.9.0.1", "10.9.0.254"),
         ("10.9.0.7/32", "10.9.0.7", "10.9.0.7"),
-        ("2001:db8::/126",) * 1 + ("2001:db8::1", "2001:db8::2"),
+        ("2001:db8::/126", "2001:db8::1", "2001:db8::2"),
     ],
 )
 def test_a_pool_may_be_a_network(text: str, first: str, last: str) -> None:
