@@ -1,0 +1,41 @@
+"""What every test may ask for: root, kernel facilities, a lab of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from lab_driver import Lab, unique_lab_name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without root, what needs it is skipped and says so."""
+    if os.geteuid() == 0:
+        return
+    for item in items:
+        if {"kernel", "lab"} & set(item.keywords):
+            item.add_marker(pytest.mark.skip(reason="needs root and network namespaces"))
+
+
+@pytest.fixture(scope="module")
+def lab_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One lab for all tests of a module."""
+    lab = Lab(unique_lab_name(), tmp_path_factory.mktemp("lab"))
+    try:
+        lab.upmt("lab", "up", "--name", lab.name)
+        yield lab
+    finally:
+        lab.end_programs()
+        lab.upmt("lab", "down", "--name", lab.name)
+
+
+@pytest.fixture
+def lab(lab_of_module: Lab) -> Iterator[Lab]:
+    """The module's lab with both networks up, and nothing of an earlier test still running."""
+    for network in ("net0", "net1"):
+        lab_of_module.link(network, "restore")
+        lab_of_module.link(network, "up")
+    lab_of_module.await_networks_up()
+    yield lab_of_module
+    lab_of_module.end_programs()

@@ -1,0 +1,122 @@
+"""A running lab as a test drives it: by the commands that an administrator types."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+UPMT = (sys.executable, "-m", "upmt_nf.cli.main")
+_numbers = itertools.count(1)
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+    """The first true value of `condition`, asked again and again; fails naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:g} s in vain until {what}")
+        time.sleep(0.02)
+
+
+class Lab:
+    """A running lab, driven by the commands that an administrator types."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self._programs: list[subprocess.Popen[str]] = []
+
+    def upmt(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """`upmt ARGUMENTS` outside of the namespaces."""
+        return _run((*UPMT, *arguments), check)
+
+    def on(
+        self, host: str, *command: str, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `command` on a host of the lab and wait for it."""
+        return _run((*self.words(host), *command), check, timeout)
+
+    def words(self, host: str) -> tuple[str, ...]:
+        """What stands before a command so that it runs on `host`."""
+        return (*UPMT, "lab", "exec", "--name", self.name, host, "--")
+
+    def ask(self, *arguments: str, host: str = "mh") -> Any:
+        """`upmt ARGUMENTS --json` on a host, parsed."""
+        return json.loads(self.on(host, *UPMT, *arguments, "--json").stdout)
+
+    def start(self, host: str, *command: str) -> subprocess.Popen[str]:
+        """Start a program on a host; it is ended with the test."""
+        process = subprocess.Popen(
+            (*self.words(host), *command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._programs.append(process)
+        return process
+
+    def link(self, network: str, action: str) -> None:
+        """`upmt lab link NETWORK ACTION`."""
+        self.upmt("lab", "link", "--name", self.name, network, action)
+
+    def await_listener(self, host: str, port: int) -> None:
+        """Wait until something on `host` listens on `port`."""
+        wait_until(lambda: f":{port} " in self.on(host, "ss", "-Hlntu").stdout, f"{host} listens on {port}")
+
+    def await_networks_up(self) -> None:
+        """Wait until the host is associated and every tunnel is up."""
+
+        def ready() -> bool:
+            status = self.ask("status")
+            return status["association"]["state"] == "associated" and all(
+                network["state"] == "up" for network in status["networks"]
+            )
+
+        wait_until(ready, "all tunnels are up", 20)
+
+    def network_of(self, application: str) -> str | None:
+        """The network that an application is on."""
+        return {app["name"]: app["network"] for app in self.ask("status")["applications"]}.get(application)
+
+    def counters(self) -> dict[str, int]:
+        """Packets received and sent by each access interface of the mobile host."""
+        links = json.loads(self.on("mh", "ip", "-s", "-j", "link").stdout)
+        return {
+            link["ifname"]: link["stats64"]["rx"]["packets"] + link["stats64"]["tx"]["packets"]
+            for link in links
+        }
+
+    def end_programs(self) -> None:
+        """End what `start` began."""
+        for process in self._programs:
+            if process.poll() is None:
+                process.terminate()
+        for process in self._programs:
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+        self._programs.clear()
+
+
+def _run(command: tuple[str, ...], check: bool, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    if check and done.returncode != 0:
+        pytest.fail(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def unique_lab_name() -> str:
+    """A lab name that no other test, also in another process, uses."""
+    return f"t{os.getpid()}-{next(_numbers)}"
