@@ -1,0 +1,13 @@
+"""What happens to the bytes: pure functions and tables, no I/O and no clock.
+
+packet            IPv4 and IPv6 headers: flow keys, UDP, fields
+checksum          the Internet checksum (RFC 1071)
+fragment          splitting by MTU and putting together again (RFC 791, 8200)
+icmp              errors that a router sends (RFC 792, 1812, 4443)
+ecn               DSCP and ECN across a tunnel (RFC 6040)
+outer             the outer IP and UDP headers of a tunnel packet
+paft              flow -> application -> tunnel
+host_forwarder    the mobile host's decision on each packet
+anchor_forwarder  the anchor's
+counters          one named integer a reason
+"""

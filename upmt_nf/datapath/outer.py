@@ -1,0 +1,54 @@
+"""The outer IP and UDP headers of a tunnel packet, as netfilter gives it: one whole IP packet.
+
+The `plain` format: the payload is the inner packet itself, whose first half byte is 4 or 6. 28 bytes more than
+the inner packet over IPv4, 48 over IPv6.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from upmt_nf.datapath.checksum import transport_checksum
+from upmt_nf.datapath.packet import tos_of
+from upmt_nf.model.flow import UDP, Endpoint
+
+OVERHEAD = {4: 28, 6: 48}
+"""Bytes that the `plain` format adds, by IP version of the outer packet (paper section VIII)."""
+
+EndpointBytes = bytes
+"""Packed address and port (2 bytes): 6 bytes for IPv4, 18 for IPv6."""
+
+
+class Outer(NamedTuple):
+    """A tunnel packet taken apart."""
+
+    remote: EndpointBytes
+    local: EndpointBytes
+    tos: int
+    payload: bytes
+
+
+def packed_endpoint(endpoint: Endpoint) -> EndpointBytes:
+    """An endpoint as the packet path keys it."""
+    return endpoint.address.packed + endpoint.port.to_bytes(2, "big")
+
+
+def parse_outer(packet: bytes) -> Outer | None:
+    """Take a tunnel packet apart; None when it is no whole UDP packet or its checksum is wrong.
+
+    IPv4 is the fast path: the kernel has verified the header, so only lengths and the UDP checksum are left.
+    """
+    size = len(packet)
+    if size >= 28 and packet[0] == 0x45 and packet[9] == UDP:
+        if (packet[2] << 8 | packet[3]) != size or (packet[24] << 8 | packet[25]) != size - 20:
+            return None
+        if packet[26:28] != b"\0\0" and transport_checksum(packet[12:16], packet[16:20], UDP, packet[20:]):
+            return None
+        return Outer(packet[12:16] + packet[20:22], packet[16:20] + packet[22:24], packet[1], packet[28:])
+    if size >= 48 and packet[0] >> 4 == 6 and packet[6] == UDP:
+        if 40 + (packet[4] << 8 | packet[5]) != size or (packet[44] << 8 | packet[45]) != size - 40:
+            return None
+        if transport_checksum(packet[8:24], packet[24:40], UDP, packet[40:]):
+            return None
+        return Outer(packet[8:24] + packet[40:42], packet[24:40] + packet[42:44], tos_of(packet), packet[48:])
+    return None

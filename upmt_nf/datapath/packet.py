@@ -1,0 +1,215 @@
+"""IPv4 and IPv6 packets as bytes: flow keys for PAFT, whole UDP packets, single header fields.
+
+Functions, not objects: these run once for every packet. Knows nothing of tunnels.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from upmt_nf.datapath.checksum import checksum, ones_sum, transport_checksum
+from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, Endpoint, FlowBytes, IPAddress
+
+_PORTED = frozenset((TCP, UDP, 33, 132, 136))
+"""Protocols whose header begins with two ports: TCP, UDP, DCCP, SCTP, UDP-Lite."""
+_ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))
+_ICMPV6_LAST_ERROR = 127
+_EXTENSIONS = frozenset((0, 43, 60, 135))
+"""IPv6 extension headers that may stand before the transport header; 44 is the fragment header."""
+_FRAGMENT_HEADER = 44
+_NO_PORTS = b"\0\0\0\0"
+
+
+def is_whole(packet: bytes) -> bool:
+    """Whether `packet` is one IP packet whose length fields fit the buffer exactly."""
+    size = len(packet)
+    if size < 20:
+        return False
+    match packet[0] >> 4:
+        case 4:
+            header = (packet[0] & 15) * 4
+            return (
+                20 <= header <= size
+                and (packet[2] << 8 | packet[3]) == size
+                and ones_sum(packet[:header]) == 0xFFFF
+            )
+        case 6:
+            return size >= 40 and 40 + (packet[4] << 8 | packet[5]) == size
+        case _:
+            return False
+
+
+def flow_of(packet: bytes) -> FlowBytes | None:
+    """The flow of a packet in its own direction; None when it is no IP packet or cut short.
+
+    An ICMP error belongs to the flow of the packet that it quotes, so its key is the quoted flow reversed: the
+    direction in which the error itself travels.
+    """
+    try:
+        if packet[0] >> 4 == 4:
+            start = (packet[0] & 15) * 4
+            protocol = packet[9]
+            if protocol in _PORTED:
+                if len(packet) < start + 4:
+                    return None
+                return packet[9:10] + packet[12:20] + packet[start : start + 4]
+            if protocol == ICMP and packet[start] in _ICMP_ERRORS:
+                quoted = flow_of(packet[start + 8 :])
+                return reverse(quoted) if quoted else None
+            return packet[9:10] + packet[12:20] + _NO_PORTS if len(packet) >= 20 else None
+        if packet[0] >> 4 == 6:
+            return _flow_of_ipv6(packet)
+    except IndexError:
+        pass
+    return None
+
+
+def _flow_of_ipv6(packet: bytes) -> FlowBytes | None:
+    protocol, start = ipv6_transport(packet)
+    if len(packet) < 40:
+        return None
+    addresses = packet[8:40]
+    if protocol in _PORTED:
+        ports = packet[start : start + 4]
+        return bytes((protocol,)) + addresses + ports if len(ports) == 4 else None
+    if protocol == ICMPV6 and packet[start] <= _ICMPV6_LAST_ERROR:
+        quoted = flow_of(packet[start + 8 :])
+        return reverse(quoted) if quoted else None
+    return bytes((protocol,)) + addresses + _NO_PORTS
+
+
+def ipv6_transport(packet: bytes) -> tuple[int, int]:
+    """Protocol and offset of an IPv6 packet's transport header, behind at most eight extension headers.
+
+    Stops at a fragment header (44). Raises IndexError when the packet is cut short.
+    """
+    protocol, start = packet[6], 40
+    for _ in range(8):
+        if protocol not in _EXTENSIONS:
+            break
+        protocol, start = packet[start], start + (packet[start + 1] + 1) * 8
+    return protocol, start
+
+
+def reverse(key: FlowBytes) -> FlowBytes:
+    """The same flow seen from the other end."""
+    if len(key) == 13:
+        return key[:1] + key[5:9] + key[1:5] + key[11:13] + key[9:11]
+    return key[:1] + key[17:33] + key[1:17] + key[35:37] + key[33:35]
+
+
+def source_of(packet: bytes) -> bytes:
+    """The packed source address."""
+    return packet[12:16] if packet[0] >> 4 == 4 else packet[8:24]
+
+
+def destination_of(packet: bytes) -> bytes:
+    """The packed destination address."""
+    return packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
+
+
+def is_fragment(packet: bytes) -> bool:
+    """Whether the packet is a part of a larger one."""
+    if packet[0] >> 4 == 4:
+        return bool((packet[6] << 8 | packet[7]) & 0x3FFF)
+    try:
+        return ipv6_transport(packet)[0] == _FRAGMENT_HEADER
+    except IndexError:
+        return False
+
+
+def may_fragment(packet: bytes) -> bool:
+    """Whether a router may split the packet: IPv4 without DF."""
+    return packet[0] >> 4 == 4 and not packet[6] & 0x40
+
+
+def tos_of(packet: bytes) -> int:
+    """DSCP and ECN: the type-of-service byte, the traffic class of IPv6."""
+    if packet[0] >> 4 == 4:
+        return packet[1]
+    return (packet[0] & 15) << 4 | packet[1] >> 4
+
+
+def with_tos(packet: bytes, tos: int) -> bytes:
+    """The packet with another type-of-service byte and a right header checksum."""
+    if packet[0] >> 4 == 6:
+        return bytes((0x60 | tos >> 4, (tos & 15) << 4 | packet[1] & 15)) + packet[2:]
+    size = (packet[0] & 15) * 4
+    header = bytearray(packet[:size])
+    header[1] = tos
+    header[10:12] = b"\0\0"
+    header[10:12] = checksum(bytes(header)).to_bytes(2, "big")
+    return bytes(header) + packet[size:]
+
+
+def is_to_one_host(packet: bytes) -> bool:
+    """Whether the destination is a unicast address (not multicast, limited broadcast or unspecified)."""
+    destination = destination_of(packet)
+    if len(destination) == 4:
+        return 0 < destination[0] < 224
+    return destination[0] != 0xFF and any(destination)
+
+
+class UdpDatagram(NamedTuple):
+    """A UDP datagram with both of its ends."""
+
+    source: Endpoint
+    destination: Endpoint
+    payload: bytes
+
+
+def build_udp(
+    source: IPAddress,
+    source_port: int,
+    destination: IPAddress,
+    destination_port: int,
+    payload: bytes,
+    *,
+    tos: int = 0,
+    ttl: int = 64,
+) -> bytes:
+    """A whole IP packet with one UDP datagram and right checksums. Raises ValueError beyond 65,535 bytes."""
+    length = 8 + len(payload)
+    if length > 65535 - 20:
+        raise ValueError(f"{len(payload)} bytes do not fit into a UDP datagram")
+    ports = source_port.to_bytes(2, "big") + destination_port.to_bytes(2, "big") + length.to_bytes(2, "big")
+    sum_ = transport_checksum(source.packed, destination.packed, UDP, ports + b"\0\0" + payload) or 0xFFFF
+    segment = ports + sum_.to_bytes(2, "big") + payload
+    return ip_packet(source, destination, UDP, segment, tos=tos, ttl=ttl)
+
+
+def ip_packet(
+    source: IPAddress, destination: IPAddress, protocol: int, segment: bytes, *, tos: int = 0, ttl: int = 64
+) -> bytes:
+    """A whole IP packet around `segment`; IPv4 with DF, so its identification may be zero (RFC 6864)."""
+    if source.version == 6:
+        start = (0x60000000 | tos << 20).to_bytes(4, "big")
+        header = start + len(segment).to_bytes(2, "big") + bytes((protocol, ttl))
+        return header + source.packed + destination.packed + segment
+    head = (
+        bytes((0x45, tos)) + (20 + len(segment)).to_bytes(2, "big") + b"\0\0\x40\0" + bytes((ttl, protocol))
+    )
+    addresses = source.packed + destination.packed
+    return head + checksum(head + b"\0\0" + addresses).to_bytes(2, "big") + addresses + segment
+
+
+def parse_udp(packet: bytes) -> UdpDatagram | None:
+    """The UDP datagram of a whole, unfragmented packet; None when it is something else or damaged."""
+    if not is_whole(packet) or is_fragment(packet):
+        return None
+    try:
+        protocol, start = (packet[9], (packet[0] & 15) * 4) if packet[0] >> 4 == 4 else ipv6_transport(packet)
+    except IndexError:
+        return None
+    segment = packet[start:]
+    if protocol != UDP or len(segment) < 8 or (segment[4] << 8 | segment[5]) != len(segment):
+        return None
+    source, destination = source_of(packet), destination_of(packet)
+    if segment[6:8] != b"\0\0" and transport_checksum(source, destination, UDP, segment) != 0:
+        return None
+    return UdpDatagram(
+        Endpoint(ip_address(source), segment[0] << 8 | segment[1]),
+        Endpoint(ip_address(destination), segment[2] << 8 | segment[3]),
+        segment[8:],
+    )
