@@ -1,0 +1,47 @@
+"""What an anchor wants done, imperative, in this order. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from upmt_nf.mobility.commands import Announce, Stopped
+from upmt_nf.model.flow import Endpoint, IPAddress
+from upmt_nf.model.identity import TerminalId
+
+
+@dataclass(frozen=True, slots=True)
+class SendSip:
+    """Send SIP outside the tunnels."""
+
+    destination: Endpoint
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendTunnelSignal:
+    """Send UDP anchor:`port` -> `destination`, encapsulated, from the tunnel port to `remote`."""
+
+    remote: Endpoint
+    destination: Endpoint
+    port: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """An association begins: this host has this virtual address."""
+
+    identity: TerminalId
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    """An association is over; the address stays remembered for the host."""
+
+    identity: TerminalId
+    address: IPAddress
+    reason: str
+
+
+AnchorCommand = SendSip | SendTunnelSignal | LeaseGranted | LeaseEnded | Announce | Stopped

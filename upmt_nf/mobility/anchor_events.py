@@ -1,0 +1,34 @@
+"""What can happen to an anchor, in the past tense. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.model.flow import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class SipDatagramReceived:
+    """SIP outside the tunnels."""
+
+    source: Endpoint
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelSignalReceived:
+    """UDP payload to the anchor's inner address; `tunnel` is None when `remote` is no tunnel's endpoint yet.
+
+    `remote` is the outer source, `source` the inner one, `port` the inner destination port.
+    """
+
+    tunnel: Tunnel | None
+    remote: Endpoint
+    source: Endpoint
+    port: int
+    payload: bytes
+
+
+AnchorEvent = SipDatagramReceived | TunnelSignalReceived | StopAsked | TimeoutReached

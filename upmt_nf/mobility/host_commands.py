@@ -1,0 +1,115 @@
+"""What a mobile host wants done, imperative, in this order. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from upmt_nf.mobility.commands import Announce, Stopped
+from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
+from upmt_nf.model.identity import ApplicationName, NetworkName, TunnelId
+
+
+@dataclass(frozen=True, slots=True)
+class SendSip:
+    """Send SIP outside the tunnels, from this network's signalling socket."""
+
+    network: NetworkName
+    destination: Endpoint
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendTunnelSignal:
+    """Send UDP virtual address:`port` -> anchor:`port`, encapsulated, from this network's tunnel socket."""
+
+    network: NetworkName
+    port: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureVirtualAddress:
+    """Applications get this address as their source from now on."""
+
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseVirtualAddress:
+    """Take the virtual address away."""
+
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTunnel:
+    """A network's tunnel has this id now and carries packets; PAFT already knows it.
+
+    `reflexive` is our end as the anchor sees it after NAT; `mtu` the largest inner packet.
+    """
+
+    network: NetworkName
+    tunnel_id: TunnelId
+    reflexive: Endpoint
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseTunnel:
+    """A network's tunnel has no id any more; PAFT has forgotten it."""
+
+    network: NetworkName
+
+
+@dataclass(frozen=True, slots=True)
+class RebindTunnel:
+    """Give the network's tunnel socket a new source port: a NAT on the way may hold a dead mapping."""
+
+    network: NetworkName
+
+
+class Mode(Enum):
+    """How a handover was made (paper, table I, requirement 9)."""
+
+    MAKE_BEFORE_BREAK = "make-before-break"
+    BREAK_BEFORE_MAKE = "break-before-make"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A handover that both ends have agreed on. `signalling_ms`: from the decision to the anchor's last answer."""
+
+    application: ApplicationName
+    source: NetworkName | None
+    target: NetworkName
+    mode: Mode
+    flows: int
+    signalling_ms: float
+    cause: str
+    flow: FlowKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverFinished:
+    """The end of a handover: a receipt, or why there is none. `token` None: nobody asked, it was automatic."""
+
+    token: int | None
+    receipt: Receipt | None
+    failure: str | None
+    is_usage_error: bool = False
+    """The failure is the asker's: it named something that does not exist."""
+
+
+HostCommand = (
+    SendSip
+    | SendTunnelSignal
+    | ConfigureVirtualAddress
+    | ReleaseVirtualAddress
+    | OpenTunnel
+    | CloseTunnel
+    | RebindTunnel
+    | HandoverFinished
+    | Announce
+    | Stopped
+)

@@ -1,0 +1,106 @@
+"""What can happen to a mobile host, in the past tense. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.model.flow import FlowKey, IPAddress
+from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkAppeared:
+    """An access network has carrier and a care-of address; again with other values when they changed.
+
+    `mtu` is the interface's, in bytes.
+    """
+
+    network: NetworkName
+    interface: str
+    care_of_address: IPAddress
+    gateway: IPAddress | None
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkVanished:
+    """Carrier, interface or address is gone."""
+
+    network: NetworkName
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathFailed:
+    """The kernel refuses to send on a network's tunnel socket though the network is there."""
+
+    network: NetworkName
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathNarrowed:
+    """The path to the anchor takes outer packets of `mtu` bytes only."""
+
+    network: NetworkName
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class SipDatagramReceived:
+    """SIP outside the tunnels, on that network's signalling socket."""
+
+    network: NetworkName
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelSignalReceived:
+    """UDP payload from the anchor's inner address inside that network's tunnel; port 5060 is SIP, 862 STAMP."""
+
+    network: NetworkName
+    port: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationDefined:
+    """An application exists and prefers these networks, best first (`any`: all others). Again: the new policy."""
+
+    name: ApplicationName
+    id: ApplicationId
+    policy: tuple[str, ...] | None = None
+    """None: the default policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationAssigned:
+    """An administrator gave an application another policy."""
+
+    name: ApplicationName
+    policy: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverAsked:
+    """An administrator wants an application or one flow on another network; `token` comes back in the answer."""
+
+    token: int
+    what: ApplicationName | FlowKey
+    target: NetworkName
+
+
+HostEvent = (
+    NetworkAppeared
+    | NetworkVanished
+    | PathFailed
+    | PathNarrowed
+    | SipDatagramReceived
+    | TunnelSignalReceived
+    | ApplicationDefined
+    | ApplicationAssigned
+    | HandoverAsked
+    | StopAsked
+    | TimeoutReached
+)

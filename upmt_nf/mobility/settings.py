@@ -1,0 +1,76 @@
+"""What the two ends are told once, at their start: who and where they are, and their patience in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass
+from typing import Protocol
+
+from upmt_nf.model.flow import Endpoint, IPAddress
+from upmt_nf.model.identity import NetworkName, TerminalId
+from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
+
+
+class AddressPool(Sized, Iterable[IPAddress], Protocol):
+    """Virtual addresses that may be leased, in the order in which they are given out (`config.values.AddressPool`)."""
+
+    def __contains__(self, address: IPAddress, /) -> bool: ...
+    def __iter__(self) -> Iterator[IPAddress]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """The mobile host's. Times in seconds."""
+
+    identity: TerminalId
+    anchor: IPAddress
+    networks: tuple[NetworkName, ...]
+    """All networks that are configured, best first. A network's index is its place here, from 1."""
+    tunnel_port: int = TUNNEL_PORT
+    signalling_port: int = SIGNALLING_PORT
+    keepalive_interval: float = 5.0
+    """Between two probes of one tunnel. A black hole is found within three of them."""
+    return_after: float = 30.0
+    """How long a preferred network must have been up again before applications return to it."""
+    lifetime: int = 3600
+    """Of the association, as asked of the anchor."""
+    default_policy: tuple[str, ...] = ("any",)
+    """Networks, best first, of applications without a policy of their own; `any` stands for all others."""
+    setup_backoff: float = 10.0
+    """The longest pause between two attempts to set a tunnel up."""
+    leave_patience: float = 2.0
+    """How long a stopping host waits for the anchor's goodbye."""
+
+    @property
+    def anchor_signalling(self) -> Endpoint:
+        """Where SIP goes, outside the tunnels and inside alike."""
+        return Endpoint(self.anchor, self.signalling_port)
+
+    @property
+    def anchor_tunnels(self) -> Endpoint:
+        """The anchor's end of every tunnel."""
+        return Endpoint(self.anchor, self.tunnel_port)
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorSettings:
+    """The anchor's. Times in seconds."""
+
+    address: IPAddress
+    pool: AddressPool
+    tunnel_port: int = TUNNEL_PORT
+    signalling_port: int = SIGNALLING_PORT
+    lifetime: int = 3600
+    """The longest an association lives without a refresh, and what a host gets that asks for nothing."""
+    minimum_lifetime: int = 10
+    tunnel_timeout: float = 300.0
+    """Silence after which a tunnel is forgotten."""
+    endpoint_hold: float = 30.0
+    """How long after it was heard an endpoint belongs to its tunnel even against another host's setup request."""
+    max_associations: int = 65536
+    max_tunnels: int = 16
+    """Per association."""
+    tunnel_mtu: int = 1472
+    """Largest inner packet of a tunnel, as the anchor's own interface allows it."""
+    notice_patience: float = 1.0
+    """How long a stopping anchor waits for the answers to its notices."""
