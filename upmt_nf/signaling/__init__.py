@@ -1,0 +1,7 @@
+"""Signalling on the wire, sans-IO: bytes and a clock in, bytes and events out.
+
+sip/             SIP (RFC 3261): messages, parser, transactions, an endpoint
+messages         the JSON bodies: tunnel setup, handover, notices (paper section VII)
+iptables_match   the paper's match syntax, parsed strictly
+stamp            measurement and keepalive packets (RFC 8762)
+"""

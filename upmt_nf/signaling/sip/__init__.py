@@ -1,0 +1,8 @@
+"""SIP without INVITE (RFC 3261), as registration and MESSAGE need it. No sockets, no clock, no randomness.
+
+message     requests and responses as values; raw header lines are kept and echoed
+fields      Via, CSeq, From/To: the fields that the protocol itself reads
+parser      bytes -> message, strict and linear in time
+endpoint    client and server transactions; the five verbs that drive them
+build       the messages of the paper's figure 9
+"""

@@ -1,0 +1,210 @@
+"""One SIP endpoint, sans-IO: datagrams in, datagrams and events out, the clock an argument.
+
+Drive it with `send_request`, `respond`, `receive_datagram`, `handle_timeout`; after each, take
+`datagrams_to_send`, `events` and `next_timeout`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Generic
+
+from upmt_nf.signaling.sip.build import response_to
+from upmt_nf.signaling.sip.message import Request, Response
+from upmt_nf.signaling.sip.parser import KEEPALIVES, SipParseError, parse
+from upmt_nf.signaling.sip.transactions import (
+    ClientState,
+    ClientTransaction,
+    DatagramRefused,
+    Flow,
+    RequestReceived,
+    RequestTimedOut,
+    ResponseReceived,
+    ServerTransaction,
+    SipEvent,
+    SipTimers,
+    TransactionKey,
+    client_key,
+    server_key,
+)
+
+
+class SipEndpoint(Generic[Flow]):
+    """Client and server transactions over any number of flows.
+
+    `token` gives a new unguessable word a call; `timers` gives the timers of a flow; at most `max_transactions`
+    of each kind are kept: further requests are answered 503.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: Callable[[], str],
+        timers: Callable[[Flow], SipTimers] = lambda _: SipTimers(),
+        max_transactions: int = 65536,
+    ) -> None:
+        self._token = token
+        self._timers = timers
+        self._max = max_transactions
+        self._clients: dict[TransactionKey, ClientTransaction[Flow]] = {}
+        self._servers: dict[TransactionKey, ServerTransaction[Flow]] = {}
+        self._ends: list[tuple[float, int, TransactionKey]] = []
+        self._order = 0
+        self._out: list[tuple[bytes, Flow]] = []
+        self._events: deque[SipEvent[Flow]] = deque()
+        self.counters: Counter[str] = Counter()
+
+    # --- what the owner asks ---
+
+    def send_request(self, request: Request, flow: Flow, now: float) -> TransactionKey:
+        """Send a request of ours by `flow`, with a branch of its own in the topmost Via, until it is answered."""
+        request = self._with_branch(request)
+        key = client_key(request)
+        timers = self._timers(flow)
+        data = bytes(request)
+        self._clients[key] = ClientTransaction(
+            key=key,
+            request=request,
+            data=data,
+            flow=flow,
+            timers=timers,
+            state=ClientState.TRYING,
+            interval=timers.t1,
+            resend_at=now + timers.t1,
+            end_at=now + timers.timer_f,
+        )
+        self._out.append((data, flow))
+        return key
+
+    def respond(self, transaction: TransactionKey, response: Response, now: float) -> None:
+        """Answer a request of theirs; nothing happens when its transaction has ended meanwhile."""
+        server = self._servers.get(transaction)
+        if server is None:
+            return
+        data = bytes(response)
+        self._out.append((data, server.flow))
+        if response.status >= 200:
+            server.response = data
+            server.end_at = now + self._timers(server.flow).timer_j
+            self._order += 1
+            heapq.heappush(self._ends, (server.end_at, self._order, transaction))
+
+    def cancel(self, transaction: TransactionKey) -> None:
+        """Give a request of ours up without an event."""
+        self._clients.pop(transaction, None)
+
+    # --- what the world brings ---
+
+    def receive_datagram(self, data: bytes, flow: Flow, now: float) -> None:
+        """Take one datagram that came by `flow`. Never raises for what it contains."""
+        if data in KEEPALIVES:
+            self.counters["keepalive"] += 1
+            return
+        try:
+            message = parse(data)
+        except SipParseError as reason:
+            self._refuse(flow, str(reason))
+            if reason.partial is not None and reason.partial.method != "ACK":
+                answer = response_to(reason.partial, reason.status, tag=self._token())
+                self._out.append((bytes(answer), flow))
+            return
+        match message:
+            case Request():
+                self._receive_request(message, flow, now)
+            case Response():
+                self._receive_response(message, flow, now)
+
+    def _receive_request(self, request: Request, flow: Flow, now: float) -> None:
+        if request.method == "ACK":
+            return self._refuse(flow, "ACK without INVITE")
+        key = server_key(request)
+        server = self._servers.get(key)
+        if server is not None:
+            self.counters["request_again"] += 1
+            # The host may have moved since: the answer goes where the latest copy came from.
+            server.flow = flow
+            if server.response is not None:
+                self._out.append((server.response, flow))
+            return None
+        if len(self._servers) >= self._max:
+            self.counters["too_many_transactions"] += 1
+            answer = response_to(request, 503, tag=self._token(), headers=(("Retry-After", "5"),))
+            self._out.append((bytes(answer), flow))
+            return None
+        end_at = now + self._timers(flow).timer_j
+        self._servers[key] = ServerTransaction(key, request, flow, None, end_at)
+        self._order += 1
+        heapq.heappush(self._ends, (end_at, self._order, key))
+        self._events.append(RequestReceived(key, request, flow))
+        return None
+
+    def _receive_response(self, response: Response, flow: Flow, now: float) -> None:
+        key = client_key(response)
+        client = self._clients.get(key)
+        if client is None:
+            return self._refuse(flow, "an answer to nothing")
+        if client.state is ClientState.COMPLETED:
+            self.counters["answer_again"] += 1
+        elif response.status < 200:
+            client.state = ClientState.PROCEEDING
+            client.interval = client.timers.t2
+        else:
+            client.state = ClientState.COMPLETED
+            client.resend_at = None
+            # Timer K: until then further copies of the answer are recognised.
+            client.end_at = now + client.timers.t4
+            self._events.append(ResponseReceived(key, client.request, response, flow))
+        return None
+
+    def _refuse(self, flow: Flow, reason: str) -> None:
+        self.counters["refused"] += 1
+        self._events.append(DatagramRefused(flow, reason))
+
+    # --- time ---
+
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout` should be called at the latest, or None."""
+        times = [self._ends[0][0]] if self._ends else []
+        for client in self._clients.values():
+            times.append(client.end_at if client.resend_at is None else min(client.end_at, client.resend_at))
+        return min(times, default=None)
+
+    def handle_timeout(self, now: float) -> None:
+        """Resend and give up what is due."""
+        for client in list(self._clients.values()):
+            if now >= client.end_at:
+                del self._clients[client.key]
+                if client.state is not ClientState.COMPLETED:
+                    self.counters["timed_out"] += 1
+                    self._events.append(RequestTimedOut(client.key, client.request, client.flow))
+            elif client.resend_at is not None and now >= client.resend_at:
+                self.counters["resent"] += 1
+                self._out.append((client.data, client.flow))
+                if client.state is ClientState.TRYING:
+                    client.interval = min(2 * client.interval, client.timers.t2)
+                client.resend_at = now + client.interval
+        while self._ends and self._ends[0][0] <= now:
+            _, _, key = heapq.heappop(self._ends)
+            server = self._servers.get(key)
+            if server is not None and server.end_at <= now:
+                del self._servers[key]
+
+    # --- results ---
+
+    def datagrams_to_send(self) -> list[tuple[bytes, Flow]]:
+        """What is to be sent now, and by which flow; each is given once."""
+        out, self._out = self._out, []
+        return out
+
+    def events(self) -> list[SipEvent[Flow]]:
+        """What happened since the last call."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def _with_branch(self, request: Request) -> Request:
+        (name, via), *others = request.headers
+        return replace(request, headers=((name, f"{via};branch=z9hG4bK{self._token()}"), *others))
