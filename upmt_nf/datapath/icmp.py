@@ -20,7 +20,7 @@ NETWORK_UNREACHABLE = {4: (3, 0), 6: (1, 0)}
 
 
 def packet_too_big(original: bytes, mtu: int, source: IPAddress) -> bytes | None:
-    """`fragmentation needed` (RFC 1191) or `packet too big` (RFC 4443) with the MTU; None where no error may be sent."""
+    """`fragmentation needed` (RFC 1191) or `packet too big` (RFC 4443) with the MTU; None where none may be sent."""
     if original[0] >> 4 == 4:
         return _error(original, 3, 4, mtu & 0xFFFF, source)
     return _error(original, 2, 0, max(mtu, 1280), source)

@@ -45,7 +45,7 @@ def split_outside_quotes(text: str, separator: str) -> list[str]:
 
 
 def parameters(parts: list[str]) -> dict[str, str | None]:
-    """`;name=value` pieces as a mapping with lower-case names; empty pieces, such as after a last `;`, are passed over."""
+    """`;name=value` pieces as a mapping with lower-case names; empty pieces (a last `;`) are passed over."""
     found: dict[str, str | None] = {}
     for part in parts:
         name, equals, value = part.partition("=")
