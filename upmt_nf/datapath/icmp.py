@@ -14,6 +14,7 @@ from upmt_nf.datapath.packet import (
 from upmt_nf.model.flow import ICMP, ICMPV6, IPAddress
 
 _QUERIES = frozenset((0, 8, 9, 10, 13, 14, 15, 16, 17, 18))
+_ICMPV6_LAST_ERROR, _ICMPV6_REDIRECT = 127, 137
 
 ADMINISTRATIVELY_PROHIBITED = {4: (3, 13), 6: (1, 1)}
 NETWORK_UNREACHABLE = {4: (3, 0), 6: (1, 0)}
@@ -32,6 +33,11 @@ def unreachable(original: bytes, codes: dict[int, tuple[int, int]], source: IPAd
     return _error(original, kind, code, 0, source)
 
 
+def time_exceeded(original: bytes, source: IPAddress) -> bytes | None:
+    """`time exceeded in transit`. None where no error may be sent."""
+    return _error(original, *((11, 0) if original[0] >> 4 == 4 else (3, 0)), 0, source)
+
+
 def may_be_answered(packet: bytes) -> bool:
     """RFC 1812 section 4.3.2.7: never about an ICMP error, a later fragment, or what was not sent to one host."""
     if not is_to_one_host(packet):
@@ -42,7 +48,11 @@ def may_be_answered(packet: bytes) -> bool:
                 return False
             return packet[9] != ICMP or packet[(packet[0] & 15) * 4] in _QUERIES
         protocol, start = ipv6_transport(packet)
-        return packet[8] != 0xFF and (protocol != ICMPV6 or packet[start] > 127)
+        if packet[8] == 0xFF or not any(packet[8:24]):
+            return False
+        return protocol != ICMPV6 or (
+            packet[start] > _ICMPV6_LAST_ERROR and packet[start] != _ICMPV6_REDIRECT
+        )
     except IndexError:
         return False
 

@@ -22,10 +22,12 @@ _NO_PORTS = b"\0\0\0\0"
 
 
 def is_whole(packet: bytes) -> bool:
-    """Whether `packet` is one IP packet whose length fields fit the buffer exactly."""
+    """Whether `packet` is one IP packet whose length fields fit the buffer exactly and whose header sum is right."""
     size = len(packet)
     if size < 20:
         return False
+    if packet[0] == 0x45:
+        return (packet[2] << 8 | packet[3]) == size and int.from_bytes(packet[:20], "big") % 0xFFFF == 0
     match packet[0] >> 4:
         case 4:
             header = (packet[0] & 15) * 4
@@ -40,43 +42,69 @@ def is_whole(packet: bytes) -> bool:
             return False
 
 
-def flow_of(packet: bytes) -> FlowBytes | None:
-    """The flow of a packet in its own direction; None when it is no IP packet or cut short.
+def flow_of(packet: bytes, *, look_into_errors: bool = True) -> FlowBytes | None:
+    """The flow of a packet in its own direction; None when it is no IP packet or cut short. Never raises.
 
     An ICMP error belongs to the flow of the packet that it quotes, so its key is the quoted flow reversed: the
-    direction in which the error itself travels.
+    direction in which the error itself travels. The error that a mobile host sends about a packet of its
+    correspondent thus has the very key of the flow; and `reverse` of a key turns any packet for the virtual
+    address, errors included, into the flow that it answers. The quoted addresses are the sender's claim: compare
+    the key's source with the packet's where that matters. A later fragment has no ports: reassemble before.
     """
     try:
         if packet[0] >> 4 == 4:
             start = (packet[0] & 15) * 4
             protocol = packet[9]
+            if start < 20 or len(packet) < start:
+                return None
+            if packet[7] or packet[6] & 0x1F:
+                return packet[9:10] + packet[12:20] + _NO_PORTS
             if protocol in _PORTED:
-                if len(packet) < start + 4:
-                    return None
-                return packet[9:10] + packet[12:20] + packet[start : start + 4]
-            if protocol == ICMP and packet[start] in _ICMP_ERRORS:
-                quoted = flow_of(packet[start + 8 :])
-                return reverse(quoted) if quoted else None
-            return packet[9:10] + packet[12:20] + _NO_PORTS if len(packet) >= 20 else None
-        if packet[0] >> 4 == 6:
-            return _flow_of_ipv6(packet)
+                key = packet[9:10] + packet[12:20] + packet[start : start + 4]
+                return key if len(key) == 13 else None
+            if protocol == ICMP and look_into_errors and packet[start] in _ICMP_ERRORS:
+                return _quoted_flow(packet, start + 8)
+            return packet[9:10] + packet[12:20] + _NO_PORTS
+        if packet[0] >> 4 == 6 and len(packet) >= 40:
+            return _flow_of_ipv6(packet, look_into_errors)
     except IndexError:
         pass
     return None
 
 
-def _flow_of_ipv6(packet: bytes) -> FlowBytes | None:
+def _flow_of_ipv6(packet: bytes, look_into_errors: bool) -> FlowBytes | None:
     protocol, start = ipv6_transport(packet)
-    if len(packet) < 40:
-        return None
-    addresses = packet[8:40]
+    if protocol == _FRAGMENT_HEADER:
+        protocol, later = packet[start], (packet[start + 2] << 8 | packet[start + 3]) & 0xFFF8
+        start += 8
+        if later:
+            return bytes((protocol,)) + packet[8:40] + _NO_PORTS
     if protocol in _PORTED:
         ports = packet[start : start + 4]
-        return bytes((protocol,)) + addresses + ports if len(ports) == 4 else None
-    if protocol == ICMPV6 and packet[start] <= _ICMPV6_LAST_ERROR:
-        quoted = flow_of(packet[start + 8 :])
-        return reverse(quoted) if quoted else None
-    return bytes((protocol,)) + addresses + _NO_PORTS
+        return bytes((protocol,)) + packet[8:40] + ports if len(ports) == 4 else None
+    if protocol == ICMPV6 and look_into_errors and packet[start] <= _ICMPV6_LAST_ERROR:
+        return _quoted_flow(packet, start + 8)
+    return bytes((protocol,)) + packet[8:40] + _NO_PORTS
+
+
+def _quoted_flow(packet: bytes, start: int) -> FlowBytes | None:
+    """The flow of the packet that an ICMP error quotes from `start`, reversed. Errors in errors are not followed."""
+    quoted = packet[start:]
+    if not quoted or quoted[0] >> 4 != packet[0] >> 4:
+        return None
+    key = flow_of(quoted, look_into_errors=False)
+    return reverse(key) if key is not None else None
+
+
+def is_icmp_error(packet: bytes) -> bool:
+    """Whether a packet is an ICMP or ICMPv6 error, the kind that quotes another packet."""
+    try:
+        if packet[0] >> 4 == 4:
+            return packet[9] == ICMP and packet[(packet[0] & 15) * 4] in _ICMP_ERRORS
+        protocol, start = ipv6_transport(packet)
+        return protocol == ICMPV6 and packet[start] <= _ICMPV6_LAST_ERROR
+    except IndexError:
+        return False
 
 
 def ipv6_transport(packet: bytes) -> tuple[int, int]:
@@ -110,10 +138,10 @@ def destination_of(packet: bytes) -> bytes:
 
 
 def is_fragment(packet: bytes) -> bool:
-    """Whether the packet is a part of a larger one."""
-    if packet[0] >> 4 == 4:
-        return bool((packet[6] << 8 | packet[7]) & 0x3FFF)
+    """Whether the packet is a part of a larger one. Never raises."""
     try:
+        if packet[0] >> 4 == 4:
+            return bool(packet[7] or packet[6] & 0x3F)
         return ipv6_transport(packet)[0] == _FRAGMENT_HEADER
     except IndexError:
         return False
@@ -206,7 +234,11 @@ def parse_udp(packet: bytes) -> UdpDatagram | None:
     if protocol != UDP or len(segment) < 8 or (segment[4] << 8 | segment[5]) != len(segment):
         return None
     source, destination = source_of(packet), destination_of(packet)
-    if segment[6:8] != b"\0\0" and transport_checksum(source, destination, UDP, segment) != 0:
+    # Without a checksum: allowed over IPv4 only (RFC 768, 8200 section 8.1).
+    if segment[6:8] == b"\0\0":
+        if len(source) != 4:
+            return None
+    elif transport_checksum(source, destination, UDP, segment) != 0:
         return None
     return UdpDatagram(
         Endpoint(ip_address(source), segment[0] << 8 | segment[1]),
