@@ -1,0 +1,374 @@
+"""One access network and the life of its tunnel: setup, probes, suspicion, death, return.
+
+One machine: `TRANSITIONS` is all that can happen. Says when to probe and when to ask for setup; knows neither
+SIP nor STAMP, and nothing of applications.
+
+Finding a black hole, with keepalive interval I and answer timeout R = min(max(4 rtt, 0.2 s), 0.9 I):
+
+    last answer           probe unanswered: suspect            dead
+    |--------- <= 1.05 I ---|-- R --|..burst, a probe each I/8..|
+    |<--------------- never later than min(2 I + R, 3 I - rtt) ---->|     whatever is lost
+    five burst probes unanswered for R: dead at once (1.55 I + 2 R), on a path that lost little before
+
+Only answers to what we sent count as life: packets that merely arrive do not prove that ours get out. They do
+forbid the early verdict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from random import Random
+
+from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.model.flow import Endpoint, IPAddress
+from upmt_nf.model.identity import NetworkName
+
+
+class TunnelState(Enum):
+    """The values are what `status` shows."""
+
+    DOWN = "down"
+    SETUP = "setup"
+    UP = "up"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+
+
+class TunnelInput(Enum):
+    """What the machine reacts to."""
+
+    APPEARED = auto()
+    VANISHED = auto()
+    ACCEPTED = auto()
+    FAILED = auto()
+    ANSWERED = auto()
+    UNANSWERED = auto()
+    SILENT = auto()
+    DISOWNED = auto()
+
+
+S, I = TunnelState, TunnelInput  # noqa: E741  (a table is read by its columns)
+TRANSITIONS: dict[tuple[TunnelState, TunnelInput], TunnelState] = {
+    (S.DOWN, I.APPEARED): S.SETUP,
+    (S.SETUP, I.APPEARED): S.SETUP,
+    (S.SETUP, I.VANISHED): S.DOWN,
+    (S.SETUP, I.ACCEPTED): S.UP,
+    (S.SETUP, I.FAILED): S.SETUP,
+    (S.SETUP, I.DISOWNED): S.SETUP,
+    (S.UP, I.APPEARED): S.SETUP,
+    (S.UP, I.VANISHED): S.DOWN,
+    (S.UP, I.ACCEPTED): S.UP,
+    (S.UP, I.ANSWERED): S.UP,
+    (S.UP, I.UNANSWERED): S.SUSPECT,
+    (S.UP, I.SILENT): S.DEAD,
+    (S.UP, I.DISOWNED): S.SETUP,
+    (S.SUSPECT, I.APPEARED): S.SETUP,
+    (S.SUSPECT, I.VANISHED): S.DOWN,
+    (S.SUSPECT, I.ACCEPTED): S.UP,
+    (S.SUSPECT, I.ANSWERED): S.UP,
+    (S.SUSPECT, I.UNANSWERED): S.SUSPECT,
+    (S.SUSPECT, I.SILENT): S.DEAD,
+    (S.SUSPECT, I.DISOWNED): S.SETUP,
+    (S.DEAD, I.APPEARED): S.SETUP,
+    (S.DEAD, I.VANISHED): S.DOWN,
+    (S.DEAD, I.ACCEPTED): S.UP,
+    (S.DEAD, I.FAILED): S.DEAD,
+    (S.DEAD, I.DISOWNED): S.SETUP,
+}
+
+EWMA = 0.2
+LEAST_TIMEOUT = 0.2
+BURST = 5
+LOSSY = 0.1
+"""Measured loss from which a burst alone proves nothing."""
+FIRST_BACKOFF = 0.5
+REBIND_EVERY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SendProbe:
+    """Send a measurement packet with this sequence number in the tunnel."""
+
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskSetup:
+    """Send a tunnel setup request, after `rebind` from a new source port."""
+
+    rebind: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """One transition, for the log and for the selection."""
+
+    old: TunnelState
+    new: TunnelState
+    reason: str
+
+
+TunnelAction = SendProbe | AskSetup | StateChanged
+
+
+class HostTunnel:
+    """The machine of one access network. For setup, its owner calls `handle_timeout` only while associated."""
+
+    def __init__(
+        self, network: NetworkName, index: int, interval: float, longest_backoff: float, random: Random
+    ) -> None:
+        self.network = network
+        self.index = index
+        self.state = TunnelState.DOWN
+        self.reason = "not there"
+        self.interface: str | None = None
+        self.care_of_address: IPAddress | None = None
+        self.gateway: IPAddress | None = None
+        self.mtu = 0
+        """Largest inner packet, bytes."""
+        self.tunnel: Tunnel | None = None
+        self.reflexive: Endpoint | None = None
+        self.rtt: float | None = None
+        """Round-trip time, seconds, EWMA."""
+        self.loss = 0.0
+        """Part of the probes that went unanswered, both ways together, EWMA."""
+        self.up_since: float | None = None
+        self.has_returned = False
+        """It was up before, and not since: applications wait before they come back to it."""
+        self._wanted_interval = interval
+        self._longest_backoff = longest_backoff
+        self._random = random
+        self._sequence = random.getrandbits(32)
+        self._sent: dict[int, float] = {}
+        """Probes that were not answered yet: sequence number -> time."""
+        self._late: set[int] = set()
+        """Those of them that were counted as lost."""
+        self._answered_at = 0.0
+        self._probe_at: float | None = None
+        self._setup_at: float | None = None
+        self._suspect_since = 0.0
+        self._loss_before = 0.0
+        self._burst = 0
+        self._failures = 0
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether applications may be here."""
+        return self.state in (TunnelState.UP, TunnelState.SUSPECT)
+
+    @property
+    def interval(self) -> float:
+        """Between two probes: as configured, but never less than two round trips."""
+        return max(self._wanted_interval, 2 * (self.rtt or 0.0))
+
+    @property
+    def answer_timeout(self) -> float:
+        """How long a probe may take before the tunnel is suspect."""
+        return min(max(4 * (self.rtt or 0.0), LEAST_TIMEOUT), 0.9 * self.interval)
+
+    # --- inputs ---
+
+    def appear(self, now: float) -> list[TunnelAction]:
+        """The network is there, or there with another address."""
+        self._forget_measurements()
+        self._plan_setup(now)
+        return self._enter(TunnelInput.APPEARED, "the network is there")
+
+    def vanish(self, reason: str) -> list[TunnelAction]:
+        """The network is gone."""
+        self._probe_at = self._setup_at = None
+        self.has_returned = self.has_returned or self.up_since is not None
+        self.up_since = None
+        return self._enter(TunnelInput.VANISHED, reason)
+
+    def accept(self, now: float, round_trip: float | None) -> list[TunnelAction]:
+        """The anchor answered a setup request; `round_trip` (seconds) unless the request was resent."""
+        if round_trip is not None and self.rtt is None:
+            self.rtt = round_trip
+        actions = self._enter(TunnelInput.ACCEPTED, "the anchor answered")
+        if not self.is_usable:
+            return []
+        self._failures = 0
+        self._setup_at = None
+        self._answered_at = now
+        self._sent.clear()
+        self._late.clear()
+        if self.up_since is None:
+            self.up_since = now
+        self._probe_at = now
+        return actions
+
+    def fail_setup(self, now: float) -> list[TunnelAction]:
+        """A setup request was refused or not answered."""
+        if self.state in (TunnelState.SETUP, TunnelState.DEAD):
+            pause = min(FIRST_BACKOFF * 2 ** min(self._failures, 10), self._longest_backoff)
+            self._failures += 1
+            self._setup_at = now + pause * self._random.uniform(0.8, 1.2)
+        return self._enter(TunnelInput.FAILED, "no answer to the setup request")
+
+    def answer(self, sequence: int, now: float) -> list[TunnelAction]:
+        """The answer to a probe, perhaps a late one."""
+        sent = self._sent.pop(sequence, None)
+        if sent is None or not self.is_usable:
+            return []
+        sample = now - sent
+        self.rtt = sample if self.rtt is None else self.rtt + EWMA * (sample - self.rtt)
+        if sequence not in self._late:
+            self.loss -= EWMA * self.loss
+        self._late.discard(sequence)
+        return self.prove_alive(now)
+
+    def prove_alive(self, now: float) -> list[TunnelAction]:
+        """The anchor answered something that we sent in this tunnel."""
+        if not self.is_usable:
+            return []
+        self._answered_at = now
+        was_suspect = self.state is TunnelState.SUSPECT
+        actions = self._enter(TunnelInput.ANSWERED, "the anchor answered")
+        if was_suspect:
+            self._probe_at = now + self._jittered_interval()
+        return actions
+
+    def break_path(self, reason: str, now: float) -> list[TunnelAction]:
+        """The kernel refuses to send on the path."""
+        return self._die(reason, now)
+
+    def disown(self, now: float) -> list[TunnelAction]:
+        """The association is gone, and the tunnel with it. Not the network's fault: nobody waits for its return."""
+        self.up_since = None
+        self.has_returned = False
+        self._failures = 0
+        self._probe_at = None
+        self._plan_setup(now)
+        return self._enter(TunnelInput.DISOWNED, "no association")
+
+    def ask_setup_now(self, now: float) -> None:
+        """Do not wait for the next attempt."""
+        if self.state in (TunnelState.SETUP, TunnelState.DEAD):
+            self._plan_setup(now)
+
+    # --- time ---
+
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout` has something to do; setup waits for an association, which the owner knows."""
+        match self.state:
+            case TunnelState.DOWN:
+                return None
+            case TunnelState.SETUP | TunnelState.DEAD:
+                return self._setup_at
+            case TunnelState.UP:
+                times = [self._probe_at, self._answer_deadline(), self._death()]
+            case TunnelState.SUSPECT:
+                times = [self._probe_at, self._death()]
+        return min(time for time in times if time is not None)
+
+    def handle_timeout(self, now: float) -> list[TunnelAction]:
+        """Probe, suspect, declare dead or ask for setup, as is due."""
+        due = self.next_timeout()
+        if due is None or now < due:
+            return []
+        if self.state in (TunnelState.SETUP, TunnelState.DEAD):
+            self._setup_at = None
+            return [
+                AskSetup(rebind=self._failures > 0 and self._failures % REBIND_EVERY == 0),
+            ]
+        self._forgive(now - due)
+        actions: list[TunnelAction] = []
+        if now >= self._death():
+            return self._die("no answer from the anchor", now)
+        deadline = self._answer_deadline()
+        if self.state is TunnelState.UP and deadline is not None and now >= deadline:
+            self._loss_before = self.loss
+            self._suspect_since = now
+            self._burst = 0
+            self._probe_at = now
+            self._count_losses(now)
+            actions += self._enter(TunnelInput.UNANSWERED, "a probe was not answered")
+        if self._probe_at is not None and now >= self._probe_at:
+            self._count_losses(now)
+            actions.append(self._probe(now))
+        return actions
+
+    # --- inside ---
+
+    def _enter(self, input: TunnelInput, reason: str) -> list[TunnelAction]:
+        target = TRANSITIONS.get((self.state, input))
+        if target is None:
+            return []
+        old, self.state = self.state, target
+        if old is target:
+            return []
+        self.reason = reason
+        return [StateChanged(old, target, reason)]
+
+    def _die(self, reason: str, now: float) -> list[TunnelAction]:
+        actions = self._enter(TunnelInput.SILENT, reason)
+        if actions:
+            self._probe_at = None
+            self.up_since = None
+            self.has_returned = True
+            self._failures = 0
+            self._plan_setup(now)
+        return actions
+
+    def _plan_setup(self, now: float) -> None:
+        self._setup_at = now
+
+    def _forget_measurements(self) -> None:
+        self.rtt, self.loss = None, 0.0
+        self.reflexive = None
+        self.up_since = None
+        self._failures = 0
+        self._probe_at = None
+        self._sent.clear()
+        self._late.clear()
+
+    def _count_losses(self, now: float) -> None:
+        for sequence, sent in self._sent.items():
+            if sequence not in self._late and now - sent >= self.answer_timeout:
+                self._late.add(sequence)
+                self.loss += EWMA * (1 - self.loss)
+
+    def _probe(self, now: float) -> SendProbe:
+        self._sequence = (self._sequence + 1) % 2**32
+        self._sent[self._sequence] = now
+        while len(self._sent) > 64:
+            lost = next(iter(self._sent))
+            del self._sent[lost]
+            self._late.discard(lost)
+        if self.state is TunnelState.SUSPECT:
+            self._burst += 1
+            self._probe_at = now + self.interval / 8
+        else:
+            self._probe_at = now + self._jittered_interval()
+        return SendProbe(self._sequence)
+
+    def _jittered_interval(self) -> float:
+        return self.interval * self._random.uniform(0.95, 1.05)
+
+    def _answer_deadline(self) -> float | None:
+        """When the oldest probe since the last answer is late."""
+        waiting = [sent for sent in self._sent.values() if sent >= self._answered_at]
+        return min(waiting) + self.answer_timeout if waiting else None
+
+    def _death(self) -> float:
+        interval, timeout = self.interval, self.answer_timeout
+        latest = self._answered_at + min(2 * interval + timeout, 3 * interval - (self.rtt or 0.0))
+        heard = self.tunnel.heard if self.tunnel is not None else 0.0
+        if (
+            self.state is TunnelState.SUSPECT
+            and self._burst >= BURST
+            and self._loss_before < LOSSY
+            and heard < self._suspect_since
+        ):
+            fifth = self._suspect_since + (BURST - 1) * interval / 8
+            return min(latest, fifth + timeout)
+        return latest
+
+    def _forgive(self, lag: float) -> None:
+        """We looked late (a busy machine, a suspended one): answers may lie unread, so nobody is blamed for that."""
+        if lag > self.interval / 4:
+            self._answered_at += lag
+            self._suspect_since += lag
+            self._sent = {sequence: sent + lag for sequence, sent in self._sent.items()}

@@ -1,0 +1,394 @@
+"""Which application is on which network, and what moves it: lost tunnels, returned networks, policies, people.
+
+Owns the applications and the running handovers and writes PAFT. Asks for signalling as `FlowRequest`s; knows
+neither SIP nor sockets. `settle` is called after every change and brings all into line with the tunnels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.mobility.applications import Application, Lost
+from upmt_nf.mobility.commands import Announce, Level
+from upmt_nf.mobility.handover import FlowRequest, Handover, HandoverInput, HandoverPhase, Order
+from upmt_nf.mobility.host_commands import HandoverFinished, HostCommand, Mode, Receipt
+from upmt_nf.mobility.host_tunnel import HostTunnel, TunnelState
+from upmt_nf.mobility.selection import Fitness, preferring, ranked, select
+from upmt_nf.model.flow import FlowBytes, FlowKey
+from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+
+RETURN_PATIENCE = 5.0
+"""Seconds before another try after an automatic move to a better network failed."""
+
+
+class Placement:
+    """Where everything is. `tunnels` is shared with its owner and read only."""
+
+    def __init__(
+        self,
+        paft: Paft,
+        tunnels: Mapping[NetworkName, HostTunnel],
+        return_after: float,
+    ) -> None:
+        self.applications: dict[ApplicationName, Application] = {}
+        self.commands: list[HostCommand] = []
+        """Taken by the owner after each call."""
+        self.requests: list[FlowRequest] = []
+        self.cancelled: list[FlowRequest] = []
+        self.has_lost = False
+        """An application lost its last network: a tunnel setup should take its flows along. Reset by the owner."""
+        self._paft = paft
+        self._tunnels = tunnels
+        self._configured: Sequence[NetworkName] = tuple(tunnels)
+        self._return_after = return_after
+        self._pins: dict[FlowBytes, NetworkName] = {}
+        self._moving: dict[FlowBytes, Handover] = {}
+
+    # --- what people say ---
+
+    def define(self, name: ApplicationName, id: ApplicationId, policy: tuple[str, ...]) -> None:
+        """An application exists, or has another policy now."""
+        known = self.applications.get(name)
+        if known is None:
+            self.applications[name] = Application(name, id, policy)
+            self._paft.steer(id, None)
+        else:
+            known.policy, known.patience_until = policy, 0.0
+
+    def ask(self, token: int, what: ApplicationName | FlowKey, target: NetworkName, now: float) -> None:
+        """A handover is wanted. The answer is a HandoverFinished, now or when the anchor has answered."""
+        failure, is_usage = self._objection(what, target)
+        if failure is not None:
+            self.commands.append(HandoverFinished(token, None, failure, is_usage))
+        elif isinstance(what, FlowKey):
+            self._ask_flow(token, what, target, now)
+        else:
+            self._ask_application(token, self.applications[what], target, now)
+
+    def _objection(
+        self, what: ApplicationName | FlowKey, target: NetworkName
+    ) -> tuple[str, bool] | tuple[None, bool]:
+        if target not in self._tunnels:
+            return f"there is no network {target!r}; there are {', '.join(self._tunnels)}", True
+        if isinstance(what, FlowKey):
+            entry = self._paft.flows.get(what.packed())
+            if entry is None or self._application_of(entry) is None:
+                return f"there is no flow {what}", True
+        if not isinstance(what, FlowKey) and what not in self.applications:
+            return f"there is no application {what!r}; there are {', '.join(self.applications)}", True
+        tunnel = self._tunnels[target]
+        if not tunnel.is_usable:
+            return f"network {target} is {tunnel.state.value}: {tunnel.reason}", False
+        return None, False
+
+    def _ask_application(self, token: int, application: Application, target: NetworkName, now: float) -> None:
+        running = application.handover
+        if running is not None:
+            self._supersede(running, now)
+        source = application.network
+        if source == target:
+            application.policy = preferring(target, application.policy)
+            receipt = Receipt(
+                application.name, source, target, Mode.MAKE_BEFORE_BREAK, 0, 0.0, "already there"
+            )
+            self.commands.append(HandoverFinished(token, receipt, None))
+            return
+        order = Order(application.name, source, target, "asked", token)
+        self._start_application(application, order, now)
+
+    def _ask_flow(self, token: int, flow: FlowKey, target: NetworkName, now: float) -> None:
+        key = flow.packed()
+        entry = self._paft.flows[key]
+        if (running := self._moving.get(key)) is not None:
+            self._supersede(running, now)
+        tunnel = self._paft.tunnel_of(entry)
+        source = tunnel.network if tunnel is not None else None
+        application = self._application_of(entry)
+        assert application is not None
+        name = application.name
+        if source == target:
+            self._pin(key, target)
+            receipt = Receipt(name, source, target, Mode.MAKE_BEFORE_BREAK, 1, 0.0, "already there", flow)
+            self.commands.append(HandoverFinished(token, receipt, None))
+            return
+        self._start_flow(Order(name, source, target, "asked", token, flow), flow, now)
+
+    # --- what the anchor says ---
+
+    def confirm(self, request: FlowRequest, now: float) -> None:
+        """The anchor has moved a request's flows."""
+        request.handover.confirm(request, now)
+        self._advance(request.handover, now)
+
+    def refuse(self, request: FlowRequest, reason: str, now: float) -> None:
+        """The anchor has refused to."""
+        request.handover.refuse(request, reason, now)
+        self._advance(request.handover, now)
+
+    def give_up(self, request: FlowRequest, now: float) -> None:
+        """The anchor has not answered."""
+        request.handover.give_up(request)
+        self._advance(request.handover, now)
+
+    def claims(self, network: NetworkName) -> list[FlowKey]:
+        """Flows without a network that the anchor should put on this one while it sets its tunnel up."""
+        found: list[FlowKey] = []
+        for application in self.applications.values():
+            if application.network is None and self._claimant(application) == network:
+                found += [entry.flow for entry in self._flows_of(application)]
+        return found
+
+    def confirm_claims(self, network: NetworkName, flows: Sequence[FlowKey], asked_at: float) -> None:
+        """The anchor has done so; `settle` follows. `asked_at` in seconds."""
+        moved = {flow.packed() for flow in flows}
+        for application in self.applications.values():
+            if application.network is None and application.lost is not None:
+                lost = application.lost
+                lost.claimant, lost.claimed, lost.claimed_at = network, moved, asked_at
+
+    def _claimant(self, application: Application) -> NetworkName | None:
+        """The network that an application without one will most likely get: exactly one, or both ends disagree."""
+        order = ranked(application.policy, self._configured)
+        for state in (TunnelState.SETUP, TunnelState.DEAD):
+            for name in order:
+                if self._tunnels[name].state is state:
+                    return name
+        return None
+
+    # --- time ---
+
+    def next_timeout(self, now: float) -> float | None:
+        """When a network will have been back long enough."""
+        if not any(application.network is not None for application in self.applications.values()):
+            return None
+        times = [self._good_at(tunnel) for tunnel in self._tunnels.values()]
+        times += [application.patience_until for application in self.applications.values()]
+        return min((time for time in times if time is not None and time > now), default=None)
+
+    # --- the tunnels have changed, or time has passed ---
+
+    def settle(self, now: float) -> None:
+        """Bring every flow and application into line with the tunnels' states."""
+        stranded = self._unpin_dead()
+        for handover in list(self._moving.values()):
+            self._watch(handover, now)
+        fitness = {name: self._fitness(tunnel, now) for name, tunnel in self._tunnels.items()}
+        for application in self.applications.values():
+            if application.handover is not None:
+                self._watch(application.handover, now)
+            if application.handover is None or application.handover.phase is HandoverPhase.CONFIRMING:
+                self._select(application, fitness, now)
+        for entry in stranded:
+            if (application := self._application_of(entry)) is not None:
+                self._repair(application, [entry.flow], now)
+
+    def _select(self, application: Application, fitness: dict[NetworkName, Fitness], now: float) -> None:
+        order = ranked(application.policy, self._configured)
+        current = application.network
+        chosen = select(order, fitness, current)
+        if chosen == current:
+            return
+        if current is not None and self._tunnels[current].is_usable:
+            # Nothing is broken: finish what is under way first, and do not insist when it failed a moment ago.
+            if application.handover is None and chosen is not None and now >= application.patience_until:
+                cause = "policy" if current not in order else f"{chosen} is better"
+                self._start_application(application, Order(application.name, current, chosen, cause), now)
+            elif chosen is None and application.handover is None:
+                self._lose(application, "its policy allows no network that is up", now)
+            return
+        if current is not None:
+            tunnel = self._tunnels[current]
+            self._lose(application, f"network {current} is {tunnel.state.value} ({tunnel.reason})", now)
+        if chosen is not None:
+            lost = application.lost
+            source, cause = (lost.source, lost.cause) if lost is not None else (None, "first network")
+            self._start_application(application, Order(application.name, source, chosen, cause), now)
+
+    def _lose(self, application: Application, cause: str, now: float) -> None:
+        if application.handover is not None:
+            self._end(application.handover, HandoverInput.TARGET_LOST, cause, now)
+        application.lost = Lost(application.network, cause)
+        application.network = None
+        self.has_lost = True
+        self._paft.steer(application.id, None)
+
+    def _watch(self, handover: Handover, now: float) -> None:
+        """What the states of its networks mean to a running handover."""
+        target, source = self._tunnels[handover.target], handover.order.source
+        if not target.is_usable:
+            self._end(
+                handover,
+                HandoverInput.TARGET_LOST,
+                f"network {handover.target} became {target.state.value}",
+                now,
+            )
+        elif handover.phase is HandoverPhase.ASKING and source and not self._tunnels[source].is_usable:
+            handover.lose_source()
+            self._advance(handover, now)
+
+    def _unpin_dead(self) -> list[FlowEntry]:
+        stranded = []
+        for key, network in list(self._pins.items()):
+            entry = self._paft.flows.get(key)
+            if entry is None:
+                del self._pins[key]
+            elif not self._tunnels[network].is_usable:
+                del self._pins[key]
+                self._paft.unpin(key)
+                stranded.append(entry)
+        return stranded
+
+    # --- handovers ---
+
+    def _start_application(self, application: Application, order: Order, now: float) -> None:
+        touched = application.handover.touched if application.handover is not None else set()
+        if application.handover is not None:
+            self._supersede(application.handover, now)
+            if application.handover is not None:
+                self._supersede(application.handover, now)  # the repair that the first one left behind
+        is_planned = application.network is not None and application.network == order.source
+        handover = Handover(order, Mode.MAKE_BEFORE_BREAK if is_planned else Mode.BREAK_BEFORE_MAKE, now)
+        handover.touched |= touched
+        confirmed: set[FlowBytes] = set()
+        lost = application.lost
+        if lost is not None and lost.claimant == order.target:
+            confirmed, handover.started = lost.claimed, lost.claimed_at
+        application.handover = handover
+        handover.add((entry.flow for entry in self._flows_of(application)), confirmed)
+        self._advance(handover, now)
+
+    def _start_flow(self, order: Order, flow: FlowKey, now: float) -> None:
+        is_planned = order.source is not None and self._tunnels[order.source].is_usable
+        handover = Handover(order, Mode.MAKE_BEFORE_BREAK if is_planned else Mode.BREAK_BEFORE_MAKE, now)
+        self._moving[flow.packed()] = handover
+        handover.add([flow])
+        self._advance(handover, now)
+
+    def _repair(self, application: Application, flows: Sequence[FlowKey], now: float) -> None:
+        """Tell the anchor that these flows are where their application is."""
+        if application.network is None or not flows:
+            return
+        handover = application.handover
+        if handover is None:
+            order = Order(application.name, None, application.network, "repair", is_repair=True)
+            handover = Handover(order, Mode.BREAK_BEFORE_MAKE, now)
+            handover.has_steered = True
+            application.handover = handover
+        handover.add(flows)
+        self._advance(handover, now)
+
+    def _advance(self, handover: Handover, now: float) -> None:
+        """Do what a handover's phase asks for, until it waits or is over."""
+        self.requests += handover.take_requests(self._filter_of(handover))
+        if handover.phase is HandoverPhase.CONFIRMING and not handover.has_steered:
+            if not self._steer(handover):
+                return self._end(handover, HandoverInput.TARGET_LOST, "the flow has ended", now)
+            self.requests += handover.take_requests(self._filter_of(handover))
+        if not handover.is_running:
+            self._finish(handover, now)
+        return None
+
+    def _filter_of(self, handover: Handover) -> Callable[[FlowBytes], bool]:
+        if handover.order.flow is not None:
+            return lambda key: key in self._paft.flows
+        return lambda key: key in self._paft.flows and key not in self._pins and key not in self._moving
+
+    def _steer(self, handover: Handover) -> bool:
+        handover.has_steered = True
+        order = handover.order
+        tunnel = self._tunnel(order.target)
+        if order.flow is not None:
+            if order.flow.packed() not in self._paft.flows:
+                return False
+            self._pin(order.flow.packed(), order.target)
+            return True
+        application = self.applications[order.application]
+        self._paft.steer(application.id, tunnel.id)
+        application.network = order.target
+        application.lost = None
+        if order.token is not None:
+            application.policy = preferring(order.target, application.policy)
+        # Flows that began while the anchor was asked follow, and the anchor shall know of them too.
+        handover.add(entry.flow for entry in self._flows_of(application))
+        return True
+
+    def _supersede(self, handover: Handover, now: float) -> None:
+        self._end(handover, HandoverInput.SUPERSEDED, "a newer handover took its place", now)
+
+    def _end(self, handover: Handover, input: HandoverInput, reason: str, now: float) -> None:
+        handover.fail(input, reason)
+        self._finish(handover, now)
+
+    def _finish(self, handover: Handover, now: float) -> None:
+        order = handover.order
+        self.cancelled += handover.asked
+        self.requests = [request for request in self.requests if request.handover is not handover]
+        application = self.applications[order.application]
+        if order.flow is not None:
+            self._moving.pop(order.flow.packed(), None)
+        elif application.handover is handover:
+            application.handover = None
+        if not order.is_repair:
+            self._report(handover)
+        if handover.phase is HandoverPhase.FAILED and not handover.has_steered:
+            # The anchor may have moved some flows already: put them back to where our packets leave.
+            application.patience_until = now + max(RETURN_PATIENCE, self._return_after)
+            left = (self._paft.flows.get(key) for key in handover.touched if key not in self._pins)
+            self._repair(application, [entry.flow for entry in left if entry is not None], now)
+
+    def _report(self, handover: Handover) -> None:
+        order = handover.order
+        what = str(order.flow) if order.flow is not None else order.application
+        way = f"{order.source or 'no network'} to {order.target}"
+        if handover.phase is HandoverPhase.DONE:
+            receipt = handover.receipt()
+            text = f"{what} moved from {way}, {receipt.flows} flows, {receipt.mode.value}: {order.cause}"
+            if order.source is None and not receipt.flows:
+                text = f"{what} uses {order.target}"
+            self.commands.append(Announce(Level.INFO, text))
+            self.commands.append(HandoverFinished(order.token, receipt, None))
+        else:
+            text = f"{what} from {way}: {handover.failure}"
+            self.commands.append(Announce(Level.WARNING, text))
+            self.commands.append(HandoverFinished(order.token, None, handover.failure))
+
+    # --- looking ---
+
+    def _flows_of(self, application: Application) -> list[FlowEntry]:
+        """Those that go with the application: neither pinned nor on a way of their own."""
+        return [
+            entry
+            for entry in self._paft.flows_of(application.id)
+            if entry.key not in self._pins and entry.key not in self._moving
+        ]
+
+    def _application_of(self, entry: FlowEntry) -> Application | None:
+        ids = (
+            application
+            for application in self.applications.values()
+            if application.id == entry.application_id
+        )
+        return next(ids, None)
+
+    def _pin(self, key: FlowBytes, network: NetworkName) -> None:
+        self._paft.pin(key, self._tunnel(network).id)
+        self._pins[key] = network
+
+    def _tunnel(self, network: NetworkName) -> Tunnel:
+        tunnel = self._tunnels[network].tunnel
+        assert tunnel is not None, f"network {network} is usable without a tunnel"
+        return tunnel
+
+    def _good_at(self, tunnel: HostTunnel) -> float | None:
+        if tunnel.up_since is None:
+            return None
+        return tunnel.up_since + (self._return_after if tunnel.has_returned else 0.0)
+
+    def _fitness(self, tunnel: HostTunnel, now: float) -> Fitness:
+        if not tunnel.is_usable:
+            return Fitness.UNUSABLE
+        if tunnel.state is TunnelState.SUSPECT:
+            return Fitness.DOUBTFUL
+        good_at = self._good_at(tunnel)
+        return Fitness.GOOD if good_at is not None and now >= good_at else Fitness.RETURNING
