@@ -6,11 +6,13 @@ or was told. Bounded, aged; knows neither packets nor signalling.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint
+from upmt_nf.model.errors import UsageError
 from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, NetworkName, TunnelId
 
@@ -23,10 +25,14 @@ SETTLE_SECONDS = 3.0
 
 _AGED_PER_CALL = 2000
 _EVICTION_SAMPLE = 32
-
+"""Entries looked at, in rotation, to find one that can go: constant work, however large the table."""
 
 class Tunnel:
-    """One IP-in-UDP path. `mtu` is the largest inner packet, `heard` when the other end was last heard (seconds)."""
+    """One IP-in-UDP path. `mtu` is the largest inner packet, `heard` when the other end was last heard (seconds).
+
+    `network` is the access network at the mobile host and empty at the anchor. Change `remote` by
+    `Paft.move_endpoint` only.
+    """
 
     __slots__ = (
         "bytes_in",
@@ -44,7 +50,13 @@ class Tunnel:
     )
 
     def __init__(
-        self, id: TunnelId, owner: IPAddress, remote: Endpoint, mtu: int, network: NetworkName, heard: float
+        self,
+        id: TunnelId,
+        owner: IPAddress,
+        remote: Endpoint,
+        mtu: int,
+        network: NetworkName = NetworkName(""),  # noqa: B008 (a NewType of a constant)
+        heard: float = 0.0,
     ) -> None:
         self.id = id
         self.owner = owner
@@ -61,7 +73,12 @@ class Tunnel:
 
 
 class FlowEntry:
-    """One flow. `pinned` overrides the application's tunnel; `left` is the tunnel it was explicitly moved from."""
+    """One flow. `pinned` overrides the application's tunnel.
+
+    `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
+    `previous` is the one that learnt data made it leave. Counters are the mobile host's view at both ends: `out` is
+    towards the correspondent.
+    """
 
     __slots__ = (
         "application_id",
@@ -72,11 +89,11 @@ class FlowEntry:
         "key",
         "last_seen",
         "left",
-        "left_until",
         "packets_in",
         "packets_out",
         "pid",
         "pinned",
+        "previous",
     )
 
     def __init__(
@@ -85,8 +102,8 @@ class FlowEntry:
         self.key = key
         self.application_id = application_id
         self.pinned: Tunnel | None = None
-        self.left: Tunnel | None = None
-        self.left_until = 0.0
+        self.previous: Tunnel | None = None
+        self.left: tuple[tuple[Tunnel, float], ...] = ()
         self.created = self.last_seen = now
         self.pid = pid
         self.command = command
@@ -98,73 +115,114 @@ class FlowEntry:
         return FlowKey.unpacked(self.key)
 
     @property
+    def owner(self) -> bytes:
+        """The packed virtual address."""
+        return self.key[1:5] if len(self.key) == 13 else self.key[1:17]
+
+    @property
     def idle_limit(self) -> float:
         """Seconds of silence after which the entry is forgotten."""
         return IDLE_SECONDS.get(self.key[0], IDLE_SECONDS_OTHERS)
 
+    def is_idle(self, now: float) -> bool:
+        """Whether it was silent too long."""
+        return now - self.last_seen > self.idle_limit
 
-Group = int | bytes
+    def has_left(self, tunnel: Tunnel, now: float) -> bool:
+        """Whether it was explicitly moved away from `tunnel` so lately that packets may still be on that path."""
+        return any(tunnel is left and now < until for left, until in self.left)
 
 
 class Paft:
     """The table. Flow keys are the mobile host's: the source is the virtual address.
 
-    `max_flows` bounds the whole table, `max_flows_per_owner` those of one virtual address, so that a host that
-    floods evicts only its own flows (pitfall of every learning table).
+    `max_flows` bounds the whole table, `max_flows_per_owner` those of one virtual address: a host that floods
+    evicts only its own flows, also when the whole table is full. `settle` as SETTLE_SECONDS.
     """
 
-    def __init__(self, *, max_flows: int = 131072, max_flows_per_owner: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_flows: int = 131072,
+        max_flows_per_owner: int | None = None,
+        settle: float = SETTLE_SECONDS,
+    ) -> None:
         self.flows: dict[FlowBytes, FlowEntry] = {}
         self.tunnels: dict[TunnelId, Tunnel] = {}
-        self.tunnels_by_remote: dict[EndpointBytes, Tunnel] = {}
+        self.tunnels_by_remote: dict[EndpointBytes, list[Tunnel]] = {}
         self.applications: dict[int, Tunnel | None] = {}
         self.counters = Counters()
-        self._max_flows = max_flows
-        self._max_per_owner = max_flows_per_owner
-        self._owned: dict[bytes, dict[FlowBytes, FlowEntry]] = {}
+        self._max_flows = max(1, max_flows)
+        self._max_per_owner = max(1, max_flows_per_owner or max_flows)
+        self._settle = settle
+        self._owned: OrderedDict[bytes, OrderedDict[FlowBytes, FlowEntry]] = OrderedDict()
         self._to_age: Iterator[FlowBytes] = iter(())
 
     # --- tunnels ---
 
     def add_tunnel(self, tunnel: Tunnel) -> None:
-        """Make a tunnel known; one with the same id is replaced and its flows and applications follow."""
+        """Make a tunnel known; one with the same id is replaced, and its flows and applications follow.
+
+        Tunnels may share a remote endpoint: at the mobile host all lead to the anchor, and at the anchor a NAT
+        may give an endpoint to another host before the old tunnel has expired. The owner tells them apart.
+        """
         if (old := self.tunnels.get(tunnel.id)) is not None:
-            self._forget_remote(old)
-            self._repoint(old, tunnel)
+            self._leave_remote(old)
+            if old is not tunnel:
+                self._repoint(old, tunnel if tunnel.owner == old.owner else None)
         self.tunnels[tunnel.id] = tunnel
-        self.tunnels_by_remote[tunnel.remote_packed] = tunnel
+        self._enter_remote(tunnel)
 
     def remove_tunnel(self, id: TunnelId) -> None:
         """Forget a tunnel. Its applications and pinned flows have none until they are steered, moved or learnt."""
         if (tunnel := self.tunnels.pop(id, None)) is not None:
-            self._forget_remote(tunnel)
+            self._leave_remote(tunnel)
             self._repoint(tunnel, None)
 
     def move_endpoint(self, tunnel: Tunnel, remote: Endpoint) -> None:
         """The other end of a tunnel is now at `remote`."""
-        self._forget_remote(tunnel)
+        self._leave_remote(tunnel)
         tunnel.remote = remote
         tunnel.remote_packed = packed_endpoint(remote)
-        self.tunnels_by_remote[tunnel.remote_packed] = tunnel
+        self._enter_remote(tunnel)
 
-    def _forget_remote(self, tunnel: Tunnel) -> None:
-        if self.tunnels_by_remote.get(tunnel.remote_packed) is tunnel:
-            del self.tunnels_by_remote[tunnel.remote_packed]
+    def tunnel_from(self, remote: EndpointBytes, owner: bytes) -> Tunnel | None:
+        """The newest tunnel of a packed virtual address that leads to an endpoint."""
+        for tunnel in self.tunnels_by_remote.get(remote, ()):
+            if tunnel.owner_packed == owner:
+                return tunnel
+        return None
+
+    def _enter_remote(self, tunnel: Tunnel) -> None:
+        self.tunnels_by_remote.setdefault(tunnel.remote_packed, []).insert(0, tunnel)
+
+    def _leave_remote(self, tunnel: Tunnel) -> None:
+        others = [other for other in self.tunnels_by_remote.get(tunnel.remote_packed, ()) if other is not tunnel]
+        if others:
+            self.tunnels_by_remote[tunnel.remote_packed] = others
+        else:
+            self.tunnels_by_remote.pop(tunnel.remote_packed, None)
 
     def _repoint(self, old: Tunnel, new: Tunnel | None) -> None:
         for application, tunnel in self.applications.items():
             if tunnel is old:
                 self.applications[application] = new
-        for entry in self.flows_owned_by(old.owner):
+        for entry in self._owned.get(old.owner_packed, {}).values():
             if entry.pinned is old:
                 entry.pinned = new
-            if entry.left is old:
-                entry.left = new
+            if entry.previous is old:
+                entry.previous = new
+            if entry.left:
+                left = [(new if tunnel is old else tunnel, until) for tunnel, until in entry.left]
+                entry.left = tuple((tunnel, until) for tunnel, until in left if tunnel is not None)
 
     # --- applications and single flows ---
 
     def steer(self, application_id: ApplicationId, tunnel_id: TunnelId | None) -> None:
-        """Send an application by a tunnel, or hold it: one write, however many flows it has."""
+        """Send an application by a tunnel, or hold it: one write, however many flows it has.
+
+        Raises KeyError when there is no such tunnel.
+        """
         self.applications[application_id] = None if tunnel_id is None else self.tunnels[tunnel_id]
 
     def pin(self, key: FlowBytes, tunnel_id: TunnelId) -> None:
@@ -172,7 +230,7 @@ class Paft:
         self.flows[key].pinned = self.tunnels[tunnel_id]
 
     def unpin(self, key: FlowBytes) -> None:
-        """Let a flow follow its application again."""
+        """Let a flow follow its application again. Raises KeyError when it is unknown."""
         self.flows[key].pinned = None
 
     def tunnel_of(self, entry: FlowEntry) -> Tunnel | None:
@@ -185,24 +243,21 @@ class Paft:
 
     def flows_owned_by(self, owner: IPAddress) -> list[FlowEntry]:
         """All flows of a virtual address, oldest first."""
-        return list(self._owned.get(owner.packed, {}).values())
+        return sorted(self._owned.get(owner.packed, {}).values(), key=lambda entry: entry.created)
 
     # --- entries ---
 
     def insert(
         self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int = 0, command: str = ""
     ) -> FlowEntry:
-        """A new entry; room is made when the table is full."""
-        owner = key[1:5] if len(key) == 13 else key[1:17]
-        owned = self._owned.setdefault(owner, {})
-        if self._max_per_owner is not None and len(owned) >= self._max_per_owner:
-            self._evict(owned)
-        elif len(self.flows) >= self._max_flows:
-            self._evict(self.flows)
+        """The entry of a flow, made if need be, as one of `application_id`; room is made when the table is full."""
+        entry = self.flows.get(key)
+        if entry is not None:
+            entry.application_id, entry.pid, entry.command = application_id, pid, command
+            return entry
         entry = FlowEntry(key, application_id, now, pid, command)
-        self.flows[key] = owned[key] = entry
-        # `_evict` may have emptied and dropped this very group.
-        self._owned[owner] = owned
+        self._make_room(entry.owner, now)
+        self.flows[key] = self._owned.setdefault(entry.owner, OrderedDict())[key] = entry
         return entry
 
     def learn(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
@@ -214,31 +269,43 @@ class Paft:
         if entry is None:
             entry = self.insert(key, ApplicationId(0), now)
             entry.pinned = tunnel
-        elif entry.pinned is not tunnel and not (tunnel is entry.left and now < entry.left_until):
-            entry.pinned = tunnel
+        elif entry.pinned is not tunnel and (entry.pinned is None or not entry.has_left(tunnel, now)):
+            entry.previous, entry.pinned = entry.pinned, tunnel
         return entry
 
     def move(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
-        """An explicit handover of one flow at the anchor; the entry is made when it is not there yet."""
+        """An explicit handover of one flow at the anchor; the entry is made when it is not there yet.
+
+        Raises UsageError when the flow is not of the tunnel's owner.
+        """
         entry = self.flows.get(key)
-        if entry is None:
-            entry = self.insert(key, ApplicationId(0), now)
-        elif entry.pinned is not tunnel:
-            entry.left, entry.left_until = entry.pinned, now + SETTLE_SECONDS
-        entry.pinned = tunnel
+        if (entry or FlowEntry(key, ApplicationId(0), now, 0, "")).owner != tunnel.owner_packed:
+            raise UsageError(f"{FlowKey.unpacked(key)} is not a flow of {tunnel.owner}")
+        entry = entry or self.insert(key, ApplicationId(0), now)
+        # Data may have come by the new tunnel ahead of the signalling: then it is the tunnel before that was left.
+        leaving = entry.pinned if entry.pinned is not tunnel else entry.previous
+        left = [(old, until) for old, until in entry.left if old is not tunnel and now < until]
+        if leaving is not None and leaving is not tunnel:
+            left = [(old, until) for old, until in left if old is not leaving]
+            left.append((leaving, now + self._settle))
+        entry.left = tuple(left)
+        entry.pinned, entry.previous = tunnel, None
         return entry
 
     def forget(self, key: FlowBytes) -> None:
         """Remove one entry, if it is there."""
-        if self.flows.pop(key, None) is not None:
-            owner = key[1:5] if len(key) == 13 else key[1:17]
-            owned = self._owned[owner]
+        entry = self.flows.pop(key, None)
+        if entry is not None:
+            owned = self._owned[entry.owner]
             del owned[key]
             if not owned:
-                del self._owned[owner]
+                del self._owned[entry.owner]
 
     def age(self, now: float) -> int:
-        """Forget some of the flows that were silent too long; gives how many. Call it every second or so."""
+        """Forget flows that were silent too long; gives how many. Call it every second or so.
+
+        Looks at no more than some 2,000 flows a call, in turn, so that it never holds packets up.
+        """
         keys = list(islice(self._to_age, _AGED_PER_CALL))
         if not keys:
             self._to_age = iter(list(self.flows))
@@ -246,14 +313,45 @@ class Paft:
         aged = 0
         for key in keys:
             entry = self.flows.get(key)
-            if entry is not None and now - entry.last_seen > entry.idle_limit:
+            if entry is not None and entry.is_idle(now):
                 self.forget(key)
                 aged += 1
-        self.counters.add("aged", aged)
+        if aged:
+            self.counters.add("aged", aged)
         return aged
 
-    def _evict(self, among: dict[FlowBytes, FlowEntry]) -> None:
-        """Remove the longest silent of the oldest entries."""
-        victim = min(islice(among.values(), _EVICTION_SAMPLE), key=lambda entry: entry.last_seen)
-        self.forget(victim.key)
-        self.counters.add("evicted")
+    def _make_room(self, owner: bytes, now: float) -> None:
+        owned = self._owned.get(owner)
+        if owned is not None and len(owned) >= self._max_per_owner:
+            self._evict(owned, now)
+        elif len(self.flows) >= self._max_flows:
+            self._evict(self._heaviest(owner), now)
+
+    def _heaviest(self, owner: bytes) -> OrderedDict[FlowBytes, FlowEntry]:
+        """Whose flows make room: the newcomer's own when it has its fair share, else those of one who has more."""
+        fair = self._max_flows // (len(self._owned) + (owner not in self._owned))
+        heaviest = self._owned.get(owner)
+        if heaviest is not None and len(heaviest) >= fair:
+            return heaviest
+        for other in list(islice(self._owned, _EVICTION_SAMPLE)):
+            owned = self._owned[other]
+            self._owned.move_to_end(other)
+            if heaviest is None or len(owned) > len(heaviest):
+                heaviest = owned
+        assert heaviest is not None, "a full table has flows"
+        return heaviest
+
+    def _evict(self, among: OrderedDict[FlowBytes, FlowEntry], now: float) -> None:
+        """Remove the longest silent of the next few entries in rotation, before all one that is past its time."""
+        victim: FlowEntry | None = None
+        for key in list(islice(among, _EVICTION_SAMPLE)):
+            entry = among[key]
+            among.move_to_end(key)
+            if victim is None or (not entry.is_idle(now), entry.last_seen) < (
+                not victim.is_idle(now),
+                victim.last_seen,
+            ):
+                victim = entry
+        if victim is not None:
+            self.forget(victim.key)
+            self.counters.add("evicted")

@@ -35,8 +35,6 @@ def parse(data: bytes) -> Request | Response:
     if not found:
         raise SipParseError(400, "the header does not end")
     text = head.decode("utf-8", "surrogateescape")
-    if "\0" in text:
-        raise SipParseError(400, "there is a zero byte in the header")
     first, *lines = text.split("\r\n")
     if first.startswith("SIP/"):
         return _response(first, lines, body)

@@ -1,0 +1,18 @@
+"""The hands: one kernel facility a file. What is changed is written to the journal first.
+
+netns               which network namespace this is, and where its state lives
+journal             what was changed and how it was before
+cleanup             puts everything back
+netfilter           rule sets in and out of iptables (python-iptables)
+rule_files          finds the rule files
+routes              policy routing (pyroute2)
+virtual_interface   `upmt0`: dummy, or the nearest thing that the kernel has (pyroute2 NDB)
+sysctl              kernel parameters
+cgroups             one cgroup an application
+processes           socket -> process
+sock_diag           flow -> socket
+packet_queue        NFQUEUE (NetfilterQueue)
+tunnel_socket       UDP sockets bound to one access network
+link_monitor        carrier, addresses and gateways of the access interfaces
+inject              ready-made packets to a sender
+"""

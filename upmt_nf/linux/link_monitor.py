@@ -1,0 +1,137 @@
+"""Access interfaces as they come and go: carrier, addresses, default routes, told by netlink at once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.names import MAX_NETWORKS, TABLE_VIRTUAL
+
+log = logging.getLogger(__name__)
+
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+"""RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
+_IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP = 0x1, 0x40, 0x10000
+_UNIVERSE = 0
+_BUFFER = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceState:
+    """One interface. `is_running`: administratively up and with carrier; `addresses`: of global scope only."""
+
+    interface: str
+    exists: bool = False
+    is_running: bool = False
+    addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
+    gateways: tuple[IPAddress, ...] = ()
+    """Next hops of the interface's own default routes, best metric first, at most one a family."""
+    mtu: int = 0
+
+    def address(self, version: int) -> IPAddress | None:
+        """The first address of an IP version."""
+        return next((each.ip for each in self.addresses if each.version == version), None)
+
+    def gateway(self, version: int) -> IPAddress | None:
+        """The default route's next hop of an IP version."""
+        return next((each for each in self.gateways if each.version == version), None)
+
+
+class LinkMonitor:
+    """Watches some interfaces by name, also such that do not exist yet."""
+
+    def __init__(self, interfaces: list[str]) -> None:
+        self._states = {name: InterfaceState(name) for name in interfaces}
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._socket.bind((0, _GROUPS))
+        self._socket.setblocking(False)
+        self._route = IPRoute()
+
+    def fileno(self) -> int:
+        """Readable when something changed somewhere."""
+        return self._socket.fileno()
+
+    def read(self) -> list[InterfaceState]:
+        """The watched interfaces that changed since the last call.
+
+        What the messages say is not used, only that there are some: the state is read afresh, so a lost message
+        (ENOBUFS) or one out of order does no harm.
+        """
+        while True:
+            try:
+                if not self._socket.recv(_BUFFER):
+                    break
+            except BlockingIOError:
+                break
+            except OSError as reason:
+                if reason.errno != errno.ENOBUFS:
+                    raise
+        return self.compare()
+
+    def compare(self) -> list[InterfaceState]:
+        """Read all watched interfaces and give those that differ from the last time."""
+        changed = []
+        for name, old in self._states.items():
+            new = self._observe(name)
+            if new != old:
+                self._states[name] = new
+                changed.append(new)
+        return changed
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._socket.close()
+        self._route.close()
+
+    def _observe(self, name: str) -> InterfaceState:
+        with contextlib.suppress(NetlinkError):
+            found = list(self._route.link("get", ifname=name))
+            if found:
+                return self._state_of(name, found[0])
+        return InterfaceState(name)
+
+    def _state_of(self, name: str, link: Any) -> InterfaceState:
+        index, flags = link["index"], link["flags"]
+        addresses = tuple(
+            ip_interface(
+                f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
+            )
+            for message in self._route.get_addr(index=index)
+            if message["scope"] == _UNIVERSE
+        )
+        return InterfaceState(
+            interface=name,
+            exists=True,
+            is_running=bool(flags & _IFF_UP and flags & _IFF_RUNNING and flags & _IFF_LOWER_UP),
+            addresses=addresses,
+            gateways=self._gateways(index),
+            mtu=link.get_attr("IFLA_MTU") or 0,
+        )
+
+    def _gateways(self, index: int) -> tuple[IPAddress, ...]:
+        best: dict[int, tuple[int, IPAddress]] = {}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for route in self._route.get_default_routes(family=family):
+                table = route.get_attr("RTA_TABLE") or route["table"]
+                gateway, output = route.get_attr("RTA_GATEWAY"), route.get_attr("RTA_OIF")
+                if (
+                    gateway is None
+                    or output != index
+                    or TABLE_VIRTUAL <= table <= TABLE_VIRTUAL + MAX_NETWORKS
+                ):
+                    continue
+                address = ip_address(gateway)
+                candidate = (route.get_attr("RTA_PRIORITY") or 0, address)
+                if address.version not in best or candidate[0] < best[address.version][0]:
+                    best[address.version] = candidate
+        return tuple(address for _, address in best.values())

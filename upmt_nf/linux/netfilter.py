@@ -1,0 +1,218 @@
+"""Rule sets in and out of the kernel's iptables tables (python-iptables). Touches chains named UPMT-* and jumps to them.
+
+python-iptables replaces a table as a whole; when somebody else changed it meanwhile the kernel says EAGAIN and the
+work is done again on the new state, so nobody's change is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import iptc
+from iptc import easy
+
+from upmt_nf.linux.journal import Journal, RulesInstalled
+from upmt_nf.model.errors import FacilityError, KernelError
+from upmt_nf.model.names import CHAIN_PREFIX
+from upmt_nf.routing.rule_text import TABLES, NetfilterRule, RuleSet
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 20
+_FIELDS = {
+    "-i": "in-interface",
+    "--in-interface": "in-interface",
+    "-o": "out-interface",
+    "--out-interface": "out-interface",
+    "-s": "src",
+    "--source": "src",
+    "-d": "dst",
+    "--destination": "dst",
+    "-p": "protocol",
+    "--protocol": "protocol",
+}
+
+Rule = dict[str, Any]
+"""A rule as python-iptables' `easy` writes it, without counters."""
+
+
+def install(ruleset: RuleSet, journal: Journal) -> list[str]:
+    """Put the rule set in place, one commit a table; gives what changed, in words. Twice is the same as once.
+
+    Raises FacilityError when the kernel lacks a match or target.
+    """
+    journal.note(RulesInstalled(4))
+    changed: list[str] = []
+    for name in TABLES:
+        wanted = _wanted(ruleset, name)
+        if _present(_table(name)) != wanted:
+            log.debug("installing %d chains in table %s", len(wanted), name)
+            _change(name, lambda table, wanted=wanted: _put(table, wanted))  # type: ignore[misc]
+            changed.append(f"table {name}: {', '.join(wanted) or 'our chains removed'}")
+    return changed
+
+
+def remove() -> list[str]:
+    """Take all our chains and the jumps to them away; gives the tables where there were any."""
+    changed = []
+    for name in TABLES:
+        if _present(_table(name)):
+            _change(name, lambda table: _put(table, {}))
+            changed.append(name)
+    return changed
+
+
+def verify(ruleset: RuleSet) -> list[str]:
+    """What differs between the rule set and the kernel, rule by rule; empty when nothing does."""
+    drift: list[str] = []
+    for name in TABLES:
+        wanted, present = _wanted(ruleset, name), _present(_table(name))
+        for chain in sorted({*wanted, *present}):
+            expected, found = wanted.get(chain, []), present.get(chain, [])
+            drift += [f"{name} {chain}: missing {_said(rule)}" for rule in expected if rule not in found]
+            drift += [f"{name} {chain}: not ours {_said(rule)}" for rule in found if rule not in expected]
+            if not drift and expected != found:
+                drift.append(f"{name} {chain}: the rules stand in another order")
+    return drift
+
+
+def as_rule(rule: NetfilterRule) -> Rule:
+    """The words of a rule as python-iptables takes them. Raises FacilityError naming a word that it does not know."""
+    found: Rule = {}
+    options: dict[str, Any] | None = None
+    words = list(rule.words)
+    place = 0
+    negated = False
+    while place < len(words):
+        word = words[place]
+        place += 1
+        if word == "!":
+            negated = True
+            continue
+        if word in ("-m", "--match"):
+            options = found.setdefault(words[place], {})
+            place += 1
+            continue
+        if word in ("-j", "--jump"):
+            options = {}
+            found["target"] = {words[place]: options}
+            place += 1
+            continue
+        takes_value = place < len(words) and not words[place].startswith("-") and words[place] != "!"
+        value = words[place] if takes_value else ""
+        place += takes_value
+        value = f"!{value}" if negated and word in _FIELDS else (["!", value] if negated else value)
+        negated = False
+        if word in _FIELDS:
+            found[_FIELDS[word]] = value
+        elif options is not None and word.startswith("--"):
+            options[word[2:]] = value
+        else:
+            raise FacilityError(f"the rule {rule} has a word {word!r} in a wrong place")
+    for name, target in found.get("target", {}).items():
+        if not target:
+            found["target"] = name
+    return found
+
+
+def _wanted(ruleset: RuleSet, table: str) -> dict[str, list[Rule]]:
+    """Chain -> rules as the kernel would give them back; of built-in chains only our jumps."""
+    chains: dict[str, list[Rule]] = {chain: [] for chain in ruleset.chains(table)}
+    for rule in ruleset.rules:
+        if rule.table == table:
+            chains.setdefault(rule.chain, []).append(_normal(rule))
+    return chains
+
+
+def _normal(rule: NetfilterRule) -> Rule:
+    """Through the library and back, so that 1 and 0x1, or 10.0.0.0/8 and its mask, compare equal."""
+    try:
+        made = easy.encode_iptc_rule(as_rule(rule))
+        return _without_counters(easy.decode_iptc_rule(made))
+    except (iptc.XTablesError, ValueError, AttributeError, KeyError) as reason:
+        raise FacilityError(f"iptables does not know a match or target of: {rule} ({reason})") from reason
+
+
+def _without_counters(rule: Rule) -> Rule:
+    return {key: value for key, value in rule.items() if key != "counters"}
+
+
+def _present(table: Any) -> dict[str, list[Rule]]:
+    chains: dict[str, list[Rule]] = {}
+    for chain in table.chains:
+        rules = [_without_counters(easy.decode_iptc_rule(rule)) for rule in chain.rules]
+        if not chain.name.startswith(CHAIN_PREFIX):
+            rules = [rule for rule in rules if _is_our_jump(rule)]
+            if not rules:
+                continue
+        chains[chain.name] = rules
+    return chains
+
+
+def _is_our_jump(rule: Rule) -> bool:
+    target = rule.get("target")
+    return isinstance(target, str) and target.startswith(CHAIN_PREFIX)
+
+
+def _put(table: Any, wanted: dict[str, list[Rule]]) -> None:
+    """Make our part of a table as wanted. Other people's rules and their counters stay as they are."""
+    for chain in table.chains:
+        if chain.name.startswith(CHAIN_PREFIX):
+            chain.flush()
+            continue
+        for rule in chain.rules:
+            if _is_our_jump(_without_counters(easy.decode_iptc_rule(rule))):
+                chain.delete_rule(rule)
+    for name in wanted:
+        if name.startswith(CHAIN_PREFIX) and not table.is_chain(name):
+            table.create_chain(name)
+    for name, rules in wanted.items():
+        chain = iptc.Chain(table, name)
+        if name.startswith(CHAIN_PREFIX):
+            for rule in rules:
+                chain.append_rule(easy.encode_iptc_rule(rule))
+        else:
+            # First of all: a verdict of somebody else's rule before ours would take packets from us.
+            for rule in reversed(rules):
+                chain.insert_rule(easy.encode_iptc_rule(rule))
+    for chain in list(table.chains):
+        if chain.name.startswith(CHAIN_PREFIX) and chain.name not in wanted:
+            chain.delete()
+
+
+def _change(name: str, work: Callable[[Any], None]) -> None:
+    for attempt in range(_ATTEMPTS):
+        table = _table(name)
+        table.autocommit = False
+        try:
+            work(table)
+            table.commit()
+        except iptc.IPTCError as reason:
+            if "temporarily unavailable" not in str(reason).lower() or attempt == _ATTEMPTS - 1:
+                raise KernelError(f"iptables table {name}: {reason}") from reason
+            time.sleep(0.005 * (attempt + 1))
+            continue
+        finally:
+            table.autocommit = True
+            table.refresh()
+        return
+
+
+def _table(name: str) -> Any:
+    """The table as it is now: the library keeps one object a name for the life of the process."""
+    try:
+        table = iptc.Table(name)
+        table.autocommit = True
+        table.refresh()
+    except iptc.IPTCError as reason:
+        raise FacilityError(
+            f"the kernel has no iptables table {name} (iptables-legacy): {reason}"
+        ) from reason
+    return table
+
+
+def _said(rule: Rule) -> str:
+    return ", ".join(f"{key} {value}" for key, value in rule.items())

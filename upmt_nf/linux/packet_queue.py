@@ -1,0 +1,124 @@
+"""Packets from netfilter: one NFQUEUE, read in batches by an event loop (python binding: NetfilterQueue).
+
+The binding reads 4 kB a message at most and would cut larger packets silently; handing it messages that we read
+ourselves lifts that. Knows nothing of what the packets mean.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from netfilterqueue import COPY_PACKET, NetfilterQueue
+
+from upmt_nf.model.errors import FacilityError
+
+log = logging.getLogger(__name__)
+
+_WHOLE_PACKET = 0xFFFF
+_MESSAGE = 1 << 17
+
+
+class _RawPacket(Protocol):
+    """The binding's packet, as far as we use it."""
+
+    mark: int
+
+    def get_payload(self) -> bytes: ...
+    def set_payload(self, payload: bytes) -> None: ...
+    def accept(self) -> None: ...
+    def drop(self) -> None: ...
+
+
+class Packet:
+    """One queued packet. Exactly one of `accept`, `accept_with` and `drop` is to be called, at once."""
+
+    __slots__ = ("_raw", "mark", "payload")
+
+    def __init__(self, raw: _RawPacket) -> None:
+        self._raw = raw
+        self.payload = raw.get_payload()
+        self.mark = raw.mark
+
+    def accept(self) -> None:
+        """Let it go on."""
+        self._raw.accept()
+
+    def accept_with(self, payload: bytes) -> None:
+        """Let `payload` go on in its place: in raw PREROUTING conntrack and everything behind see only that."""
+        self._raw.set_payload(payload)
+        self._raw.accept()
+
+    def drop(self) -> None:
+        """Let it end here."""
+        self._raw.drop()
+
+
+class PacketQueue:
+    """NFQUEUE `number`. The kernel holds up to `max_length` packets and `buffer_bytes` of messages for us.
+
+    Raises FacilityError when the kernel has no NFQUEUE or another program holds this queue.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        callback: Callable[[Packet], None],
+        *,
+        max_length: int = 16384,
+        buffer_bytes: int = 64 << 20,
+        batch: int = 64,
+    ) -> None:
+        self.number = number
+        self.overruns = 0
+        self._batch = batch
+        self._left = 0
+        self._queue = NetfilterQueue()
+
+        def take(raw: _RawPacket) -> None:
+            callback(Packet(raw))
+
+        try:
+            self._queue.bind(number, take, max_length, COPY_PACKET, _WHOLE_PACKET, buffer_bytes)
+        except OSError as reason:
+            raise FacilityError(
+                f"packet queue {number} cannot be taken (another program holds it, or the kernel has no NFQUEUE): "
+                f"{reason}"
+            ) from reason
+        self._socket = socket.socket(fileno=os.dup(self._queue.get_fd()))
+        self._socket.setblocking(False)
+        self._buffer = bytearray(_MESSAGE)
+        self._view = memoryview(self._buffer)
+
+    def fileno(self) -> int:
+        """Readable when packets wait."""
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Hand at most one batch of waiting packets to the callback. Call it when readable."""
+        self._left = self._batch
+        self._queue.run_socket(self)
+
+    def recv(self, _size: int) -> bytes:
+        """For the binding: the next message of any size. Raises BlockingIOError to end the batch."""
+        if self._left == 0:
+            raise BlockingIOError(errno.EAGAIN, "the batch is done")
+        self._left -= 1
+        while True:
+            try:
+                size = self._socket.recv_into(self._buffer)
+                return bytes(self._view[:size])
+            except OSError as reason:
+                if reason.errno != errno.ENOBUFS:
+                    raise
+                # The kernel dropped packets because its buffer was full: counted, and on with the next.
+                self.overruns += 1
+
+    def close(self) -> None:
+        """Give the queue up; packets that still come are dropped by the kernel."""
+        self._socket.close()
+        self._queue.unbind()

@@ -1,0 +1,149 @@
+"""Policy routing: reads what is ours, applies the difference to what is wanted. Ours is what has our protocol number."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from upmt_nf.linux.journal import Journal, RoutingChanged
+from upmt_nf.model.errors import KernelError
+from upmt_nf.model.names import MARK_MASK, ROUTE_PROTOCOL
+from upmt_nf.routing.difference import Change, difference
+from upmt_nf.routing.plan import Kind, RouteSpec, Routing, RuleSpec
+
+log = logging.getLogger(__name__)
+
+_UNICAST, _UNREACHABLE = 1, 7
+_SCOPE_LINK, _SCOPE_UNIVERSE = 253, 0
+_FR_ACT_TO_TBL = 1
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_GONE = frozenset((errno.ESRCH, errno.ENOENT, errno.ENODEV))
+
+
+def apply(wanted: Routing, journal: Journal) -> list[Change]:
+    """Make our part of policy routing as wanted; gives what was changed. Raises KernelError naming the route or rule."""
+    journal.note(RoutingChanged())
+    with IPRoute() as kernel:
+        changes = difference(wanted, present(kernel))
+        for change in changes:
+            _perform(kernel, change)
+    return changes
+
+
+def present(kernel: IPRoute) -> Routing:
+    """Our routes and rules as they are."""
+    names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in kernel.get_links()}
+    routes: list[RouteSpec] = []
+    rules: list[RuleSpec] = []
+    for version, family in _FAMILIES.items():
+        routes += [
+            _route_of(message, version, names)
+            for message in kernel.get_routes(family=family)
+            if message["proto"] == ROUTE_PROTOCOL
+        ]
+        rules += [
+            _rule_of(message, version)
+            for message in kernel.get_rules(family=family)
+            if message.get_attr("FRA_PROTOCOL") == ROUTE_PROTOCOL
+        ]
+    return Routing(tuple(routes), tuple(rules))
+
+
+def _route_of(message: Any, version: int, names: dict[int, str]) -> RouteSpec:
+    everywhere = "0.0.0.0" if version == 4 else "::"
+    destination = ip_network(f"{message.get_attr('RTA_DST') or everywhere}/{message['dst_len']}")
+    gateway, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
+    kind = Kind.UNICAST if message["type"] == _UNICAST else Kind.UNREACHABLE
+    return RouteSpec(
+        destination=destination,
+        table=message.get_attr("RTA_TABLE") or message["table"],
+        kind=kind,
+        interface=names.get(message.get_attr("RTA_OIF") or 0) if kind is Kind.UNICAST else None,
+        gateway=ip_address(gateway) if gateway else None,
+        source=ip_address(source) if source else None,
+        metric=message.get_attr("RTA_PRIORITY") or 0,
+        is_link_scope=kind is Kind.UNICAST
+        and (message["scope"] == _SCOPE_LINK if version == 4 else gateway is None),
+    )
+
+
+def _rule_of(message: Any, version: int) -> RuleSpec:
+    source, destination = message.get_attr("FRA_SRC"), message.get_attr("FRA_DST")
+    suppress = message.get_attr("FRA_SUPPRESS_PREFIXLEN")
+    return RuleSpec(
+        priority=message.get_attr("FRA_PRIORITY") or 0,
+        version=version,
+        table=message.get_attr("FRA_TABLE") or message["table"],
+        mark=message.get_attr("FRA_FWMARK"),
+        source=ip_network(f"{source}/{message['src_len']}") if source else None,
+        destination=ip_network(f"{destination}/{message['dst_len']}") if destination else None,
+        suppress_prefixlength=suppress if suppress is not None and suppress < 2**31 else None,
+    )
+
+
+def _perform(kernel: IPRoute, change: Change) -> None:
+    log.debug("%s", change)
+    try:
+        match change.what:
+            case RouteSpec():
+                # `replace`: a route that differs from one in its place takes its place in one step.
+                kernel.route(
+                    "replace" if change.is_addition else "del", **_route_request(kernel, change.what)
+                )
+            case RuleSpec():
+                kernel.rule("add" if change.is_addition else "del", **_rule_request(change.what))
+    except NetlinkError as reason:
+        if change.is_addition and reason.code == errno.EEXIST:
+            return
+        if not change.is_addition and reason.code in _GONE:
+            return
+        raise KernelError(f"{change}: {reason}") from reason
+
+
+def _route_request(kernel: IPRoute, route: RouteSpec) -> dict[str, Any]:
+    request: dict[str, Any] = {
+        "family": _FAMILIES[route.destination.version],
+        "dst": str(route.destination),
+        "table": route.table,
+        "proto": ROUTE_PROTOCOL,
+        "type": _UNICAST if route.kind is Kind.UNICAST else _UNREACHABLE,
+    }
+    if route.destination.version == 4:
+        request["scope"] = _SCOPE_LINK if route.is_link_scope else _SCOPE_UNIVERSE
+    if route.interface is not None:
+        found = list(kernel.link_lookup(ifname=route.interface))
+        if not found:
+            raise KernelError(f"ip route add {route}: there is no interface {route.interface}")
+        request["oif"] = found[0]
+    if route.gateway is not None:
+        request["gateway"] = str(route.gateway)
+    if route.source is not None:
+        request["prefsrc"] = str(route.source)
+    if route.metric:
+        request["priority"] = route.metric
+    return request
+
+
+def _rule_request(rule: RuleSpec) -> dict[str, Any]:
+    request: dict[str, Any] = {
+        "family": _FAMILIES[rule.version],
+        "priority": rule.priority,
+        "table": rule.table,
+        "protocol": ROUTE_PROTOCOL,
+        "action": _FR_ACT_TO_TBL,
+    }
+    if rule.mark is not None:
+        request["fwmark"], request["fwmask"] = rule.mark, MARK_MASK
+    if rule.source is not None:
+        request["src"], request["src_len"] = str(rule.source.network_address), rule.source.prefixlen
+    if rule.destination is not None:
+        request["dst"], request["dst_len"] = str(rule.destination.network_address), rule.destination.prefixlen
+    if rule.suppress_prefixlength is not None:
+        request["FRA_SUPPRESS_PREFIXLEN"] = rule.suppress_prefixlength
+    return request

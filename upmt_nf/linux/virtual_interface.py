@@ -1,0 +1,118 @@
+"""`upmt0`, the interface that applications are routed to: a dummy, or the nearest thing that the kernel has.
+
+Nothing ever arrives at its far side: netfilter hands what leaves by it to the agent, and what the agent lets go on
+ends there. Probes, chooses, and says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any
+
+from pyroute2 import NDB, IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from upmt_nf.linux.journal import InterfaceMade, Journal
+from upmt_nf.model.errors import FacilityError
+from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.names import VIRTUAL_INTERFACE
+
+log = logging.getLogger(__name__)
+
+KINDS = ("dummy", "ifb", "tun")
+"""In order of preference. An ifb drops what it is given like a dummy; a persistent tun without a reader as well."""
+
+_IFF_TUN = 1
+
+
+class VirtualInterface:
+    """`upmt0`. `kind` is what it is made of, `why` the reason for the choice."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.name = VIRTUAL_INTERFACE
+        self.kind = ""
+        self.why = ""
+
+    def make(self, mtu: int) -> None:
+        """Create it and bring it up; one that is there already is adopted. Raises FacilityError."""
+        self._journal.note(InterfaceMade(self.name))
+        with IPRoute() as route:
+            if not self._adopt(route):
+                self._create(route)
+        # NDB makes MTU and state one transaction that is rolled back as a whole when the kernel refuses a part.
+        with NDB(log="off") as ndb, ndb.interfaces[self.name] as interface:
+            interface.set("mtu", mtu).set("state", "up")
+        log.info("virtual interface %s is a %s: %s", self.name, self.kind, self.why)
+
+    def set_addresses(self, addresses: tuple[IPAddress, ...]) -> None:
+        """Let it have exactly these addresses, each alone in its network. Additions before removals."""
+        with IPRoute() as route:
+            index = self._index(route)
+            if index is None:
+                return
+            wanted = {str(address): address for address in addresses}
+            present = {
+                (message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")): message["prefixlen"]
+                for message in route.get_addr(index=index)
+                if message["scope"] == 0
+            }
+            for text, address in wanted.items():
+                if text not in present:
+                    log.debug("ip address add %s dev %s", text, self.name)
+                    route.addr("add", index=index, address=text, prefixlen=address.max_prefixlen)
+            for text, length in present.items():
+                if text not in wanted:
+                    log.debug("ip address del %s dev %s", text, self.name)
+                    with contextlib.suppress(NetlinkError):
+                        route.addr("del", index=index, address=text, prefixlen=length)
+
+    def set_mtu(self, mtu: int) -> None:
+        """The largest packet that applications may send through it."""
+        with IPRoute() as route:
+            index = self._index(route)
+            if index is not None:
+                log.debug("ip link set %s mtu %d", self.name, mtu)
+                route.link("set", index=index, mtu=mtu)
+
+    def _adopt(self, route: IPRoute) -> bool:
+        found = list(route.link_lookup(ifname=self.name))
+        if not found:
+            return False
+        info = route.link("get", index=found[0])[0].get_attr("IFLA_LINKINFO")
+        self.kind = info.get_attr("IFLA_INFO_KIND") if info else "interface of unknown kind"
+        self.why = "it was there already"
+        return True
+
+    def _create(self, route: IPRoute) -> None:
+        missing: list[str] = []
+        for kind in KINDS:
+            options: dict[str, Any] = {"mode": "tun"} if kind == "tun" else {}
+            try:
+                log.debug("ip link add %s type %s", self.name, kind)
+                route.link("add", ifname=self.name, kind=kind, **options)
+            except (NetlinkError, OSError) as reason:
+                missing.append(f"{kind}: {getattr(reason, 'args', reason)}")
+                continue
+            self.kind = kind
+            self.why = (
+                "the kernel has it" if not missing else f"the kernel lacks {', '.join(KINDS[: len(missing)])}"
+            )
+            return
+        raise FacilityError(f"no virtual interface can be made ({'; '.join(missing)})")
+
+    def _index(self, route: IPRoute) -> int | None:
+        found = list(route.link_lookup(ifname=self.name))
+        return found[0] if found else None
+
+
+def remove_interface(name: str) -> bool:
+    """Remove an interface; False when it is not there."""
+    with IPRoute() as route:
+        for index in route.link_lookup(ifname=name):
+            with contextlib.suppress(NetlinkError):
+                log.debug("ip link del %s", name)
+                route.link("del", index=index)
+                return True
+    return False
