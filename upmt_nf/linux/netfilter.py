@@ -1,4 +1,4 @@
-"""Rule sets in and out of the kernel's iptables tables (python-iptables). Touches chains named UPMT-* and jumps to them.
+"""Rule sets in and out of the kernel's iptables tables (python-iptables). Touches chains UPMT-* and jumps to them.
 
 python-iptables replaces a table as a whole; when somebody else changed it meanwhile the kernel says EAGAIN and the
 work is done again on the new state, so nobody's change is lost.
@@ -104,14 +104,13 @@ def as_rule(rule: NetfilterRule) -> Rule:
         takes_value = place < len(words) and not words[place].startswith("-") and words[place] != "!"
         value = words[place] if takes_value else ""
         place += takes_value
-        value = f"!{value}" if negated and word in _FIELDS else (["!", value] if negated else value)
-        negated = False
         if word in _FIELDS:
-            found[_FIELDS[word]] = value
+            found[_FIELDS[word]] = f"!{value}" if negated else value
         elif options is not None and word.startswith("--"):
-            options[word[2:]] = value
+            options[word[2:]] = ["!", value] if negated else value
         else:
             raise FacilityError(f"the rule {rule} has a word {word!r} in a wrong place")
+        negated = False
     for name, target in found.get("target", {}).items():
         if not target:
             found["target"] = name
@@ -128,12 +127,24 @@ def _wanted(ruleset: RuleSet, table: str) -> dict[str, list[Rule]]:
 
 
 def _normal(rule: NetfilterRule) -> Rule:
-    """Through the library and back, so that 1 and 0x1, or 10.0.0.0/8 and its mask, compare equal."""
+    """Through the library and back, so that 1 and 0x1, or 10.0.0.0/8 and its mask, compare equal.
+
+    The library passes over words that it cannot take without a sound: whatever did not come back is an error here.
+    """
+    asked = as_rule(rule)
+    jump = asked.get("target")
+    is_jump = isinstance(jump, str) and jump.startswith(CHAIN_PREFIX)
+    probe = {**asked, "target": "RETURN"} if is_jump else asked
     try:
-        made = easy.encode_iptc_rule(as_rule(rule))
-        return _without_counters(easy.decode_iptc_rule(made))
-    except (iptc.XTablesError, ValueError, AttributeError, KeyError) as reason:
-        raise FacilityError(f"iptables does not know a match or target of: {rule} ({reason})") from reason
+        found = _without_counters(easy.decode_iptc_rule(easy.encode_iptc_rule(dict(probe))))
+    except (iptc.XTablesError, ValueError, AttributeError) as reason:
+        raise FacilityError(f"iptables cannot take the rule {rule}: {reason}") from reason
+    lost = [key for key in probe if key not in found]
+    if isinstance(jump, dict):
+        lost += [name for name in jump if name not in found.get("target", {})]
+    if lost:
+        raise FacilityError(f"iptables or the kernel does not know {', '.join(lost)} of the rule: {rule}")
+    return {**found, "target": jump} if is_jump else found
 
 
 def _without_counters(rule: Rule) -> Rule:
@@ -173,11 +184,11 @@ def _put(table: Any, wanted: dict[str, list[Rule]]) -> None:
         chain = iptc.Chain(table, name)
         if name.startswith(CHAIN_PREFIX):
             for rule in rules:
-                chain.append_rule(easy.encode_iptc_rule(rule))
+                chain.append_rule(easy.encode_iptc_rule(dict(rule)))
         else:
             # First of all: a verdict of somebody else's rule before ours would take packets from us.
             for rule in reversed(rules):
-                chain.insert_rule(easy.encode_iptc_rule(rule))
+                chain.insert_rule(easy.encode_iptc_rule(dict(rule)))
     for chain in list(table.chains):
         if chain.name.startswith(CHAIN_PREFIX) and chain.name not in wanted:
             chain.delete()

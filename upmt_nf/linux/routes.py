@@ -1,4 +1,4 @@
-"""Policy routing: reads what is ours, applies the difference to what is wanted. Ours is what has our protocol number."""
+"""Policy routing: reads what is ours (our protocol number), applies the difference to what is wanted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GONE = frozenset((errno.ESRCH, errno.ENOENT, errno.ENODEV))
 
 
 def apply(wanted: Routing, journal: Journal) -> list[Change]:
-    """Make our part of policy routing as wanted; gives what was changed. Raises KernelError naming the route or rule."""
+    """Make our part of policy routing as wanted; gives what was changed. Raises KernelError naming the route."""
     journal.note(RoutingChanged())
     with IPRoute() as kernel:
         changes = difference(wanted, present(kernel))

@@ -16,7 +16,7 @@ _ROOT = Path("/proc/sys")
 _STRICT, _LOOSE = "1", "2"
 
 _FORWARDING_TOUCHES = ("forwarding", "accept_redirects", "send_redirects")
-"""What the kernel changes on each interface when ip_forward is written (ip-sysctl: forwarding resets to router defaults)."""
+"""What the kernel changes on each interface when ip_forward is written (ip-sysctl: it becomes a router)."""
 
 
 def read(key: str) -> str | None:

@@ -13,8 +13,9 @@ from typing import Any
 from pyroute2 import NDB, IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from upmt_nf.linux import sysctl
 from upmt_nf.linux.journal import InterfaceMade, Journal
-from upmt_nf.model.errors import FacilityError
+from upmt_nf.model.errors import FacilityError, KernelError
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.names import VIRTUAL_INTERFACE
 
@@ -41,6 +42,9 @@ class VirtualInterface:
         with IPRoute() as route:
             if not self._adopt(route):
                 self._create(route)
+        # No link-local address of its own: nobody is at the other side. The parameter goes with the interface.
+        with contextlib.suppress(KernelError):
+            sysctl.restore(f"net/ipv6/conf/{self.name}/addr_gen_mode", "1")
         # NDB makes MTU and state one transaction that is rolled back as a whole when the kernel refuses a part.
         with NDB(log="off") as ndb, ndb.interfaces[self.name] as interface:
             interface.set("mtu", mtu).set("state", "up")
