@@ -6,8 +6,11 @@ fragment          splitting by MTU and putting together again (RFC 791, 8200)
 icmp              errors that a router sends (RFC 792, 1812, 4443)
 ecn               DSCP and ECN across a tunnel (RFC 6040)
 outer             the outer IP and UDP headers of a tunnel packet
+formats           tunnel formats: `plain`, and the door for others
 paft              flow -> application -> tunnel
+sending           the last step out: into a tunnel that may be too narrow
 host_forwarder    the mobile host's decision on each packet
 anchor_forwarder  the anchor's
+verdict           what is to be done with a packet: Outbound, Inbound, TunnelSignal
 counters          one named integer a reason
 """

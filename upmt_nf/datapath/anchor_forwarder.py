@@ -9,30 +9,26 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from upmt_nf.datapath.counters import Counters
-from upmt_nf.datapath.ecn import decapsulated, outer_tos
-from upmt_nf.datapath.fragment import Reassembler, split
-from upmt_nf.datapath.icmp import (
-    ADMINISTRATIVELY_PROHIBITED,
-    NETWORK_UNREACHABLE,
-    packet_too_big,
-    unreachable,
-)
-from upmt_nf.datapath.outer import Outer, parse_outer
+from upmt_nf.datapath.ecn import decapsulated
+from upmt_nf.datapath.formats import decode
+from upmt_nf.datapath.fragment import Reassembler
+from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, ErrorBudget
+from upmt_nf.datapath.outer import Outer, parse_outer, unpacked_endpoint
 from upmt_nf.datapath.packet import (
     destination_of,
     flow_of,
     is_fragment,
+    is_icmp_error,
     is_to_one_host,
     is_whole,
-    may_fragment,
     parse_udp,
     reverse,
     source_of,
-    tos_of,
 )
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
-from upmt_nf.model.flow import Endpoint, IPAddress
+from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 from upmt_nf.model.names import MEASUREMENT_PORT, SIGNALLING_PORT
 
@@ -45,7 +41,8 @@ NEVER_FORWARDED = tuple(
         "127.0.0.0/8",
         "169.254.0.0/16",
         "224.0.0.0/3",
-        "::1/128",
+        "::/127",
+        "::ffff:0:0/96",
         "fe80::/10",
         "ff00::/8",
     )
@@ -68,32 +65,39 @@ class AnchorForwarder:
         signalling_port: int = SIGNALLING_PORT,
     ) -> None:
         self._paft = paft
-        self._address = address
         self._address_packed = address.packed
         self._signalling_port = signalling_port
         self._refused = (*NEVER_FORWARDED, *refused)
         self._judged: dict[bytes, bool] = {}
         self._latest: dict[bytes, TunnelId] = {}
         self.counters = Counters()
+        self._sender = Sender(address, self.counters, ErrorBudget())
         self._uplink = Reassembler(self.counters, max_packets=4096, max_bytes=64 << 20)
         self._downlink = Reassembler(self.counters, max_packets=4096, max_bytes=64 << 20)
 
     def uplink(self, outer_packet: bytes, now: float) -> Inbound:
-        """A packet that arrived at the tunnel port. `now` in seconds."""
+        """A packet that arrived at the tunnel port. `now` in seconds. Never raises."""
         outer = parse_outer(outer_packet)
         if outer is None:
             return self._drop("malformed_outer")
-        inner: bytes | None = outer.payload
-        if inner is None or not is_whole(inner):
-            return self._drop("malformed_inner")
-        tunnel = self._paft.tunnels_by_remote.get(outer.remote)
-        if tunnel is None:
-            return self._stranger(outer, inner)
-        if source_of(inner) != tunnel.owner_packed:
-            return self._drop("forged_source")
-        inner = decapsulated(inner, outer.tos)
+        payload = outer.payload
+        tunnels = self._paft.tunnels_by_remote.get(outer.remote)
+        tunnel = None
+        if tunnels is not None and len(payload) >= 20:
+            source = source_of(payload)
+            for known in tunnels:
+                if known.owner_packed == source:
+                    tunnel = known
+                    break
+        inner = decode(tunnel, payload)
         if inner is None:
-            return self._drop("congestion_unheard")
+            return self._drop("malformed_inner")
+        if tunnel is None:
+            return self._stranger(outer, inner, "unknown_tunnel" if tunnels is None else "forged_source")
+        if outer.tos & 3:
+            inner = decapsulated(inner, outer.tos)
+            if inner is None:
+                return self._drop("congestion_unheard")
         tunnel.packets_in += 1
         tunnel.bytes_in += len(inner)
         tunnel.heard = now
@@ -107,27 +111,38 @@ class AnchorForwarder:
             return self._to_ourselves(outer, inner, tunnel)
         if self._is_refused(destination):
             self.counters.add("refused_destination")
-            error = unreachable(inner, ADMINISTRATIVELY_PROHIBITED, self._address)
-            return Inbound(answer=Outbound(tunnel, (error,), 0)) if error else DROPPED_IN
+            error = self._sender.refuse(inner, ADMINISTRATIVELY_PROHIBITED, now)
+            return Inbound(answer=self._sender.send(error, tunnel, now)) if error else DROPPED_IN
         key = flow_of(inner)
         if key is None:
             return self._drop("cut_short")
+        if is_icmp_error(inner):
+            return self._error_from_host(inner, key, tunnel, now)
         entry = self._paft.learn(key, tunnel, now)
         entry.packets_out += 1
         entry.bytes_out += len(inner)
         entry.last_seen = now
         return Inbound(deliver=inner)
 
-    def _stranger(self, outer: Outer, inner: bytes) -> Inbound:
-        """From an endpoint without a tunnel only a request to set one up is heard."""
+    def _error_from_host(self, inner: bytes, key: bytes, tunnel: Tunnel, now: float) -> Inbound:
+        """An ICMP error quotes what it likes: it is forwarded for a flow of its sender's own, and teaches nothing."""
+        if (key[1:5] if len(key) == 13 else key[1:17]) != tunnel.owner_packed:
+            return self._drop("unfounded_error")
+        if (entry := self._paft.flows.get(key)) is not None:
+            entry.packets_out += 1
+            entry.bytes_out += len(inner)
+        return Inbound(deliver=inner)
+
+    def _stranger(self, outer: Outer, inner: bytes, reason: str) -> Inbound:
+        """From an endpoint that has no tunnel for this source only a request to set one up is heard."""
         datagram = parse_udp(inner) if destination_of(inner) == self._address_packed else None
         if datagram is None or datagram.destination.port != self._signalling_port:
-            return self._drop("unknown_tunnel")
+            return self._drop(reason)
         return Inbound(
             signal=TunnelSignal(
                 NetworkName(""),
                 None,
-                _endpoint(outer.remote),
+                unpacked_endpoint(outer.remote),
                 datagram.source,
                 datagram.destination.port,
                 datagram.payload,
@@ -143,7 +158,7 @@ class AnchorForwarder:
             signal=TunnelSignal(
                 tunnel.network,
                 tunnel,
-                _endpoint(outer.remote),
+                unpacked_endpoint(outer.remote),
                 datagram.source,
                 datagram.destination.port,
                 datagram.payload,
@@ -163,9 +178,9 @@ class AnchorForwarder:
         return verdict
 
     def downlink(self, packet: bytes, now: float) -> Outbound:
-        """A packet for a virtual address, on its way out through the virtual interface. `now` in seconds."""
+        """A packet for a virtual address, on its way out through the virtual interface. Never raises."""
         if is_fragment(packet):
-            whole = self._downlink.add(packet, now)
+            whole = self._downlink.add(packet, now) if is_whole(packet) else None
             if whole is None:
                 return DROPPED_OUT
             packet = whole
@@ -173,30 +188,26 @@ class AnchorForwarder:
         if key is None or not is_to_one_host(packet):
             self.counters.add("not_ip")
             return DROPPED_OUT
+        if packet[0] == 0x45 and (packet[2] << 8 | packet[3]) != len(packet):
+            self.counters.add("cut_short")
+            return DROPPED_OUT
         entry = self._paft.flows.get(reverse(key))
         tunnel = entry.pinned if entry is not None else None
-        if tunnel is None:
-            # Aged, or its tunnel is gone: the tunnel that the host used last is the best guess.
-            latest = self._latest.get(destination_of(packet))
+        destination = destination_of(packet)
+        if tunnel is None or tunnel.owner_packed != destination:
+            # Aged, or its tunnel is gone, or an error that quotes another host's flow: the tunnel that the
+            # packet's host used last is the best guess.
+            latest = self._latest.get(destination)
             tunnel = self._paft.tunnels.get(latest) if latest is not None else None
-            if tunnel is None or tunnel.owner_packed != destination_of(packet):
+            if tunnel is None or tunnel.owner_packed != destination:
                 self.counters.add("no_tunnel")
-                return Outbound(None, (), 0, unreachable(packet, NETWORK_UNREACHABLE, self._address))
+                return Outbound(None, (), 0, self._sender.refuse(packet, NETWORK_UNREACHABLE, now))
             self.counters.add("guessed_tunnel")
-        size = len(packet)
         if entry is not None:
             entry.packets_in += 1
-            entry.bytes_in += size
+            entry.bytes_in += len(packet)
             entry.last_seen = now
-        tunnel.packets_out += 1
-        tunnel.bytes_out += size
-        if size <= tunnel.mtu:
-            return Outbound(tunnel, (packet,), outer_tos(tos_of(packet)))
-        if may_fragment(packet):
-            self.counters.add("fragmented")
-            return Outbound(tunnel, split(packet, tunnel.mtu), outer_tos(tos_of(packet)))
-        self.counters.add("too_big")
-        return Outbound(None, (), 0, packet_too_big(packet, tunnel.mtu, self._address))
+        return self._sender.send(packet, tunnel, now)
 
     def forget_owner(self, owner: IPAddress) -> None:
         """The lease of this virtual address ended."""
@@ -205,7 +216,3 @@ class AnchorForwarder:
     def _drop(self, reason: str) -> Inbound:
         self.counters.add(reason)
         return DROPPED_IN
-
-
-def _endpoint(packed: bytes) -> Endpoint:
-    return Endpoint(ip_address(packed[:-2]), int.from_bytes(packed[-2:], "big"))

@@ -6,31 +6,30 @@ The Tunnel Forwarding Agent of the paper (section VI) without its sockets.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import NamedTuple
 
 from upmt_nf.datapath.counters import Counters
-from upmt_nf.datapath.ecn import decapsulated, outer_tos
-from upmt_nf.datapath.fragment import Reassembler, split
-from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, packet_too_big, unreachable
-from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint, parse_outer
+from upmt_nf.datapath.ecn import decapsulated
+from upmt_nf.datapath.formats import decode
+from upmt_nf.datapath.fragment import Reassembler
+from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, ErrorBudget
+from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint, parse_outer, unpacked_endpoint
 from upmt_nf.datapath.packet import (
     destination_of,
     flow_of,
     is_fragment,
     is_to_one_host,
     is_whole,
-    may_fragment,
     parse_udp,
     reverse,
     source_of,
-    tos_of,
 )
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
-from upmt_nf.model.flow import UDP, Endpoint, FlowBytes, IPAddress
+from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import ApplicationId, NetworkName
-from upmt_nf.model.names import MEASUREMENT_PORT, SIGNALLING_PORT
+from upmt_nf.model.names import MARK_MASK, MARK_OUTER, MEASUREMENT_PORT, SIGNALLING_PORT
 
 
 class Classified(NamedTuple):
@@ -51,7 +50,9 @@ class Path(NamedTuple):
 class HostForwarder:
     """Decides for the packets of one virtual address.
 
-    `classify` is asked once a flow, with its key and the packet's fwmark.
+    `classify` is asked once a flow, with its key and the packet's fwmark, and again when packets of the flow begin
+    to carry another application's mark. With `answer_no_network` the sender of a packet that no network can take
+    is told so; without, a short time without any network breaks nothing.
     """
 
     def __init__(
@@ -61,16 +62,19 @@ class HostForwarder:
         anchor: IPAddress,
         classify: Callable[[FlowBytes, int], Classified],
         signalling_port: int = SIGNALLING_PORT,
+        *,
+        answer_no_network: bool = False,
     ) -> None:
         self._paft = paft
-        self._own = virtual_address
         self._own_packed = virtual_address.packed
         self._anchor_packed = anchor.packed
         self._classify = classify
         self._signal_ports = frozenset((signalling_port, MEASUREMENT_PORT))
+        self._answer_no_network = answer_no_network
         self._paths: dict[EndpointBytes, Path] = {}
         self._tunnels: dict[NetworkName, Tunnel] = {}
         self.counters = Counters()
+        self._sender = Sender(virtual_address, self.counters, ErrorBudget())
         self._outgoing = Reassembler(self.counters)
         self._incoming = Reassembler(self.counters)
 
@@ -86,7 +90,7 @@ class HostForwarder:
                 del self._paths[local]
 
     def outbound(self, packet: bytes, mark: int, now: float) -> Outbound:
-        """A packet on its way out through the virtual interface. `now` in seconds."""
+        """A packet on its way out through the virtual interface. `now` in seconds. Never raises."""
         key = flow_of(packet)
         entry = self._paft.flows.get(key) if key is not None else None
         if entry is None or is_fragment(packet):
@@ -94,71 +98,81 @@ class HostForwarder:
             if entry is None:
                 return DROPPED_OUT
             packet = whole
+        elif mark and mark & MARK_MASK != entry.mark:
+            self._mark_changed(entry, mark)
         size = len(packet)
+        if packet[0] == 0x45 and (packet[2] << 8 | packet[3]) != size:
+            self.counters.add("cut_short")
+            return DROPPED_OUT
         entry.packets_out += 1
         entry.bytes_out += size
         entry.last_seen = now
         tunnel = entry.pinned or self._paft.applications.get(entry.application_id)
         if tunnel is None:
             self.counters.add("no_network")
-            return Outbound(None, (), 0, unreachable(packet, NETWORK_UNREACHABLE, self._own))
-        tunnel.packets_out += 1
-        tunnel.bytes_out += size
-        if size > tunnel.mtu:
-            return self._too_large(packet, tunnel)
-        return Outbound(tunnel, (packet,), outer_tos(tos_of(packet)))
+            if not self._answer_no_network:
+                return DROPPED_OUT
+            return Outbound(None, (), 0, self._sender.refuse(packet, NETWORK_UNREACHABLE, now))
+        return self._sender.send(packet, tunnel, now)
 
     def _first_packet(
         self, packet: bytes, key: FlowBytes | None, mark: int, now: float
     ) -> tuple[bytes, FlowEntry | None]:
-        """The slow path: what PAFT does not know, and fragments."""
-        if not is_whole(packet):
-            self.counters.add("not_ip")
-            return packet, None
-        if source_of(packet) != self._own_packed:
-            self.counters.add("foreign_source")
-            return packet, None
-        if not is_to_one_host(packet):
-            self.counters.add("not_unicast")
-            return packet, None
-        if is_fragment(packet):
+        """The slow path: what PAFT does not know, and fragments. Without an entry the packet ends here."""
+        reason = self._why_refused(packet)
+        if reason is None and is_fragment(packet):
             whole = self._outgoing.add(packet, now)
             if whole is None:
                 return packet, None
             packet, key = whole, flow_of(whole)
-        if key is None:
-            self.counters.add("cut_short")
+        if reason is None and key is None:
+            reason = "cut_short"
+        if reason is not None or key is None:
+            self.counters.add(reason or "cut_short")
             return packet, None
         entry = self._paft.flows.get(key)
         if entry is None:
             classified = self._classify(key, mark)
             entry = self._paft.insert(key, classified.application_id, now, classified.pid, classified.command)
+            entry.mark = mark & MARK_MASK
         return packet, entry
 
-    def _too_large(self, packet: bytes, tunnel: Tunnel) -> Outbound:
-        if may_fragment(packet):
-            self.counters.add("fragmented")
-            return Outbound(tunnel, split(packet, tunnel.mtu), outer_tos(tos_of(packet)))
-        self.counters.add("too_big")
-        return Outbound(None, (), 0, packet_too_big(packet, tunnel.mtu, self._own))
+    def _why_refused(self, packet: bytes) -> str | None:
+        if not is_whole(packet):
+            return "not_ip"
+        if source_of(packet) != self._own_packed:
+            return "foreign_source"
+        if not is_to_one_host(packet):
+            return "not_unicast"
+        # A tunnel's own packets inside the tunnel: the routing rules should have kept them out.
+        return "to_the_anchor" if destination_of(packet) == self._anchor_packed else None
+
+    def _mark_changed(self, entry: FlowEntry, mark: int) -> None:
+        """The administrator's rules now name another application. Packets without any of our marks say nothing."""
+        field = mark & MARK_MASK
+        if field and not field & MARK_OUTER:
+            classified = self._classify(entry.key, mark)
+            entry.application_id = classified.application_id
+            entry.mark = field
 
     def inbound(self, outer_packet: bytes, now: float) -> Inbound:
-        """A packet that arrived at the port of one of our tunnels. `now` in seconds."""
+        """A packet that arrived at the port of one of our tunnels. `now` in seconds. Never raises."""
         outer = parse_outer(outer_packet)
         if outer is None:
             return self._drop("malformed_outer")
         path = self._paths.get(outer.local)
         if path is None or path.remote != outer.remote:
             return self._drop("unknown_tunnel")
-        inner: bytes | None = outer.payload
-        if inner is None or not is_whole(inner):
-            return self._drop("malformed_inner")
-        inner = decapsulated(inner, outer.tos)
+        tunnel = self._tunnels.get(path.network)
+        inner = decode(tunnel, outer.payload)
         if inner is None:
-            return self._drop("congestion_unheard")
+            return self._drop("malformed_inner")
+        if outer.tos & 3:
+            inner = decapsulated(inner, outer.tos)
+            if inner is None:
+                return self._drop("congestion_unheard")
         if destination_of(inner) != self._own_packed:
             return self._drop("foreign_destination")
-        tunnel = self._tunnel_of(path.network)
         if tunnel is not None:
             tunnel.packets_in += 1
             tunnel.bytes_in += len(inner)
@@ -178,12 +192,10 @@ class HostForwarder:
         return Inbound(deliver=inner)
 
     def _signal_in(self, inner: bytes, path: Path, tunnel: Tunnel | None) -> TunnelSignal | None:
-        if inner[9 if inner[0] >> 4 == 4 else 6] != UDP:
-            return None
         datagram = parse_udp(inner)
         if datagram is None or datagram.destination.port not in self._signal_ports:
             return None
-        remote = Endpoint(ip_address(path.remote[:-2]), int.from_bytes(path.remote[-2:], "big"))
+        remote = unpacked_endpoint(path.remote)
         return TunnelSignal(
             path.network, tunnel, remote, datagram.source, datagram.destination.port, datagram.payload
         )
@@ -194,9 +206,6 @@ class HostForwarder:
             self._tunnels.pop(network, None)
         else:
             self._tunnels[network] = tunnel
-
-    def _tunnel_of(self, network: NetworkName) -> Tunnel | None:
-        return self._tunnels.get(network)
 
     def _drop(self, reason: str) -> Inbound:
         self.counters.add(reason)

@@ -20,6 +20,24 @@ ADMINISTRATIVELY_PROHIBITED = {4: (3, 13), 6: (1, 1)}
 NETWORK_UNREACHABLE = {4: (3, 0), 6: (1, 0)}
 
 
+class ErrorBudget:
+    """At most so many errors a second, with a burst of as many (RFC 1812 section 4.3.2.8)."""
+
+    def __init__(self, per_second: float = 100.0) -> None:
+        self._per_second = self._left = per_second
+        self._at: float | None = None
+
+    def allows(self, now: float) -> bool:
+        """Whether one more error may be sent; if so it is taken off the budget. `now` in seconds."""
+        if self._at is not None:
+            self._left = min(self._per_second, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 def packet_too_big(original: bytes, mtu: int, source: IPAddress) -> bytes | None:
     """`fragmentation needed` (RFC 1191) or `packet too big` (RFC 4443) with the MTU; None where none may be sent."""
     if original[0] >> 4 == 4:

@@ -1,8 +1,4 @@
-"""The outer IP and UDP headers of a tunnel packet, as netfilter gives it: one whole IP packet.
-
-The `plain` format: the payload is the inner packet itself, whose first half byte is 4 or 6. 28 bytes more than
-the inner packet over IPv4, 48 over IPv6.
-"""
+"""The outer IP and UDP headers of a tunnel packet, as netfilter gives it: one whole IP packet."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from upmt_nf.datapath.packet import tos_of
 from upmt_nf.model.flow import UDP, Endpoint
 
 OVERHEAD = {4: 28, 6: 48}
-"""Bytes that the `plain` format adds, by IP version of the outer packet (paper section VIII)."""
+"""Bytes of an outer IP header and a UDP header, by IP version."""
 
 EndpointBytes = bytes
 """Packed address and port (2 bytes): 6 bytes for IPv4, 18 for IPv6."""

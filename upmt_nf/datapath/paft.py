@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from upmt_nf.datapath.counters import Counters
+from upmt_nf.datapath.formats import PLAIN, TunnelFormat
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, Endpoint, FlowBytes, FlowKey, IPAddress
@@ -27,6 +28,7 @@ _AGED_PER_CALL = 2000
 _EVICTION_SAMPLE = 32
 """Entries looked at, in rotation, to find one that can go: constant work, however large the table."""
 
+
 class Tunnel:
     """One IP-in-UDP path. `mtu` is the largest inner packet, `heard` when the other end was last heard (seconds).
 
@@ -37,6 +39,7 @@ class Tunnel:
     __slots__ = (
         "bytes_in",
         "bytes_out",
+        "format",
         "heard",
         "id",
         "mtu",
@@ -57,6 +60,7 @@ class Tunnel:
         mtu: int,
         network: NetworkName = NetworkName(""),  # noqa: B008 (a NewType of a constant)
         heard: float = 0.0,
+        format: TunnelFormat = PLAIN,
     ) -> None:
         self.id = id
         self.owner = owner
@@ -66,6 +70,7 @@ class Tunnel:
         self.mtu = mtu
         self.network = network
         self.heard = heard
+        self.format = format
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
 
     def __repr__(self) -> str:
@@ -76,8 +81,8 @@ class FlowEntry:
     """One flow. `pinned` overrides the application's tunnel.
 
     `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
-    `previous` is the one that learnt data made it leave. Counters are the mobile host's view at both ends: `out` is
-    towards the correspondent.
+    `previous` is the one that learnt data made it leave. `mark` is the fwmark that it was classified by.
+    Counters are the mobile host's view at both ends: `out` is towards the correspondent.
     """
 
     __slots__ = (
@@ -89,6 +94,7 @@ class FlowEntry:
         "key",
         "last_seen",
         "left",
+        "mark",
         "packets_in",
         "packets_out",
         "pid",
@@ -105,6 +111,7 @@ class FlowEntry:
         self.previous: Tunnel | None = None
         self.left: tuple[tuple[Tunnel, float], ...] = ()
         self.created = self.last_seen = now
+        self.mark = 0
         self.pid = pid
         self.command = command
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
@@ -197,7 +204,9 @@ class Paft:
         self.tunnels_by_remote.setdefault(tunnel.remote_packed, []).insert(0, tunnel)
 
     def _leave_remote(self, tunnel: Tunnel) -> None:
-        others = [other for other in self.tunnels_by_remote.get(tunnel.remote_packed, ()) if other is not tunnel]
+        others = [
+            other for other in self.tunnels_by_remote.get(tunnel.remote_packed, ()) if other is not tunnel
+        ]
         if others:
             self.tunnels_by_remote[tunnel.remote_packed] = others
         else:

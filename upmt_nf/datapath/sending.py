@@ -1,0 +1,59 @@
+"""The last step of a packet on its way out, the same at both ends: into a tunnel that may be too narrow for it.
+
+Knows no flows: what is sent where was decided before.
+"""
+
+from __future__ import annotations
+
+from upmt_nf.datapath.counters import Counters
+from upmt_nf.datapath.ecn import outer_tos
+from upmt_nf.datapath.fragment import split
+from upmt_nf.datapath.icmp import ErrorBudget, packet_too_big, unreachable
+from upmt_nf.datapath.packet import may_fragment, tos_of
+from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.datapath.verdict import DROPPED_OUT, Outbound
+from upmt_nf.model.flow import IPAddress
+
+_IPV6_MINIMUM = 1280
+
+
+class Sender:
+    """Sends by tunnels, and answers as `source` where that cannot be done."""
+
+    def __init__(self, source: IPAddress, counters: Counters, budget: ErrorBudget) -> None:
+        self._source = source
+        self._counters = counters
+        self._budget = budget
+        self._identification = 0
+
+    def send(self, packet: bytes, tunnel: Tunnel, now: float) -> Outbound:
+        """A whole packet by a tunnel: as it is, or in fragments, or not, with an error for its sender."""
+        size = len(packet)
+        if size <= tunnel.mtu:
+            tunnel.packets_out += 1
+            tunnel.bytes_out += size
+            tos = packet[1] if packet[0] >> 4 == 4 else tos_of(packet)
+            return Outbound(tunnel, (tunnel.format.encode(tunnel, packet),), outer_tos(tos))
+        return self._send_large(packet, tunnel, now)
+
+    def refuse(self, packet: bytes, codes: dict[int, tuple[int, int]], now: float) -> bytes | None:
+        """An `unreachable` error about a packet, if one may be sent and the budget allows it."""
+        return unreachable(packet, codes, self._source) if self._budget.allows(now) else None
+
+    def _send_large(self, packet: bytes, tunnel: Tunnel, now: float) -> Outbound:
+        # An IPv6 host need not heed an MTU below 1280: there the tunnel, as a link, splits (RFC 8200 section 5).
+        if may_fragment(packet) or (packet[0] >> 4 == 6 and len(packet) <= _IPV6_MINIMUM):
+            self._identification = (self._identification + 1) & 0xFFFFFFFF
+            try:
+                fragments = split(packet, tunnel.mtu, identification=self._identification)
+            except ValueError:
+                self._counters.add("too_big")
+                return DROPPED_OUT
+            self._counters.add("fragmented")
+            tunnel.packets_out += 1
+            tunnel.bytes_out += len(packet)
+            encode = tunnel.format.encode
+            return Outbound(tunnel, [encode(tunnel, piece) for piece in fragments], outer_tos(tos_of(packet)))
+        self._counters.add("too_big")
+        error = packet_too_big(packet, tunnel.mtu, self._source) if self._budget.allows(now) else None
+        return Outbound(None, (), 0, error)
