@@ -1,0 +1,160 @@
+"""Application rules: conditions that name an application. The first rule whose conditions all hold wins.
+
+Some rules netfilter can decide alone (user, group, cgroup, destination); others need the process. A rule that needs
+the process ends the part that netfilter may decide, or a later mark could overrule it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from upmt_nf.classify.facts import ProcessFacts
+from upmt_nf.model.errors import UsageError
+from upmt_nf.model.flow import TCP, UDP, FlowKey
+from upmt_nf.model.identity import ApplicationId
+from upmt_nf.model.names import MARK_MASK
+
+CHAIN = "UPMT-CLASSIFY"
+_MAX_COMMAND = 255
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationRule:
+    """Conditions that make a flow part of an application; None is no condition.
+
+    `command` is a name or a pattern with `*` and `?`; `pid` includes the process's descendants; `cgroup` and `unit`
+    include what is below them; `port` is the destination's.
+    """
+
+    application: ApplicationId
+    command: str | None = None
+    executable: str | None = None
+    uid: int | None = None
+    gid: int | None = None
+    cgroup: str | None = None
+    unit: str | None = None
+    pid: int | None = None
+    destination: IPv4Network | IPv6Network | None = None
+    port: int | None = None
+
+    def __post_init__(self) -> None:
+        if (
+            self.command is not None
+            and not 0 < len(self.command.encode("utf-8", "surrogateescape")) <= _MAX_COMMAND
+        ):
+            raise UsageError(f"a command's name has 1 to {_MAX_COMMAND} bytes")
+
+    @property
+    def needs_process(self) -> bool:
+        """Whether only a look at the process can decide it."""
+        return not (
+            self.command is None and self.executable is None and self.unit is None and self.pid is None
+        )
+
+    def matches(self, flow: FlowKey, process: ProcessFacts | None) -> bool:
+        """Whether every condition holds. Without facts no condition about the process does."""
+        if self.destination is not None and not (
+            flow.destination.version == self.destination.version and flow.destination in self.destination
+        ):
+            return False
+        if self.port is not None and not (flow.protocol in (TCP, UDP) and flow.destination_port == self.port):
+            return False
+        return self._matches_process(process)
+
+    def _matches_process(self, process: ProcessFacts | None) -> bool:
+        if process is None:
+            return not self.needs_process and self.uid is None and self.gid is None and self.cgroup is None
+        return (
+            (self.command is None or any(_is_named(self.command, name) for name in process.names()))
+            and self.executable in (None, process.executable)
+            and self.uid in (None, process.uid)
+            and self.gid in (None, process.gid)
+            and (self.cgroup is None or _is_below(process.cgroup, self.cgroup))
+            and (self.unit is None or self.unit in process.cgroup.split("/"))
+            and (self.pid is None or self.pid == process.pid or self.pid in process.ancestors)
+        )
+
+
+def _is_named(pattern: str, name: str) -> bool:
+    """Whether a name fits a pattern; longer patterns are held against the kernel's cut name as well."""
+    if pattern == name or fnmatchcase(name, pattern):
+        return True
+    cut = pattern.encode("utf-8", "surrogateescape")[:15]
+    return len(pattern.encode("utf-8", "surrogateescape")) > 15 and cut == name.encode(
+        "utf-8", "surrogateescape"
+    )
+
+
+def _is_below(path: str, ancestor: str) -> bool:
+    ancestor, path = ancestor.strip("/"), path.strip("/")
+    return path == ancestor or path.startswith(ancestor + "/")
+
+
+def first_match(
+    rules: Iterable[ApplicationRule], flow: FlowKey, process: ProcessFacts | None
+) -> ApplicationRule | None:
+    """The first rule that matches, or None."""
+    return next((rule for rule in rules if rule.matches(flow, process)), None)
+
+
+def needs_lookup(rules: Iterable[ApplicationRule]) -> bool:
+    """Whether any rule needs the process behind a flow that netfilter did not mark."""
+    return any(rule.needs_process for rule in rules)
+
+
+def netfilter_lines(rules: Sequence[ApplicationRule]) -> list[str]:
+    """The rules that netfilter decides, as `-A` lines that write the application's mark, in order.
+
+    Only those before the first rule that needs the process: every packet that they leave unmarked goes through
+    `first_match`, so both ways together give the same answer as `first_match` alone.
+    """
+    lines: list[str] = []
+    for rule in rules:
+        if rule.needs_process:
+            break
+        lines += _lines(rule)
+    return lines
+
+
+def _lines(rule: ApplicationRule) -> Iterable[str]:
+    conditions: list[str] = []
+    if rule.destination is not None:
+        conditions.append(f"-d {rule.destination}")
+    if rule.uid is not None:
+        conditions.append(f"-m owner --uid-owner {rule.uid}")
+    if rule.gid is not None:
+        conditions.append(f"-m owner --gid-owner {rule.gid}")
+    if rule.cgroup is not None:
+        escaped = rule.cgroup.strip("/").replace("\\", "\\\\").replace('"', '\\"')
+        conditions.append(f'-m cgroup --path "{escaped}"')
+    common = " ".join(conditions)
+    mark = f"-m mark --mark 0x0/{MARK_MASK:#x} -j MARK --set-xmark {rule.application:#x}/{MARK_MASK:#x}"
+    if rule.port is None:
+        yield f"-A {CHAIN} {common} {mark}"
+        return
+    for protocol in ("tcp", "udp"):
+        yield f"-A {CHAIN} {common} -p {protocol} -m {protocol} --dport {rule.port} {mark}"
+
+
+def parse_destination(text: str) -> tuple[IPv4Network | IPv6Network, int | None]:
+    """`10.0.0.0/8`, `10.0.0.1:443`, `[2001:db8::]/32`, `[2001:db8::1]:53` -> network and port. Raises UsageError."""
+    network, port = text.strip(), None
+    if network.startswith("["):
+        inside, _, rest = network[1:].partition("]")
+        length, _, port_text = rest.partition(":")
+        network = inside + length
+        port = port_text or None
+    elif network.count(":") == 1:
+        network, _, port = network.partition(":")
+    try:
+        number = int(port) if port else None
+        if number is not None and not 0 < number < 65536:
+            raise ValueError(f"there is no port {number}")
+        return ip_network(network, strict=False), number
+    except ValueError as reason:
+        raise UsageError(
+            f"{text!r} is not a destination such as 10.0.0.0/8 or 86.0.0.1:443: {reason}"
+        ) from reason

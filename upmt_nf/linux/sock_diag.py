@@ -1,0 +1,122 @@
+"""Flow -> local socket, asked of the kernel by sock_diag: its inode and owner (linux/inet_diag.h).
+
+Own small binding: one request and one answer of fixed layout, a tenth of the time of a general library, and it is on
+the way of every first packet.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import NamedTuple
+
+from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, FlowKey
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_HEADER = struct.Struct("=IHHII")
+_REQUEST = struct.Struct("=BBBBI")
+_SOCKET_ID = struct.Struct("!HH16s16s")
+_SOCKET_ID_TAIL = struct.Struct("=III")
+_MESSAGE_TAIL = struct.Struct("=IIIII")
+_ALL_STATES = 0xFFFFFFFF
+_NO_COOKIE = 0xFFFFFFFF
+
+
+class SocketFacts(NamedTuple):
+    """A local socket: its inode (0 when it has none any more) and its owner."""
+
+    inode: int
+    uid: int
+
+
+class SockDiag:
+    """One netlink socket in the network namespace in which it was made."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG)
+        self._socket.settimeout(0.5)
+        self._sequence = 0
+
+    def find(self, flow: FlowKey) -> SocketFacts | None:
+        """The local socket of an outbound flow, or None. Connected sockets first, then by local port."""
+        if flow.protocol in (TCP, UDP):
+            return self._exact(flow) or self._by_port(flow)
+        if flow.protocol in (ICMP, ICMPV6):
+            return self._only_one(flow, flow.protocol) or self._only_one(flow, socket.IPPROTO_RAW)
+        return self._only_one(flow, flow.protocol)
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+    def _exact(self, flow: FlowKey) -> SocketFacts | None:
+        """One question for one socket. UDP is looked up as for a packet that arrives, so the ends are exchanged."""
+        source, destination = _padded(flow.source.packed), _padded(flow.destination.packed)
+        if flow.protocol == UDP:
+            ports = (flow.destination_port, flow.source_port, destination, source)
+        else:
+            ports = (flow.source_port, flow.destination_port, source, destination)
+        identity = _SOCKET_ID.pack(*ports) + _SOCKET_ID_TAIL.pack(0, _NO_COOKIE, _NO_COOKIE)
+        for answer in self._ask(flow, flow.protocol, identity, dump=False):
+            return answer[1]
+        return None
+
+    def _by_port(self, flow: FlowKey) -> SocketFacts | None:
+        """Unconnected sockets: the one bound to this local port, preferring one bound to the address."""
+        identity = _SOCKET_ID.pack(0, 0, bytes(16), bytes(16)) + _SOCKET_ID_TAIL.pack(
+            0, _NO_COOKIE, _NO_COOKIE
+        )
+        found = [
+            facts
+            for (port, address), facts in self._ask(flow, flow.protocol, identity, dump=True)
+            if port == flow.source_port and address in (bytes(16), _padded(flow.source.packed))
+        ]
+        return found[0] if found else None
+
+    def _only_one(self, flow: FlowKey, protocol: int) -> SocketFacts | None:
+        """Protocols without ports: right when only one process has such a socket, unknown otherwise."""
+        identity = _SOCKET_ID.pack(0, 0, bytes(16), bytes(16)) + _SOCKET_ID_TAIL.pack(
+            0, _NO_COOKIE, _NO_COOKIE
+        )
+        found = {facts for _, facts in self._ask(flow, protocol, identity, dump=True)}
+        return found.pop() if len(found) == 1 else None
+
+    def _ask(
+        self, flow: FlowKey, protocol: int, identity: bytes, *, dump: bool
+    ) -> list[tuple[tuple[int, bytes], SocketFacts]]:
+        family = socket.AF_INET if flow.source.version == 4 else socket.AF_INET6
+        self._sequence += 1
+        body = _REQUEST.pack(family, protocol, 0, 0, _ALL_STATES) + identity
+        flags = _NLM_F_REQUEST | (_NLM_F_DUMP if dump else 0)
+        header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0)
+        found: list[tuple[tuple[int, bytes], SocketFacts]] = []
+        try:
+            self._socket.send(header + body)
+            while True:
+                data = self._socket.recv(1 << 16)
+                if self._read(data, found) or not dump:
+                    return found
+        except OSError:
+            return found
+
+    def _read(self, data: bytes, found: list[tuple[tuple[int, bytes], SocketFacts]]) -> bool:
+        """Take the messages of one datagram; whether it was the last one."""
+        place = 0
+        while place + _HEADER.size <= len(data):
+            length, kind, _, sequence, _ = _HEADER.unpack_from(data, place)
+            if kind in (_NLMSG_DONE, _NLMSG_ERROR) and sequence == self._sequence:
+                return True
+            if kind == _SOCK_DIAG_BY_FAMILY and sequence == self._sequence:
+                # inet_diag_msg: family, state, timer, retransmissions (4), socket id (48), then five words.
+                port, _, source, _ = _SOCKET_ID.unpack_from(data, place + 20)
+                _, _, _, uid, inode = _MESSAGE_TAIL.unpack_from(data, place + 68)
+                found.append(((port, source), SocketFacts(inode, uid)))
+            place += max(length + 3 & ~3, _HEADER.size)
+        return False
+
+
+def _padded(address: bytes) -> bytes:
+    return address + bytes(16 - len(address))
