@@ -44,9 +44,7 @@ class SockDiag:
         """The local socket of an outbound flow, or None. Connected sockets first, then by local port."""
         if flow.protocol in (TCP, UDP):
             return self._exact(flow) or self._by_port(flow)
-        if flow.protocol in (ICMP, ICMPV6):
-            return self._only_one(flow, flow.protocol) or self._only_one(flow, socket.IPPROTO_RAW)
-        return self._only_one(flow, flow.protocol)
+        return self._only_one(flow)
 
     def close(self) -> None:
         """Close it."""
@@ -76,12 +74,20 @@ class SockDiag:
         ]
         return found[0] if found else None
 
-    def _only_one(self, flow: FlowKey, protocol: int) -> SocketFacts | None:
-        """Protocols without ports: right when only one process has such a socket, unknown otherwise."""
-        identity = _SOCKET_ID.pack(0, 0, bytes(16), bytes(16)) + _SOCKET_ID_TAIL.pack(
-            0, _NO_COOKIE, _NO_COOKIE
-        )
-        found = {facts for _, facts in self._ask(flow, protocol, identity, dump=True)}
+    @staticmethod
+    def _only_one(flow: FlowKey) -> SocketFacts | None:
+        """Protocols without ports: right when only one socket is there that could have sent it, otherwise unknown.
+
+        Read from /proc, because few kernels are built with the diag module for raw sockets.
+        """
+        suffix = "" if flow.source.version == 4 else "6"
+        found = {
+            SocketFacts(inode, uid)
+            for name, protocols in (("raw", (flow.protocol, socket.IPPROTO_RAW)), ("icmp", None))
+            for protocol, uid, inode in _listed(f"/proc/net/{name}{suffix}")
+            if (protocols is None and flow.protocol in (ICMP, ICMPV6))
+            or (protocols and protocol in protocols)
+        }
         return found.pop() if len(found) == 1 else None
 
     def _ask(
@@ -116,6 +122,16 @@ class SockDiag:
                 found.append(((port, source), SocketFacts(inode, uid)))
             place += max(length + 3 & ~3, _HEADER.size)
         return False
+
+
+def _listed(path: str) -> list[tuple[int, int, int]]:
+    """Local port (of raw sockets the protocol), uid and inode of each line of /proc/net/raw and its like."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            lines = [line.split() for line in file.readlines()[1:]]
+        return [(int(line[1].rpartition(":")[2], 16), int(line[7]), int(line[9])) for line in lines]
+    except (OSError, IndexError, ValueError):
+        return []
 
 
 def _padded(address: bytes) -> bytes:

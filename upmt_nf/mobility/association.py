@@ -86,8 +86,6 @@ class Granted:
     """The anchor gave or confirmed the association. `is_new`: its token changed, so tunnels must be set up again."""
 
     is_new: bool
-    old_address: IPAddress | None
-    """The virtual address until now, when it is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +169,12 @@ class HostAssociation:
             return []
         self._newest = grant.cseq
         self._asked.clear()
-        granted = Granted(
-            is_new=grant.token != self.token,
-            old_address=self.virtual_address if self.virtual_address != grant.virtual_address else None,
-        )
+        is_new = (grant.token, grant.virtual_address) != (self.token, self.virtual_address)
         self.virtual_address, self.token = grant.virtual_address, grant.token
         self.expires_at = grant.asked_at + grant.expires
         self._next_at = grant.asked_at + grant.expires * REFRESH_AFTER * self._random.uniform(0.9, 1.0)
         self._turn, self._retry, self.failure = 0, FIRST_RETRY, None
-        return [granted]
+        return [Granted(is_new)]
 
     def accept_goodbye(self) -> list[AssociationAction]:
         """200 OK to a REGISTER that asked for 0 seconds."""

@@ -42,6 +42,7 @@ class Placement:
         self._tunnels = tunnels
         self._configured: Sequence[NetworkName] = tuple(tunnels)
         self._return_after = return_after
+        self._settled_at = 0.0
         self._pins: dict[FlowBytes, NetworkName] = {}
         self._moving: dict[FlowBytes, Handover] = {}
 
@@ -118,18 +119,21 @@ class Placement:
 
     def confirm(self, request: FlowRequest, now: float) -> None:
         """The anchor has moved a request's flows."""
-        request.handover.confirm(request, now)
-        self._advance(request.handover, now)
+        if request.handover.is_running:
+            request.handover.confirm(request, now)
+            self._advance(request.handover, now)
 
     def refuse(self, request: FlowRequest, reason: str, now: float) -> None:
         """The anchor has refused to."""
-        request.handover.refuse(request, reason, now)
-        self._advance(request.handover, now)
+        if request.handover.is_running:
+            request.handover.refuse(request, reason, now)
+            self._advance(request.handover, now)
 
     def give_up(self, request: FlowRequest, now: float) -> None:
         """The anchor has not answered."""
-        request.handover.give_up(request)
-        self._advance(request.handover, now)
+        if request.handover.is_running:
+            request.handover.give_up(request)
+            self._advance(request.handover, now)
 
     def claims(self, network: NetworkName) -> list[FlowKey]:
         """Flows without a network that the anchor should put on this one while it sets its tunnel up."""
@@ -158,8 +162,9 @@ class Placement:
 
     # --- time ---
 
-    def next_timeout(self, now: float) -> float | None:
+    def next_timeout(self) -> float | None:
         """When a network will have been back long enough."""
+        now = self._settled_at
         if not any(application.network is not None for application in self.applications.values()):
             return None
         times = [self._good_at(tunnel) for tunnel in self._tunnels.values()]
@@ -170,6 +175,7 @@ class Placement:
 
     def settle(self, now: float) -> None:
         """Bring every flow and application into line with the tunnels' states."""
+        self._settled_at = now
         stranded = self._unpin_dead()
         for handover in list(self._moving.values()):
             self._watch(handover, now)
@@ -180,8 +186,8 @@ class Placement:
             if application.handover is None or application.handover.phase is HandoverPhase.CONFIRMING:
                 self._select(application, fitness, now)
         for entry in stranded:
-            if (application := self._application_of(entry)) is not None:
-                self._repair(application, [entry.flow], now)
+            if (owner := self._application_of(entry)) is not None:
+                self._repair(owner, [entry.flow], now)
 
     def _select(self, application: Application, fitness: dict[NetworkName, Fitness], now: float) -> None:
         order = ranked(application.policy, self._configured)
@@ -242,11 +248,11 @@ class Placement:
     # --- handovers ---
 
     def _start_application(self, application: Application, order: Order, now: float) -> None:
-        touched = application.handover.touched if application.handover is not None else set()
-        if application.handover is not None:
-            self._supersede(application.handover, now)
-            if application.handover is not None:
-                self._supersede(application.handover, now)  # the repair that the first one left behind
+        touched: set[FlowBytes] = set()
+        while (running := application.handover) is not None:
+            # Ending one that had moved flows leaves a repair behind, which the new handover makes needless.
+            touched |= running.known if running.order.is_repair else running.touched
+            self._supersede(running, now)
         is_planned = application.network is not None and application.network == order.source
         handover = Handover(order, Mode.MAKE_BEFORE_BREAK if is_planned else Mode.BREAK_BEFORE_MAKE, now)
         handover.touched |= touched
