@@ -38,6 +38,8 @@ class ControlServer:
         """Take the name. Raises UpmtError when a daemon already runs in this network namespace."""
         try:
             self._socket.bind(CONTROL_SOCKET)
+            # Listening at once: whoever asks between now and `serve` waits instead of finding nobody.
+            self._socket.listen(64)
         except OSError as reason:
             raise UpmtError(
                 f"another UPMT daemon already runs in this network namespace{_holder()}"

@@ -13,6 +13,7 @@ from upmt_nf.classify.facts import ProcessFacts
 
 _REMEMBERED = 64
 _DEEPEST = 64
+_SEARCH_INTERVAL = 0.1
 
 
 class Processes:
@@ -20,14 +21,21 @@ class Processes:
 
     def __init__(self) -> None:
         self._lately: OrderedDict[int, str] = OrderedDict()
+        self._searched_at = float("-inf")
 
-    def owner_of(self, inode: int, uid: int) -> int | None:
-        """The pid that has a socket open, or None."""
+    def owner_of(self, inode: int, uid: int, now: float, *, is_urgent: bool = True) -> int | None:
+        """The pid that has a socket open, or None.
+
+        Not urgent: the answer is for display only, so all of /proc is searched ten times a second at most.
+        """
         wanted = f"socket:[{inode}]"
         for pid, began in reversed(self._lately.items()):
             if _has_open(pid, wanted) and _start_time(pid) == began:
                 self._lately.move_to_end(pid)
                 return pid
+        if not is_urgent and now - self._searched_at < _SEARCH_INTERVAL:
+            return None
+        self._searched_at = now
         others: list[int] = []
         for pid in _newest_first():
             if _uid_of(pid) == uid:
@@ -68,6 +76,14 @@ class Processes:
             ancestors=_ancestors(pid),
         )
         return facts if began is not None and _start_time(pid) == began else None
+
+    @staticmethod
+    def command_of(pid: int) -> str:
+        """The kernel's name of a process, or nothing when it is gone."""
+        try:
+            return _read(pid, "comm").removesuffix("\n")
+        except OSError:
+            return ""
 
     def _remember(self, pid: int) -> int | None:
         began = _start_time(pid)

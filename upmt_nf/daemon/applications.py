@@ -1,0 +1,199 @@
+"""Which rules and cgroups make which application, and whose a new flow is.
+
+First match wins: what `upmt run` started, then what was assigned at run time (latest first), then the configuration.
+"""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from upmt_nf.classify.facts import ProcessFacts
+from upmt_nf.classify.rules import (
+    ApplicationRule,
+    first_match,
+    needs_lookup,
+    netfilter_lines,
+    parse_destination,
+)
+from upmt_nf.config.mobile_host import ApplicationSection, MatchSection
+from upmt_nf.datapath.host_forwarder import Classified
+from upmt_nf.datapath.paft import FlowEntry
+from upmt_nf.linux.processes import Processes
+from upmt_nf.linux.sock_diag import SockDiag
+from upmt_nf.model.errors import UsageError
+from upmt_nf.model.flow import FlowBytes, FlowKey
+from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
+from upmt_nf.model.names import MAX_APPLICATION_ID, application_in
+
+_MAX_NAME = 64
+
+
+@dataclass(slots=True)
+class Application:
+    """A named class of flows: its number in the fwmark and the conditions that make it, as people wrote them."""
+
+    name: ApplicationName
+    id: ApplicationId
+    conditions: list[str] = field(default_factory=list)
+
+
+class Applications:
+    """All applications of this host."""
+
+    def __init__(self, configured: Iterable[ApplicationSection]) -> None:
+        self.by_name: dict[ApplicationName, Application] = {}
+        self.by_id: dict[ApplicationId, Application] = {}
+        self._started: list[ApplicationRule] = []
+        self._assigned: list[ApplicationRule] = []
+        self._configured: list[ApplicationRule] = []
+        self._sockets = SockDiag()
+        self._processes = Processes()
+        self._add(DEFAULT_APPLICATION)
+        for section in configured:
+            application = self.define(ApplicationName(section.name))
+            for match in section.match:
+                self._configured.append(_rule(application.id, _given(match)))
+                application.conditions.append(_said(_given(match)))
+
+    @property
+    def rules(self) -> list[ApplicationRule]:
+        """Every rule, in the order in which they are tried."""
+        return [*self._started, *self._assigned, *self._configured]
+
+    def netfilter_lines(self) -> list[str]:
+        """The rules that netfilter decides alone, for the rule file's `@applications`."""
+        return netfilter_lines(self.rules)
+
+    def define(self, name: ApplicationName) -> Application:
+        """The application of that name, made when it is new. Raises UsageError for a bad name."""
+        if name in self.by_name:
+            return self.by_name[name]
+        if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
+            raise UsageError(f"{name!r} is no name for an application: 1 to {_MAX_NAME} printable characters")
+        return self._add(name)
+
+    def _add(self, name: ApplicationName) -> Application:
+        number = ApplicationId(len(self.by_name) + DEFAULT_APPLICATION_ID)
+        if number > MAX_APPLICATION_ID:
+            raise UsageError(f"there are {MAX_APPLICATION_ID} applications already")
+        application = self.by_name[name] = self.by_id[number] = Application(name, number)
+        return application
+
+    def add_cgroup(self, application: Application, path: str) -> bool:
+        """Members of this cgroup belong to the application; False when that is known already."""
+        rule = ApplicationRule(application.id, cgroup=path)
+        if rule in self._started:
+            return False
+        self._started.append(rule)
+        return True
+
+    def assign(
+        self, name: str | None, match: Mapping[str, Any]
+    ) -> tuple[Application, ApplicationRule | None]:
+        """An assignment made at run time; the same conditions again are moved to the front, not doubled.
+
+        Without a name the application is called by its conditions. Raises UsageError.
+        """
+        said = _said(match)
+        application = self.define(ApplicationName(name if name is not None else said))
+        if not match:
+            return application, None
+        rule = _rule(application.id, match)
+        # The same conditions for another application before would make this one dead.
+        self._assigned = [rule, *(old for old in self._assigned if not _same_conditions(old, rule))]
+        if said not in application.conditions:
+            application.conditions.append(said)
+        return application, rule
+
+    # --- whose is it ---
+
+    def classify(self, key: FlowBytes, mark: int) -> Classified:
+        """Whose a new flow is: netfilter's mark if there is one, else the first rule that matches."""
+        flow = FlowKey.unpacked(key)
+        marked = ApplicationId(application_in(mark))
+        is_marked = marked in self.by_id
+        pid = self._pid_behind(flow, is_urgent=not is_marked and needs_lookup(self.rules))
+        if is_marked:
+            return Classified(marked, pid, self._processes.command_of(pid) if pid else "")
+        facts = self._processes.facts_of(pid) if pid else None
+        rule = first_match(self.rules, flow, facts)
+        application = rule.application if rule is not None else DEFAULT_APPLICATION_ID
+        return Classified(application, pid, facts.command if facts is not None else "")
+
+    def reclassify(self, entries: Iterable[FlowEntry], rule: ApplicationRule) -> int:
+        """Running flows that a new rule claims become its application's; gives how many (adopting a program)."""
+        known: dict[int, ProcessFacts | None] = {}
+        moved = 0
+        for entry in entries:
+            flow = entry.flow
+            if rule.needs_process or rule.uid is not None or rule.gid is not None or rule.cgroup is not None:
+                pid = self._pid_behind(flow, is_urgent=True) or entry.pid
+                if pid not in known:
+                    known[pid] = self._processes.facts_of(pid) if pid else None
+                facts = known[pid]
+                entry.pid = pid
+            else:
+                facts = None
+            if entry.application_id != rule.application and first_match(self.rules, flow, facts) == rule:
+                entry.application_id = rule.application
+                moved += 1
+        return moved
+
+    def _pid_behind(self, flow: FlowKey, *, is_urgent: bool) -> int:
+        socket = self._sockets.find(flow)
+        if socket is None or socket.inode == 0:
+            return 0
+        return self._processes.owner_of(socket.inode, socket.uid, time.monotonic(), is_urgent=is_urgent) or 0
+
+
+def _given(match: MatchSection) -> dict[str, Any]:
+    return match.model_dump(exclude_none=True)
+
+
+def _said(match: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in match.items())
+
+
+def _same_conditions(one: ApplicationRule, other: ApplicationRule) -> bool:
+    fields = ("command", "executable", "uid", "gid", "cgroup", "unit", "pid", "destination", "port")
+    return all(getattr(one, name) == getattr(other, name) for name in fields)
+
+
+_TEXTS = frozenset(("command", "executable", "cgroup", "unit"))
+
+
+def _rule(application: ApplicationId, match: Mapping[str, Any]) -> ApplicationRule:
+    """A rule from conditions as people write them. Raises UsageError that names the condition."""
+    fields: dict[str, Any] = {}
+    for key, value in match.items():
+        match key:
+            case "destination":
+                fields["destination"], fields["port"] = parse_destination(str(value))
+            case "uid":
+                fields["uid"] = _number(key, value, lambda name: pwd.getpwnam(name).pw_uid)
+            case "gid":
+                fields["gid"] = _number(key, value, lambda name: grp.getgrnam(name).gr_gid)
+            case "pid":
+                fields["pid"] = _number(key, value, None)
+            case _ if key in _TEXTS and isinstance(value, str) and value:
+                fields[key] = value
+            case _:
+                raise UsageError(f"{key}={value!r} is no condition for an application")
+    return ApplicationRule(application, **fields)
+
+
+def _number(key: str, value: Any, by_name: Callable[[str], int] | None) -> int:
+    text = str(value)
+    if text.isascii() and text.isdigit() and int(text) < 2**32:
+        return int(text)
+    if by_name is not None:
+        try:
+            return by_name(text)
+        except KeyError as reason:
+            raise UsageError(f"there is no {key} called {text!r}") from reason
+    raise UsageError(f"{key} is a number, not {text!r}")

@@ -1,0 +1,95 @@
+"""The mobile host's kernel state: virtual interface, rules, routes, sysctls, cgroups. All journalled, all put back.
+
+Makes what it is told; decides nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.linux import netfilter, routes, sysctl
+from upmt_nf.linux.cgroups import ApplicationCgroups
+from upmt_nf.linux.cleanup import cleanup
+from upmt_nf.linux.journal import Journal
+from upmt_nf.linux.rule_files import read_rules
+from upmt_nf.linux.virtual_interface import VirtualInterface
+from upmt_nf.model.errors import FacilityError
+from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.identity import ApplicationName
+from upmt_nf.model.names import MARK_OUTER, QUEUE_INBOUND, QUEUE_OUTBOUND, VIRTUAL_INTERFACE
+from upmt_nf.routing.plan import NetworkRouting, host_routing
+from upmt_nf.routing.rule_text import RuleSet
+
+log = logging.getLogger(__name__)
+
+_FIRST_MTU = 1472
+"""Of a plain tunnel over Ethernet; the tunnels tell better as soon as they are up."""
+
+
+def host_rules(
+    config: MobileHostConfig, ports: Mapping[str, int], application_lines: Iterable[str]
+) -> RuleSet:
+    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel."""
+    values = {
+        "anchor": str(config.anchor.address),
+        "tunnel_port": str(config.anchor.tunnel_port),
+        "virtual_interface": VIRTUAL_INTERFACE,
+        "queue_outbound": str(QUEUE_OUTBOUND),
+        "queue_inbound": str(QUEUE_INBOUND),
+        "mark_outer": f"{MARK_OUTER:#x}",
+    }
+    networks = [{"network_interface": name, "network_port": str(port)} for name, port in ports.items()]
+    return read_rules("mobile-host", values, networks, application_lines)
+
+
+class HostKernel:
+    """One mobile host's part of the kernel."""
+
+    def __init__(self, config: MobileHostConfig) -> None:
+        self._config = config
+        self.journal = Journal()
+        self.interface = VirtualInterface(self.journal)
+        self._cgroups: ApplicationCgroups | None = None
+        self._mtu = _FIRST_MTU
+        self.rules = RuleSet(())
+
+    def prepare(self) -> None:
+        """Interface and sysctls. What a killed daemon left is taken over where it fits and put right where not."""
+        self.interface.make(self._mtu)
+        interfaces = [network.interface for network in self._config.network]
+        sysctl.loosen_reverse_path([*interfaces, VIRTUAL_INTERFACE], self.journal)
+        self.route(None, ())
+
+    def set_rules(self, ports: Mapping[str, int], application_lines: Iterable[str]) -> None:
+        """Bring netfilter into line."""
+        self.rules = host_rules(self._config, ports, application_lines)
+        netfilter.install(self.rules, self.journal)
+
+    def route(self, virtual_address: IPAddress | None, networks: Iterable[NetworkRouting]) -> None:
+        """Bring policy routing into line."""
+        routes.apply(host_routing(virtual_address, networks, self._config.anchor.address), self.journal)
+
+    def set_mtu(self, mtu: int) -> None:
+        """Applications may send packets of this size."""
+        if mtu != self._mtu:
+            self._mtu = mtu
+            self.interface.set_mtu(mtu)
+
+    def cgroup_of(self, application: ApplicationName) -> str:
+        """The path of an application's cgroup, made when it is new. Raises FacilityError without cgroup v2."""
+        if self._cgroups is None:
+            self._cgroups = ApplicationCgroups(self.journal)
+        return self._cgroups.make(application)
+
+    def join(self, application: ApplicationName, pid: int) -> None:
+        """Put a process into an application's cgroup."""
+        if self._cgroups is None:
+            raise FacilityError("no cgroup was made yet")
+        self._cgroups.join(application, pid)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for said in cleanup(self.journal):
+            log.info("put back: %s", said)

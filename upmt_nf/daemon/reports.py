@@ -1,0 +1,91 @@
+"""State -> the JSON of the reading commands. The keys are stable: other programs rely on them (docs/commands.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.mobility.host_status import ApplicationStatus, AssociationStatus, NetworkStatus
+from upmt_nf.model.flow import Endpoint
+from upmt_nf.model.identity import ApplicationId, ApplicationName
+
+
+def association_report(status: AssociationStatus, now: float) -> dict[str, Any]:
+    """`association` of `status`."""
+    return {
+        "state": status.state,
+        "anchor": str(status.anchor),
+        "virtual_address": str(status.virtual_address) if status.virtual_address else None,
+        "expires_in_s": round(status.expires_at - now, 1) if status.expires_at is not None else None,
+        "failure": status.failure,
+    }
+
+
+def network_report(status: NetworkStatus, interface: str, cost: float) -> dict[str, Any]:
+    """One of `networks`."""
+    return {
+        "name": status.name,
+        "interface": interface,
+        "care_of_address": str(status.care_of_address) if status.care_of_address else None,
+        "gateway": str(status.gateway) if status.gateway else None,
+        "state": status.state,
+        "reason": status.reason or None,
+        "tunnel_id": status.tunnel_id,
+        "rtt_ms": round(status.rtt_ms, 3) if status.rtt_ms is not None else None,
+        "loss": round(status.loss, 4),
+        "cost": cost,
+        "mtu": status.mtu or None,
+    }
+
+
+def application_report(status: ApplicationStatus, flows: int, conditions: Iterable[str]) -> dict[str, Any]:
+    """One of `applications`."""
+    return {
+        "name": status.name,
+        "network": status.network,
+        "policy": list(status.policy),
+        "flows": flows,
+        "match": list(conditions),
+    }
+
+
+def tunnel_report(
+    tunnel: Tunnel, local: Endpoint | None, state: str, reflexive: Endpoint | None
+) -> dict[str, Any]:
+    """One of `tunnels`."""
+    return {
+        "tunnel_id": tunnel.id,
+        "network": tunnel.network or None,
+        "virtual_address": str(tunnel.owner),
+        "local": str(local) if local else None,
+        "reflexive": str(reflexive) if reflexive else None,
+        "remote": str(tunnel.remote),
+        "state": state,
+        "mtu": tunnel.mtu,
+        "packets_in": tunnel.packets_in,
+        "bytes_in": tunnel.bytes_in,
+        "packets_out": tunnel.packets_out,
+        "bytes_out": tunnel.bytes_out,
+    }
+
+
+def flow_report(
+    entry: FlowEntry, paft: Paft, name_of: Callable[[ApplicationId], ApplicationName | None]
+) -> dict[str, Any]:
+    """One of `flows`. Packets and bytes are those of both directions together."""
+    flow, tunnel = entry.flow, paft.tunnel_of(entry)
+    return {
+        "protocol": flow.protocol_name,
+        "source": str(flow.source),
+        "source_port": flow.source_port,
+        "destination": str(flow.destination),
+        "destination_port": flow.destination_port,
+        "application": name_of(entry.application_id),
+        "pid": entry.pid or None,
+        "command": entry.command or None,
+        "network": tunnel.network or None if tunnel is not None else None,
+        "tunnel_id": tunnel.id if tunnel is not None else None,
+        "packets": entry.packets_in + entry.packets_out,
+        "bytes": entry.bytes_in + entry.bytes_out,
+    }

@@ -1,0 +1,109 @@
+"""The anchor's tunnels: which association has which, by network; made, moved and forgotten here only.
+
+An endpoint is believed only when a setup request with the association's secret came from it, never because of a
+data packet. Knows neither SIP nor JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from upmt_nf.datapath.outer import packed_endpoint
+from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.leases import Lease
+from upmt_nf.mobility.settings import AnchorSettings
+from upmt_nf.model.flow import Endpoint, IPAddress
+from upmt_nf.model.identity import NetworkName, TunnelId
+
+
+@dataclass(slots=True)
+class _Kept:
+    tunnel: Tunnel
+    cseq: int
+    """Of the newest setup request: an older one that comes late must not move the endpoint back."""
+
+
+class AnchorTunnels:
+    """The table beside PAFT, which it keeps up to date."""
+
+    def __init__(self, paft: Paft, settings: AnchorSettings, random: Random) -> None:
+        self._paft = paft
+        self._settings = settings
+        self._random = random
+        self._kept: dict[IPAddress, dict[str, _Kept]] = {}
+
+    def at(self, remote: Endpoint) -> Tunnel | None:
+        """The tunnel whose other end is there."""
+        return self._paft.tunnels_by_remote.get(packed_endpoint(remote))
+
+    def of(self, owner: IPAddress) -> list[Tunnel]:
+        """The tunnels of a virtual address."""
+        return [kept.tunnel for kept in self._kept.get(owner, {}).values()]
+
+    def latest_of(self, owner: IPAddress) -> Tunnel | None:
+        """The one that was heard last."""
+        return max(self.of(owner), key=lambda tunnel: tunnel.heard, default=None)
+
+    def set_up(
+        self, lease: Lease, network: str | None, remote: Endpoint, cseq: int, now: float
+    ) -> Tunnel | str:
+        """The tunnel of an association by a network, new or with its end moved to `remote`; or why there is none."""
+        name = str(remote) if network is None else network
+        networks = self._kept.setdefault(lease.address, {})
+        kept = networks.get(name)
+        if kept is not None and cseq < kept.cseq:
+            return kept.tunnel
+        holder = self.at(remote)
+        if holder is not None and (kept is None or holder is not kept.tunnel):
+            if holder.owner != lease.address and now - holder.heard < self._settings.endpoint_hold:
+                return f"{remote} is the end of another host's tunnel"
+            self.remove(holder)
+            networks = self._kept.setdefault(lease.address, {})
+        if kept is None:
+            if len(networks) >= self._settings.max_tunnels:
+                return f"an association has at most {self._settings.max_tunnels} tunnels"
+            tunnel = Tunnel(
+                self._new_id(), lease.address, remote, self._settings.tunnel_mtu, NetworkName(name), now
+            )
+            networks[name] = _Kept(tunnel, cseq)
+            self._paft.add_tunnel(tunnel)
+            return tunnel
+        kept.cseq = cseq
+        kept.tunnel.heard = now
+        if kept.tunnel.remote != remote:
+            self._paft.move_endpoint(kept.tunnel, remote)
+        return kept.tunnel
+
+    def remove(self, tunnel: Tunnel) -> None:
+        """Forget one tunnel; its flows have none until they are moved or learnt again."""
+        networks = self._kept.get(tunnel.owner, {})
+        for name, kept in list(networks.items()):
+            if kept.tunnel is tunnel:
+                del networks[name]
+        if not networks:
+            self._kept.pop(tunnel.owner, None)
+        self._paft.remove_tunnel(tunnel.id)
+
+    def remove_all(self, owner: IPAddress) -> None:
+        """Forget the tunnels of a virtual address."""
+        for tunnel in self.of(owner):
+            self.remove(tunnel)
+
+    def expire(self, now: float) -> list[Tunnel]:
+        """Forget what was not heard for too long; gives those tunnels."""
+        silent = [
+            tunnel
+            for owner in list(self._kept)
+            for tunnel in self.of(owner)
+            if now - tunnel.heard > self._settings.tunnel_timeout
+        ]
+        for tunnel in silent:
+            self.remove(tunnel)
+        return silent
+
+    def _new_id(self) -> TunnelId:
+        while True:
+            id = TunnelId(self._random.getrandbits(32))
+            if id and id not in self._paft.tunnels:
+                return id

@@ -1,0 +1,97 @@
+"""Handover requests as the anchor obeys them: pair by pair, only for the asking host's own flows and tunnels.
+
+Requests of one host may overtake each other: each flow follows the newest (by CSeq) that named it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
+from upmt_nf.mobility.leases import Lease
+from upmt_nf.model.errors import PeerError
+from upmt_nf.model.flow import FlowBytes, FlowKey, IPAddress
+from upmt_nf.signaling.iptables_match import parse_match
+from upmt_nf.signaling.messages import (
+    ANY,
+    FlowSelector,
+    HandoverPair,
+    HandoverResult,
+    IptablesMatch,
+    TunnelChoice,
+)
+
+_SPARE_ORDERS = 1024
+
+
+class FlowMoves:
+    """Moves flows in PAFT and remembers by which request."""
+
+    def __init__(self, paft: Paft, tunnels: AnchorTunnels) -> None:
+        self._paft = paft
+        self._tunnels = tunnels
+        self._orders: dict[IPAddress, dict[FlowBytes, int]] = {}
+
+    def apply(
+        self, lease: Lease, pairs: Sequence[HandoverPair], came_by: Tunnel, cseq: int, now: float
+    ) -> tuple[HandoverResult, ...]:
+        """One result a pair. `came_by` is the tunnel that the request came by, or that was just set up."""
+        return tuple(self._apply(lease, pair, came_by, cseq, now) for pair in pairs)
+
+    def forget(self, owner: IPAddress) -> None:
+        """The association has ended, and its flows with it."""
+        self._orders.pop(owner, None)
+        for entry in self._paft.flows_owned_by(owner):
+            self._paft.forget(entry.key)
+
+    def start_over(self, owner: IPAddress) -> None:
+        """The host has restarted and counts its requests from the beginning."""
+        self._orders.pop(owner, None)
+
+    def _apply(
+        self, lease: Lease, pair: HandoverPair, came_by: Tunnel, cseq: int, now: float
+    ) -> HandoverResult:
+        tunnel = self._choose(lease, pair.tunnels, came_by)
+        if tunnel is None:
+            return HandoverResult(False, reason="none of these tunnels is yours")
+        try:
+            keys = self._select(lease, pair.match)
+        except PeerError as reason:
+            return HandoverResult(False, reason=str(reason)[:200])
+        orders = self._orders.setdefault(lease.address, {})
+        for key in keys:
+            if orders.get(key, -1) <= cseq:
+                orders[key] = cseq
+                self._paft.move(key, tunnel, now)
+        self._prune(orders, lease.address)
+        return HandoverResult(True, tunnel.id, len(keys))
+
+    def _choose(self, lease: Lease, choices: Sequence[TunnelChoice], came_by: Tunnel) -> Tunnel | None:
+        if not choices:
+            return came_by
+        own = {tunnel.id: tunnel for tunnel in self._tunnels.of(lease.address)}
+        for choice in choices:
+            if choice == ANY:
+                return came_by
+            if choice in own:
+                return own[choice]
+        return None
+
+    def _select(self, lease: Lease, match: FlowSelector) -> list[FlowBytes]:
+        """The flows that a pair means. Raises PeerError."""
+        if isinstance(match, tuple):
+            for flow in match:
+                if flow.source != lease.address:
+                    raise PeerError(f"{flow} is not a flow of {lease.address}")
+            return [flow.packed() for flow in match]
+        known = [entry.key for entry in self._paft.flows_owned_by(lease.address)]
+        if isinstance(match, IptablesMatch):
+            parsed = parse_match(match.text)
+            return [key for key in known if parsed.matches(FlowKey.unpacked(key))]
+        return known
+
+    def _prune(self, orders: dict[FlowBytes, int], owner: IPAddress) -> None:
+        if len(orders) > 2 * len(self._paft.flows_owned_by(owner)) + _SPARE_ORDERS:
+            for key in [key for key in orders if key not in self._paft.flows]:
+                del orders[key]

@@ -1,0 +1,277 @@
+"""What the mobile host says to its anchor and what it hears: SIP requests with the purpose each one served.
+
+Builds messages, matches answers with purposes, answers the anchor's notices. Decides nothing about networks,
+tunnels or flows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+from typing import NamedTuple
+
+from upmt_nf.mobility.handover import FlowRequest
+from upmt_nf.mobility.host_commands import SendSip, SendTunnelSignal
+from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.model.errors import PeerError
+from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
+from upmt_nf.model.identity import NetworkName
+from upmt_nf.signaling.messages import (
+    AnchorNotice,
+    HandoverPair,
+    HandoverRequest,
+    NoticeAnswer,
+    TunnelSetupRequest,
+    UpmtMessage,
+    decode,
+    encode,
+    split_pairs,
+)
+from upmt_nf.signaling.sip.build import message, register, response_to
+from upmt_nf.signaling.sip.endpoint import SipEndpoint
+from upmt_nf.signaling.sip.message import Request, Response
+from upmt_nf.signaling.sip.transactions import (
+    RequestReceived,
+    RequestTimedOut,
+    ResponseReceived,
+    SipTimers,
+    TransactionKey,
+)
+
+TOKEN_HEADER = "UPMT-Association"
+"""The association's secret, 128 bits in hex: in the answer to REGISTER, and in refreshes."""
+
+OUTSIDE = SipTimers(t1=0.5, t2=2.0, t4=5.0, give_up=32.0)
+INSIDE_T1, LEAST_T1 = 0.1, 0.05
+"""Seconds until the first retransmission inside a tunnel: before and after its round trip is known."""
+INSIDE_T2, INSIDE_GIVE_UP = 1.0, 6.4
+CLAIMED_BYTES = 640
+"""Of flows in a tunnel setup request, so that it stays under 1200 bytes; the rest follows."""
+
+
+class SipPath(NamedTuple):
+    """By which network, and whether inside its tunnel."""
+
+    network: NetworkName
+    is_inside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Registering:
+    """Purpose of a REGISTER."""
+
+    network: NetworkName
+    expires: int
+    cseq: int
+    asked_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SettingUp:
+    """Purpose of a tunnel setup request, and the flows that it takes along."""
+
+    network: NetworkName
+    asked_at: float
+    claimed: tuple[FlowKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """Purpose of a handover request."""
+
+    network: NetworkName
+    request: FlowRequest
+
+
+Purpose = Registering | SettingUp | Moving
+
+
+class Answered(NamedTuple):
+    """What became of a request; no response: nobody answered."""
+
+    purpose: Purpose
+    response: Response | None
+
+
+class Noticed(NamedTuple):
+    """The anchor said something unasked."""
+
+    network: NetworkName
+    notice: AnchorNotice
+
+
+class HostSignalling:
+    """One SIP identity: one Call-ID and one rising CSeq for all requests, so that the anchor can order them."""
+
+    def __init__(
+        self, settings: HostSettings, random: Random, round_trip: Callable[[NetworkName], float | None]
+    ) -> None:
+        self._settings = settings
+        self._random = random
+        self._round_trip = round_trip
+        self._endpoint: SipEndpoint[SipPath] = SipEndpoint(token=self._token, timers=self._timers)
+        self._purposes: dict[TransactionKey, Purpose] = {}
+        self._call_id = f"{random.getrandbits(128):032x}"
+        self._tag = self._token()
+        self._cseq = 0
+        self._heard: list[Answered | Noticed] = []
+
+    def _token(self) -> str:
+        return f"{self._random.getrandbits(64):016x}"
+
+    def _timers(self, path: SipPath) -> SipTimers:
+        if not path.is_inside:
+            return OUTSIDE
+        round_trip = self._round_trip(path.network)
+        t1 = INSIDE_T1 if round_trip is None else max(LEAST_T1, 2 * round_trip)
+        return SipTimers(t1=t1, t2=max(INSIDE_T2, t1), t4=2.0, give_up=max(INSIDE_GIVE_UP, 8 * t1))
+
+    # --- requests ---
+
+    def register(
+        self,
+        network: NetworkName,
+        care_of: IPAddress,
+        expires: int,
+        virtual_address: IPAddress | None,
+        token: str | None,
+        now: float,
+    ) -> None:
+        """Association request (M1 of the paper's figure 9), outside the tunnels."""
+        self._cseq += 1
+        request = register(
+            anchor=self._settings.anchor_signalling,
+            local=Endpoint(care_of, self._settings.signalling_port),
+            identity=self._settings.identity,
+            call_id=self._call_id,
+            cseq=self._cseq,
+            tag=self._tag,
+            expires=expires,
+            virtual_address=None if virtual_address is None else str(virtual_address),
+        )
+        if token is not None:
+            request = replace(request, headers=(*request.headers, (TOKEN_HEADER, token)))
+        self._send(request, SipPath(network, False), Registering(network, expires, self._cseq, now), now)
+
+    def set_up(
+        self,
+        network: NetworkName,
+        token: str,
+        virtual_address: IPAddress,
+        flows: list[FlowKey],
+        now: float,
+    ) -> None:
+        """Tunnel setup request, in the network's tunnel socket; takes along as many `flows` as fit."""
+        claimed: tuple[FlowKey, ...] = ()
+        pairs: tuple[HandoverPair, ...] = ()
+        if flows:
+            pairs = next(iter(split_pairs((HandoverPair(tuple(flows)),), CLAIMED_BYTES)))
+            claimed = tuple(flow for pair in pairs if isinstance(pair.match, tuple) for flow in pair.match)
+        body = TunnelSetupRequest(token, virtual_address, network, pairs)
+        self._send_message(body, network, virtual_address, SettingUp(network, now, claimed), now)
+
+    def move(
+        self, network: NetworkName, token: str, virtual_address: IPAddress, request: FlowRequest, now: float
+    ) -> None:
+        """Handover request (M3 of the paper's figure 9): to the tunnel that it comes by."""
+        body = HandoverRequest(token, (HandoverPair(request.flows),))
+        self._send_message(body, network, virtual_address, Moving(network, request), now)
+
+    def _send_message(
+        self, body: UpmtMessage, network: NetworkName, source: IPAddress, purpose: Purpose, now: float
+    ) -> None:
+        self._cseq += 1
+        request = message(
+            anchor=self._settings.anchor_signalling,
+            local=Endpoint(source, self._settings.signalling_port),
+            identity=self._settings.identity,
+            call_id=self._call_id,
+            cseq=self._cseq,
+            tag=self._tag,
+            body=encode(body),
+        )
+        self._send(request, SipPath(network, True), purpose, now)
+
+    def _send(self, request: Request, path: SipPath, purpose: Purpose, now: float) -> None:
+        self._purposes[self._endpoint.send_request(request, path, now)] = purpose
+
+    def cancel(self, is_meant: Callable[[Purpose], bool]) -> list[Purpose]:
+        """Give requests up; gives their purposes. A late answer means nothing then."""
+        found = [(key, purpose) for key, purpose in self._purposes.items() if is_meant(purpose)]
+        for key, _ in found:
+            self._endpoint.cancel(key)
+            del self._purposes[key]
+        return [purpose for _, purpose in found]
+
+    def is_setting_up(self, network: NetworkName) -> bool:
+        """Whether a tunnel setup request of this network waits for its answer."""
+        return any(
+            isinstance(purpose, SettingUp) and purpose.network == network
+            for purpose in self._purposes.values()
+        )
+
+    # --- what comes back ---
+
+    def receive(self, data: bytes, path: SipPath, now: float) -> None:
+        """Take a datagram; `heard` has what it meant."""
+        self._endpoint.receive_datagram(data, path, now)
+        self._digest(now)
+
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout` has something to do."""
+        return self._endpoint.next_timeout()
+
+    def handle_timeout(self, now: float) -> None:
+        """Resend and give up what is due."""
+        self._endpoint.handle_timeout(now)
+        self._digest(now)
+
+    def _digest(self, now: float) -> None:
+        for event in self._endpoint.events():
+            match event:
+                case ResponseReceived(key, _, response, _):
+                    if (purpose := self._purposes.pop(key, None)) is not None:
+                        self._heard.append(Answered(purpose, response))
+                case RequestTimedOut(key, _, _):
+                    if (purpose := self._purposes.pop(key, None)) is not None:
+                        self._heard.append(Answered(purpose, None))
+                case RequestReceived(key, request, path):
+                    response = self._answer(request, path)
+                    self._endpoint.respond(key, response, now)
+                case _:
+                    pass  # DatagramRefused: counted by the endpoint
+
+    def _answer(self, request: Request, path: SipPath) -> Response:
+        if request.method != "MESSAGE":
+            return response_to(request, 405, tag=self._tag, headers=(("Allow", "MESSAGE"),))
+        if not path.is_inside:
+            # Only the anchor can reach us inside a tunnel; outside, anybody can.
+            return response_to(request, 403, tag=self._tag)
+        try:
+            notice = decode(request.body)
+        except PeerError:
+            notice = None
+        if not isinstance(notice, AnchorNotice):
+            return response_to(request, 400, tag=self._tag)
+        self._heard.append(Noticed(path.network, notice))
+        return response_to(request, 200, tag=self._tag, body=encode(NoticeAnswer()))
+
+    def heard(self) -> list[Answered | Noticed]:
+        """What was heard since the last call."""
+        heard, self._heard = self._heard, []
+        return heard
+
+    def commands(self) -> list[SendSip | SendTunnelSignal]:
+        """What is to be sent now."""
+        return [
+            SendTunnelSignal(path.network, self._settings.signalling_port, data)
+            if path.is_inside
+            else SendSip(path.network, self._settings.anchor_signalling, data)
+            for data, path in self._endpoint.datagrams_to_send()
+        ]
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the SIP endpoint counted, by reason."""
+        return dict(self._endpoint.counters)

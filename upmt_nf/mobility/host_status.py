@@ -1,0 +1,93 @@
+"""The mobile host's state as values to show; nothing here changes anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from upmt_nf.mobility.applications import Application
+from upmt_nf.mobility.association import HostAssociation
+from upmt_nf.mobility.host_tunnel import HostTunnel
+from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.model.flow import Endpoint, IPAddress
+from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName, TunnelId
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationStatus:
+    """`state` is a value of AssociationState; `expires_at` in the clock of `now`."""
+
+    state: str
+    anchor: IPAddress
+    virtual_address: IPAddress | None
+    expires_at: float | None
+    failure: str | None
+    """Why there is no association, when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkStatus:
+    """`state` is a value of TunnelState; `mtu` the largest inner packet (bytes); `loss` from 0 to 1."""
+
+    name: NetworkName
+    index: int
+    interface: str | None
+    care_of_address: IPAddress | None
+    gateway: IPAddress | None
+    state: str
+    reason: str
+    tunnel_id: TunnelId | None
+    reflexive: Endpoint | None
+    rtt_ms: float | None
+    loss: float
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationStatus:
+    """`policy`: networks, best first, `any` for all others; `network`: where it is now."""
+
+    name: ApplicationName
+    id: ApplicationId
+    policy: tuple[str, ...]
+    network: NetworkName | None
+    is_moving: bool
+
+
+def association_status(association: HostAssociation, settings: HostSettings) -> AssociationStatus:
+    """The association now."""
+    return AssociationStatus(
+        association.state.value,
+        settings.anchor,
+        association.virtual_address,
+        association.expires_at,
+        association.failure,
+    )
+
+
+def network_status(tunnel: HostTunnel) -> NetworkStatus:
+    """A network and its tunnel now."""
+    return NetworkStatus(
+        name=tunnel.network,
+        index=tunnel.index,
+        interface=tunnel.interface,
+        care_of_address=tunnel.care_of_address,
+        gateway=tunnel.gateway,
+        state=tunnel.state.value,
+        reason=tunnel.reason,
+        tunnel_id=tunnel.tunnel.id if tunnel.tunnel is not None else None,
+        reflexive=tunnel.reflexive,
+        rtt_ms=None if tunnel.rtt is None else round(1000 * tunnel.rtt, 3),
+        loss=round(tunnel.loss, 4),
+        mtu=tunnel.mtu,
+    )
+
+
+def application_status(application: Application) -> ApplicationStatus:
+    """An application now."""
+    return ApplicationStatus(
+        application.name,
+        application.id,
+        application.policy,
+        application.network,
+        application.handover is not None,
+    )

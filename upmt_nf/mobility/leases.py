@@ -1,0 +1,213 @@
+"""The anchor's virtual addresses: who has which, for how long, and who had which (paper section V, association).
+
+In memory; `remembered` at the start and the anchor's LeaseGranted and LeaseEnded commands are all that a store
+needs. Knows neither SIP nor tunnels.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from upmt_nf.mobility.settings import AnchorSettings
+from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.identity import TerminalId
+
+
+@dataclass(slots=True)
+class Lease:
+    """One association. `call_id` and `cseq` are those of its newest REGISTER; `expires_at` in seconds."""
+
+    identity: TerminalId
+    address: IPAddress
+    token: str
+    call_id: str
+    cseq: int
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAsked:
+    """A REGISTER, as the leases see it. `expires` in seconds; `wanted` is its VIpAddr."""
+
+    identity: TerminalId
+    call_id: str
+    cseq: int
+    expires: int
+    wanted: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRefused:
+    """No lease: a SIP status, why, and for 423 the least lifetime, for 503 when to try again (seconds)."""
+
+    status: int
+    reason: str
+    least_lifetime: int | None = None
+    retry_after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGiven:
+    """The lease. `is_new`: it was not there before; `has_restarted`: the host lost its state, tunnels included."""
+
+    lease: Lease
+    is_new: bool = False
+    has_restarted: bool = False
+
+
+class Leases:
+    """The table. `token` gives a new unguessable word a call; at most `max_associations` hosts are remembered too."""
+
+    def __init__(
+        self,
+        settings: AnchorSettings,
+        token: Callable[[], str],
+        remembered: Mapping[TerminalId, IPAddress] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._token = token
+        self.by_identity: dict[TerminalId, Lease] = {}
+        self.by_address: dict[IPAddress, Lease] = {}
+        self.by_token: dict[str, Lease] = {}
+        self._remembered: dict[TerminalId, IPAddress] = {}
+        self._reserved: dict[IPAddress, TerminalId] = {}
+        self._left: dict[TerminalId, tuple[str, int]] = {}
+        """The goodbyes: a REGISTER that was sent before one and comes after it must not bring the lease back."""
+        self._fresh: Iterator[IPAddress] = iter(settings.pool)
+        self._returned: list[IPAddress] = []
+        self._expiries: list[tuple[float, int, TerminalId]] = []
+        self._order = 0
+        for identity, address in (remembered or {}).items():
+            if address in settings.pool:
+                self._remember(identity, address)
+
+    def ask(self, asked: LeaseAsked, now: float) -> LeaseGiven | LeaseRefused:
+        """Give or refresh a lease. A refresh never changes the address."""
+        settings = self._settings
+        if asked.expires < settings.minimum_lifetime:
+            return LeaseRefused(
+                423,
+                f"an association lives at least {settings.minimum_lifetime} s",
+                least_lifetime=settings.minimum_lifetime,
+            )
+        if self._is_stale(asked):
+            return LeaseRefused(500, "this request is older than the goodbye of the same host")
+        lifetime = min(asked.expires, settings.lifetime)
+        lease = self.by_identity.get(asked.identity)
+        if lease is not None:
+            return self._refresh(lease, asked, now + lifetime)
+        if len(self.by_identity) >= settings.max_associations:
+            return LeaseRefused(503, "the anchor has all the hosts that it takes", retry_after=30)
+        address = self._choose(asked)
+        if address is None:
+            return LeaseRefused(503, "no virtual address is free", retry_after=30)
+        self._left.pop(asked.identity, None)
+        self._remember(asked.identity, address)
+        lease = Lease(asked.identity, address, self._token(), asked.call_id, asked.cseq, now + lifetime)
+        self.by_identity[lease.identity] = self.by_address[address] = self.by_token[lease.token] = lease
+        self._watch(lease)
+        return LeaseGiven(lease, is_new=True)
+
+    def release(self, asked: LeaseAsked) -> Lease | None:
+        """The host says goodbye. None: there was no lease, or the goodbye is an old one."""
+        if self._is_stale(asked):
+            return None
+        self._left[asked.identity] = (asked.call_id, asked.cseq)
+        while len(self._left) > self._settings.max_associations:
+            del self._left[next(iter(self._left))]
+        lease = self.by_identity.get(asked.identity)
+        if lease is None or (lease.call_id == asked.call_id and asked.cseq < lease.cseq):
+            return None
+        self._end(lease)
+        return lease
+
+    def expire(self, now: float) -> list[Lease]:
+        """End what was not refreshed in time; gives those leases."""
+        ended = []
+        while self._expiries and self._expiries[0][0] <= now:
+            _, _, identity = heapq.heappop(self._expiries)
+            lease = self.by_identity.get(identity)
+            if lease is None:
+                continue
+            if lease.expires_at > now:
+                self._watch(lease)
+            else:
+                self._end(lease)
+                ended.append(lease)
+        return ended
+
+    def next_expiry(self) -> float | None:
+        """When `expire` may have something to do (seconds)."""
+        return self._expiries[0][0] if self._expiries else None
+
+    # --- inside ---
+
+    def _refresh(self, lease: Lease, asked: LeaseAsked, expires_at: float) -> LeaseGiven:
+        has_restarted = lease.call_id != asked.call_id
+        if has_restarted:
+            del self.by_token[lease.token]
+            lease.token = self._token()
+            self.by_token[lease.token] = lease
+        if has_restarted or asked.cseq >= lease.cseq:
+            lease.call_id, lease.cseq = asked.call_id, asked.cseq
+            if expires_at < lease.expires_at:
+                lease.expires_at = expires_at
+                self._watch(lease)
+            lease.expires_at = expires_at
+        return LeaseGiven(lease, has_restarted=has_restarted)
+
+    def _is_stale(self, asked: LeaseAsked) -> bool:
+        call_id, cseq = self._left.get(asked.identity, ("", -1))
+        return asked.call_id == call_id and asked.cseq <= cseq
+
+    def _choose(self, asked: LeaseAsked) -> IPAddress | None:
+        """The wanted address, the remembered one, the lowest that nobody had, at last the one left longest ago."""
+        if asked.wanted is not None and self._is_free(asked.wanted, asked.identity):
+            return asked.wanted
+        remembered = self._remembered.get(asked.identity)
+        if remembered is not None:
+            return remembered
+        while self._returned:
+            address = heapq.heappop(self._returned)
+            if self._is_free(address, asked.identity):
+                return address
+        for address in self._fresh:
+            if self._is_free(address, asked.identity):
+                return address
+        for identity, address in self._remembered.items():
+            if identity not in self.by_identity:
+                return address
+        return None
+
+    def _is_free(self, address: IPAddress, identity: TerminalId) -> bool:
+        return (
+            address in self._settings.pool
+            and address != self._settings.address
+            and self._reserved.get(address, identity) == identity
+        )
+
+    def _remember(self, identity: TerminalId, address: IPAddress) -> None:
+        """This host has this address, and nobody else; the newest are the last to be forgotten."""
+        if (before := self._reserved.pop(address, None)) is not None:
+            self._remembered.pop(before, None)
+        if (old := self._remembered.pop(identity, None)) is not None:
+            del self._reserved[old]
+            heapq.heappush(self._returned, old)
+        self._remembered[identity] = address
+        self._reserved[address] = identity
+        if len(self._remembered) > 2 * self._settings.max_associations:
+            gone = next(name for name in self._remembered if name not in self.by_identity)
+            freed = self._remembered.pop(gone)
+            del self._reserved[freed]
+            heapq.heappush(self._returned, freed)
+
+    def _end(self, lease: Lease) -> None:
+        del self.by_identity[lease.identity], self.by_address[lease.address], self.by_token[lease.token]
+        # Moved to the end: the one left longest ago is given away first when the pool is short.
+        self._remembered[lease.identity] = self._remembered.pop(lease.identity)
+
+    def _watch(self, lease: Lease) -> None:
+        self._order += 1
+        heapq.heappush(self._expiries, (lease.expires_at, self._order, lease.identity))

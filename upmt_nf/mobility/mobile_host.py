@@ -1,0 +1,478 @@
+"""The mobile host's decisions: one event in, commands out (MMC of the paper, section III, without its hands).
+
+Composes the association, a tunnel per access network, the placement of applications, and the signalling. Its
+owner performs the commands in order, calls again at `next_timeout`, and may read the views at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+
+from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.association import (
+    AssociationAction,
+    AssociationLost,
+    GoodbyeSaid,
+    Granted,
+    HostAssociation,
+    RegisterOn,
+)
+from upmt_nf.mobility.commands import Announce, Level, Stopped
+from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.mobility.host_answers import Refusal, read_handover, read_registration, read_setup
+from upmt_nf.mobility.host_commands import (
+    CloseTunnel,
+    ConfigureVirtualAddress,
+    HostCommand,
+    OpenTunnel,
+    RebindTunnel,
+    ReleaseVirtualAddress,
+    SendTunnelSignal,
+)
+from upmt_nf.mobility.host_events import (
+    ApplicationAssigned,
+    ApplicationDefined,
+    HandoverAsked,
+    HostEvent,
+    NetworkAppeared,
+    NetworkVanished,
+    PathFailed,
+    PathNarrowed,
+    SipDatagramReceived,
+    TunnelSignalReceived,
+)
+from upmt_nf.mobility.host_signalling import (
+    INSIDE_T1,
+    Answered,
+    HostSignalling,
+    Moving,
+    Noticed,
+    Purpose,
+    Registering,
+    SettingUp,
+    SipPath,
+)
+from upmt_nf.mobility.host_status import (
+    ApplicationStatus,
+    AssociationStatus,
+    NetworkStatus,
+    application_status,
+    association_status,
+    network_status,
+)
+from upmt_nf.mobility.host_tunnel import (
+    AskSetup,
+    HostTunnel,
+    SendProbe,
+    StateChanged,
+    TunnelAction,
+    TunnelState,
+)
+from upmt_nf.mobility.placement import Placement
+from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.model.errors import PeerError
+from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
+from upmt_nf.model.identity import (
+    DEFAULT_APPLICATION,
+    DEFAULT_APPLICATION_ID,
+    ApplicationName,
+    NetworkName,
+    TunnelId,
+)
+from upmt_nf.model.names import MEASUREMENT_PORT
+from upmt_nf.signaling.messages import TunnelSetupResponse
+from upmt_nf.signaling.sip.message import Response
+from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
+
+OVERHEAD = {4: 28, 6: 48}
+"""Bytes that the plain format adds, by the outer IP version."""
+LEAST_MTU = 512
+"""No path is believed to be narrower: a forged ICMP error must not stop everything."""
+AGEING_INTERVAL = 5.0
+ENDING_NOTICES = ("going-down", "lease-ended")
+"""Notices after which the association is worth nothing."""
+
+
+class MobileHost:
+    """The composition. `paft` is shared with the forwarder; `random` gives tokens and jitter."""
+
+    def __init__(self, settings: HostSettings, paft: Paft, random: Random) -> None:
+        self._settings = settings
+        self._paft = paft
+        self._tunnels = {
+            name: HostTunnel(name, index, settings.keepalive_interval, settings.setup_backoff, random)
+            for index, name in enumerate(settings.networks, start=1)
+        }
+        self._association = HostAssociation(settings.lifetime, settings.leave_patience, random)
+        self._placement = Placement(paft, self._tunnels, settings.return_after)
+        self._signalling = HostSignalling(settings, random, lambda name: self._tunnels[name].rtt)
+        self._commands: list[HostCommand] = []
+        self._age_at: float | None = None
+        self._configured: IPAddress | None = None
+        self._is_stopped = False
+        self._placement.define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy)
+
+    # --- views ---
+
+    @property
+    def association(self) -> AssociationStatus:
+        """The association now."""
+        return association_status(self._association, self._settings)
+
+    @property
+    def networks(self) -> dict[NetworkName, NetworkStatus]:
+        """Every configured network now, in the order of preference."""
+        return {name: network_status(tunnel) for name, tunnel in self._tunnels.items()}
+
+    @property
+    def applications(self) -> dict[ApplicationName, ApplicationStatus]:
+        """Every application now, in the order of definition."""
+        return {
+            name: application_status(application)
+            for name, application in self._placement.applications.items()
+        }
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What the signalling counted, by reason."""
+        return self._signalling.counters
+
+    # --- driving ---
+
+    def next_timeout(self) -> float | None:
+        """When `TimeoutReached` should come at the latest (seconds), or None."""
+        if self._is_stopped:
+            return None
+        times = [self._association.next_timeout(), self._signalling.next_timeout(), self._age_at]
+        times += [tunnel.next_timeout() for tunnel in self._tunnels.values() if self._may_act(tunnel)]
+        times.append(self._placement.next_timeout())
+        return min((time for time in times if time is not None), default=None)
+
+    def handle(self, event: HostEvent, now: float) -> list[HostCommand]:
+        """Take one event at time `now` (seconds, never backwards); gives what is to be done, in order."""
+        if self._is_stopped:
+            return []
+        match event:
+            case NetworkAppeared():
+                self._appear(event, now)
+            case NetworkVanished(network, reason):
+                self._vanish(network, reason, now)
+            case PathFailed(network, reason):
+                if (tunnel := self._known(network)) is not None:
+                    self._on_tunnel(tunnel, tunnel.break_path(reason, now), now)
+            case PathNarrowed(network, mtu):
+                if (tunnel := self._known(network)) is not None:
+                    self._set_mtu(tunnel, min(tunnel.mtu, self._inner_mtu(mtu)))
+            case SipDatagramReceived(network, data):
+                if self._known(network) is not None:
+                    self._signalling.receive(data, SipPath(network, False), now)
+            case TunnelSignalReceived(network, port, payload):
+                if (tunnel := self._known(network)) is not None:
+                    self._receive_signal(tunnel, port, payload, now)
+            case ApplicationDefined(name, id, policy):
+                self._placement.define(name, id, policy or self._settings.default_policy)
+            case ApplicationAssigned(name, policy):
+                if (application := self._placement.applications.get(name)) is not None:
+                    self._placement.define(name, application.id, policy)
+            case HandoverAsked(token, what, target):
+                self._placement.ask(token, what, target, now)
+            case StopAsked():
+                self._on_association(self._association.stop(now), now)
+            case TimeoutReached():
+                self._pass_time(now)
+        self._work_off(now)
+        commands, self._commands = self._commands, []
+        return commands
+
+    def _pass_time(self, now: float) -> None:
+        self._signalling.handle_timeout(now)
+        self._on_association(self._association.handle_timeout(now), now)
+        for tunnel in self._tunnels.values():
+            if self._may_act(tunnel):
+                self._on_tunnel(tunnel, tunnel.handle_timeout(now), now)
+        if self._age_at is None or now >= self._age_at:
+            self._paft.age(now)
+            self._age_at = now + AGEING_INTERVAL
+
+    def _work_off(self, now: float) -> None:
+        """Digest what was heard, bring applications into line, send."""
+        while heard := self._signalling.heard():
+            for item in heard:
+                match item:
+                    case Answered(purpose, response):
+                        self._hear(purpose, response, now)
+                    case Noticed(network, notice):
+                        self._say(Level.WARNING, f"the anchor by {network}: {notice.kind}: {notice.reason}")
+                        if notice.kind in ENDING_NOTICES:
+                            self._disown(f"the anchor said {notice.kind}", now)
+        self._placement.settle(now)
+        if self._placement.has_lost:
+            self._placement.has_lost = False
+            self._hurry_setup(now)
+        self._send_flow_requests(now)
+        self._commands += self._placement.commands
+        self._placement.commands.clear()
+        self._commands += self._signalling.commands()
+        if self._is_stopped:
+            self._commands.append(Stopped())
+
+    def _may_act(self, tunnel: HostTunnel) -> bool:
+        return tunnel.is_usable or self._association.is_held
+
+    def _known(self, network: NetworkName) -> HostTunnel | None:
+        return self._tunnels.get(network)
+
+    def _say(self, level: Level, text: str) -> None:
+        self._commands.append(Announce(level, text))
+
+    # --- networks ---
+
+    def _appear(self, event: NetworkAppeared, now: float) -> None:
+        tunnel = self._known(event.network)
+        if tunnel is None:
+            return self._say(Level.WARNING, f"network {event.network} is not configured")
+        if tunnel.state is not TunnelState.DOWN:
+            if tunnel.care_of_address == event.care_of_address and tunnel.interface == event.interface:
+                tunnel.gateway = event.gateway
+                return self._set_mtu(tunnel, self._inner_mtu(event.mtu))
+            self._vanish(event.network, f"its address is {event.care_of_address} now", now)
+        tunnel.interface, tunnel.care_of_address = event.interface, event.care_of_address
+        tunnel.gateway, tunnel.mtu = event.gateway, self._inner_mtu(event.mtu)
+        self._on_tunnel(tunnel, tunnel.appear(now), now)
+        self._rank_networks()
+        self._on_association(self._association.appear(event.network, now), now)
+        if self._association.is_held:
+            self._pass_time_of(tunnel, now)
+        return None
+
+    def _vanish(self, network: NetworkName, reason: str, now: float) -> None:
+        tunnel = self._known(network)
+        if tunnel is None or tunnel.state is TunnelState.DOWN:
+            return
+        actions = tunnel.vanish(reason)
+        self._close(tunnel)
+        self._signalling.cancel(lambda purpose: purpose.network == network)
+        self._on_tunnel(tunnel, actions, now)
+        self._rank_networks()
+        self._on_association(self._association.vanish(network, now), now)
+
+    def _inner_mtu(self, outer: int) -> int:
+        return max(LEAST_MTU, outer - OVERHEAD[self._settings.anchor.version])
+
+    def _set_mtu(self, tunnel: HostTunnel, mtu: int) -> None:
+        tunnel.mtu = mtu
+        if tunnel.tunnel is not None:
+            tunnel.tunnel.mtu = mtu
+
+    def _rank_networks(self) -> None:
+        there = [tunnel for tunnel in self._tunnels.values() if tunnel.state is not TunnelState.DOWN]
+        there.sort(key=lambda tunnel: not tunnel.is_usable)
+        self._association.networks = [tunnel.network for tunnel in there]
+
+    # --- tunnels ---
+
+    def _pass_time_of(self, tunnel: HostTunnel, now: float) -> None:
+        self._on_tunnel(tunnel, tunnel.handle_timeout(now), now)
+
+    def _on_tunnel(self, tunnel: HostTunnel, actions: Iterable[TunnelAction], now: float) -> None:
+        for action in actions:
+            match action:
+                case SendProbe(sequence):
+                    packet = bytes(SenderPacket(sequence, now, tunnel.index))
+                    self._commands.append(SendTunnelSignal(tunnel.network, MEASUREMENT_PORT, packet))
+                case AskSetup(rebind):
+                    self._ask_setup(tunnel, rebind, now)
+                case StateChanged(old, new, reason):
+                    level = Level.WARNING if new in (TunnelState.DEAD, TunnelState.DOWN) else Level.INFO
+                    if TunnelState.SUSPECT in (old, new):
+                        level = Level.DEBUG if new is not TunnelState.DEAD else level
+                    self._say(level, f"network {tunnel.network} is {new.value}: {reason}")
+                    self._rank_networks()
+
+    def _ask_setup(self, tunnel: HostTunnel, rebind: bool, now: float) -> None:
+        token, address = self._association.token, self._association.virtual_address
+        if token is None or address is None:
+            return
+        network = tunnel.network
+        self._signalling.cancel(lambda purpose: isinstance(purpose, SettingUp) and purpose.network == network)
+        if rebind:
+            self._commands.append(RebindTunnel(network))
+        self._signalling.set_up(network, token, address, self._placement.claims(network), now)
+
+    def _hurry_setup(self, now: float) -> None:
+        """Applications lost their last network: set the next one up at once, with their flows in the request."""
+        for name, tunnel in self._tunnels.items():
+            if self._association.is_held and self._placement.claims(name):
+                tunnel.ask_setup_now(now)
+                self._pass_time_of(tunnel, now)
+
+    def _close(self, tunnel: HostTunnel) -> None:
+        if tunnel.tunnel is not None:
+            self._paft.remove_tunnel(tunnel.tunnel.id)
+            tunnel.tunnel = None
+            tunnel.reflexive = None
+            self._commands.append(CloseTunnel(tunnel.network))
+
+    def _receive_signal(self, tunnel: HostTunnel, port: int, payload: bytes, now: float) -> None:
+        if port != MEASUREMENT_PORT:
+            self._signalling.receive(payload, SipPath(tunnel.network, True), now)
+            return
+        try:
+            packet = parse_reflector(payload)
+        except PeerError:
+            return
+        self._on_tunnel(tunnel, tunnel.answer(packet.sender_sequence, now), now)
+
+    # --- the association ---
+
+    def _on_association(self, actions: Iterable[AssociationAction], now: float) -> None:
+        for action in actions:
+            match action:
+                case RegisterOn(network, expires):
+                    self._register(network, expires, now)
+                case Granted(is_new):
+                    self._on_granted(is_new, now)
+                case AssociationLost(reason):
+                    self._say(Level.WARNING, f"no association with anchor {self._settings.anchor}: {reason}")
+                    self._drop_tunnels(now)
+                case GoodbyeSaid():
+                    self._leave(now)
+
+    def _register(self, network: NetworkName, expires: int, now: float) -> None:
+        care_of = self._tunnels[network].care_of_address
+        if care_of is not None:
+            association = self._association
+            self._signalling.register(
+                network, care_of, expires, association.virtual_address, association.token, now
+            )
+
+    def _on_granted(self, is_new: bool, now: float) -> None:
+        association, anchor = self._association, self._settings.anchor
+        assert association.virtual_address is not None
+        self._signalling.cancel(lambda purpose: isinstance(purpose, Registering))
+        if self._configured != association.virtual_address:
+            if self._configured is not None:
+                self._say(Level.WARNING, f"anchor {anchor} took {self._configured} away: its flows break")
+                self._commands.append(ReleaseVirtualAddress(self._configured))
+            self._configured = association.virtual_address
+            self._commands.append(ConfigureVirtualAddress(self._configured))
+        if is_new:
+            self._say(Level.INFO, f"associated with anchor {anchor} as {association.virtual_address}")
+            self._drop_tunnels(now)
+            for tunnel in self._tunnels.values():
+                self._pass_time_of(tunnel, now)
+
+    def _drop_tunnels(self, now: float) -> None:
+        self._signalling.cancel(lambda purpose: not isinstance(purpose, Registering))
+        for tunnel in self._tunnels.values():
+            self._close(tunnel)
+            self._on_tunnel(tunnel, tunnel.disown(now), now)
+        self._placement.settle(now)
+
+    def _disown(self, reason: str, now: float) -> None:
+        self._on_association(self._association.disown(reason, now), now)
+
+    def _leave(self, now: float) -> None:
+        self._drop_tunnels(now)
+        if self._configured is not None:
+            self._commands.append(ReleaseVirtualAddress(self._configured))
+            self._configured = None
+        self._is_stopped = True
+
+    # --- answers ---
+
+    def _hear(self, purpose: Purpose, response: Response | None, now: float) -> None:
+        match purpose:
+            case Registering():
+                self._on_association(self._hear_registration(purpose, response, now), now)
+            case SettingUp(network, asked_at, claimed):
+                self._hear_setup(self._tunnels[network], asked_at, claimed, response, now)
+            case Moving(network, request) if response is None:
+                self._placement.give_up(request, now)
+            case Moving(network, request):
+                assert response is not None
+                self._on_tunnel(self._tunnels[network], self._tunnels[network].prove_alive(now), now)
+                answer = read_handover(response)
+                if not isinstance(answer, Refusal):
+                    return self._placement.confirm(request, now)
+                self._placement.refuse(request, answer.reason, now)
+                if answer.is_disowned:
+                    self._disown(answer.reason, now)
+        return None
+
+    def _hear_registration(
+        self, purpose: Registering, response: Response | None, now: float
+    ) -> list[AssociationAction]:
+        network = purpose.network
+        if response is None:
+            return self._association.go_unanswered(network, now)
+        if not purpose.expires:
+            return self._association.accept_goodbye()
+        answer = read_registration(purpose, response)
+        if not isinstance(answer, Refusal):
+            return self._association.accept(network, answer, now)
+        return self._association.refuse(
+            network, answer.reason, now, least_lifetime=answer.least_lifetime, retry_after=answer.retry_after
+        )
+
+    def _hear_setup(
+        self,
+        tunnel: HostTunnel,
+        asked_at: float,
+        claimed: tuple[FlowKey, ...],
+        response: Response | None,
+        now: float,
+    ) -> None:
+        answer = Refusal("no answer") if response is None else read_setup(response)
+        address = self._association.virtual_address
+        if isinstance(answer, Refusal) or address is None or self._is_taken(answer.tunnel_id, tunnel):
+            reason = answer.reason if isinstance(answer, Refusal) else "the anchor gave one id to two tunnels"
+            if response is not None:
+                self._say(Level.WARNING, f"network {tunnel.network}: no tunnel: {reason}")
+            self._on_tunnel(tunnel, tunnel.fail_setup(now), now)
+            if isinstance(answer, Refusal) and answer.is_disowned:
+                self._disown(reason, now)
+            return
+        self._open(tunnel, answer, address, now)
+        was_resent = now - asked_at >= INSIDE_T1
+        self._on_tunnel(tunnel, tunnel.accept(now, None if was_resent else now - asked_at), now)
+        if claimed and answer.results and all(result.accepted for result in answer.results):
+            self._placement.confirm_claims(tunnel.network, claimed, asked_at)
+        self._placement.settle(now)
+
+    def _is_taken(self, tunnel_id: TunnelId, tunnel: HostTunnel) -> bool:
+        others = (other.tunnel for other in self._tunnels.values() if other is not tunnel)
+        return any(other is not None and other.id == tunnel_id for other in others)
+
+    def _open(self, tunnel: HostTunnel, answer: TunnelSetupResponse, address: IPAddress, now: float) -> None:
+        reflexive = Endpoint(answer.your_address, answer.your_port)
+        old = tunnel.tunnel
+        if old is not None and old.id == answer.tunnel_id and tunnel.reflexive == reflexive:
+            return
+        if old is not None and old.id != answer.tunnel_id:
+            self._paft.remove_tunnel(old.id)
+        if old is None or old.id != answer.tunnel_id:
+            tunnel.tunnel = Tunnel(
+                answer.tunnel_id, address, self._settings.anchor_tunnels, tunnel.mtu, tunnel.network, now
+            )
+            self._paft.add_tunnel(tunnel.tunnel)
+        tunnel.reflexive = reflexive
+        self._commands.append(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
+
+    # --- handovers ---
+
+    def _send_flow_requests(self, now: float) -> None:
+        """What the placement wants the anchor to know, and what it does not want any more."""
+        placement = self._placement
+        if placement.cancelled:
+            dropped = set(placement.cancelled)
+            self._signalling.cancel(
+                lambda purpose: isinstance(purpose, Moving) and purpose.request in dropped
+            )
+            placement.cancelled.clear()
+        token, address = self._association.token, self._association.virtual_address
+        requests, placement.requests = placement.requests, []
+        for request in requests:
+            if token is not None and address is not None:
+                self._signalling.move(request.handover.target, token, address, request, now)
