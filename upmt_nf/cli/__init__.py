@@ -6,5 +6,6 @@ reading    `status`, `networks`, `tunnels`, `apps`, `flows`
 steering   `run`, `assign`, `handover`
 rules      `rules show|install|remove|verify`, `cleanup`
 lab        `lab up|down|exec|link|shape|status|demo`
+reading_config  configuration files from disk
 tables     values -> tables for people
 """

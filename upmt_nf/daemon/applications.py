@@ -125,10 +125,10 @@ class Applications:
         application = rule.application if rule is not None else DEFAULT_APPLICATION_ID
         return Classified(application, pid, facts.command if facts is not None else "")
 
-    def reclassify(self, entries: Iterable[FlowEntry], rule: ApplicationRule) -> int:
-        """Running flows that a new rule claims become its application's; gives how many (adopting a program)."""
+    def reclassify(self, entries: Iterable[FlowEntry], rule: ApplicationRule) -> list[FlowKey]:
+        """Running flows that a new rule claims become its application's; gives them (adopting a program)."""
         known: dict[int, ProcessFacts | None] = {}
-        moved = 0
+        moved: list[FlowKey] = []
         for entry in entries:
             flow = entry.flow
             if rule.needs_process or rule.uid is not None or rule.gid is not None or rule.cgroup is not None:
@@ -141,7 +141,7 @@ class Applications:
                 facts = None
             if entry.application_id != rule.application and first_match(self.rules, flow, facts) == rule:
                 entry.application_id = rule.application
-                moved += 1
+                moved.append(flow)
         return moved
 
     def _pid_behind(self, flow: FlowKey, *, is_urgent: bool) -> int:

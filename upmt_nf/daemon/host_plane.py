@@ -87,6 +87,13 @@ class HostPlane:
         packet = build_udp(source, port, self._anchor.address, to_port, payload)
         self._send(network, packet, 0)
 
+    def counters(self) -> dict[str, int]:
+        """What the kernel did not take or give, by reason."""
+        return {
+            "queue_overruns": sum(queue.overruns for queue in self._queues),
+            "send_failures": sum(socket.dropped for socket in self._sockets.values()),
+        }
+
     def stop(self) -> None:
         """Close everything. Packets that still come are dropped by the kernel."""
         for queue in self._queues:

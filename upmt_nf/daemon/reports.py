@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.mobility.host_commands import Receipt
 from upmt_nf.mobility.host_status import ApplicationStatus, AssociationStatus, NetworkStatus
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import ApplicationId, ApplicationName
@@ -88,4 +89,16 @@ def flow_report(
         "tunnel_id": tunnel.id if tunnel is not None else None,
         "packets": entry.packets_in + entry.packets_out,
         "bytes": entry.bytes_in + entry.bytes_out,
+    }
+
+
+def receipt_report(receipt: Receipt) -> dict[str, Any]:
+    """The answer to `handover`."""
+    return {
+        "application": receipt.application,
+        "from": receipt.source,
+        "to": receipt.target,
+        "mode": receipt.mode.value,
+        "flows": receipt.flows,
+        "signalling_ms": round(receipt.signalling_ms, 3),
     }

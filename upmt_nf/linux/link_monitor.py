@@ -30,7 +30,8 @@ class InterfaceState:
     """One interface. `is_running`: administratively up and with carrier; `addresses`: of global scope only."""
 
     interface: str
-    exists: bool = False
+    index: int = 0
+    """The kernel's number; 0: there is no such interface. One that was deleted and made again has another."""
     is_running: bool = False
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
     gateways: tuple[IPAddress, ...] = ()
@@ -50,7 +51,7 @@ class LinkMonitor:
     """Watches some interfaces by name, also such that do not exist yet."""
 
     def __init__(self, interfaces: list[str]) -> None:
-        self._states = {name: InterfaceState(name) for name in interfaces}
+        self._states: dict[str, InterfaceState | None] = dict.fromkeys(interfaces)
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._socket.bind((0, _GROUPS))
@@ -79,7 +80,7 @@ class LinkMonitor:
         return self.compare()
 
     def compare(self) -> list[InterfaceState]:
-        """Read all watched interfaces and give those that differ from the last time."""
+        """Read all watched interfaces and give those that differ from the last time; the first time all of them."""
         changed = []
         for name, old in self._states.items():
             new = self._observe(name)
@@ -111,7 +112,7 @@ class LinkMonitor:
         )
         return InterfaceState(
             interface=name,
-            exists=True,
+            index=index,
             is_running=bool(flags & _IFF_UP and flags & _IFF_RUNNING and flags & _IFF_LOWER_UP),
             addresses=addresses,
             gateways=self._gateways(index),
@@ -135,3 +136,12 @@ class LinkMonitor:
                 if address.version not in best or candidate[0] < best[address.version][0]:
                     best[address.version] = candidate
         return tuple(address for _, address in best.values())
+
+
+def interface_mtu(name: str) -> int | None:
+    """The MTU of an interface in bytes; None when there is no such interface."""
+    with IPRoute() as route:
+        for index in route.link_lookup(ifname=name):
+            mtu: int = route.link("get", index=index)[0].get_attr("IFLA_MTU")
+            return mtu
+    return None

@@ -305,8 +305,8 @@ class Anchor:
         cseq: int,
         now: float,
     ) -> Response:
-        tunnel = self._tunnels.at(path.remote)
-        if tunnel is None or tunnel.owner != inner.address:
+        tunnel = self._tunnels.at(path.remote, inner.address)
+        if tunnel is None:
             return self._no(request, NO_ASSOCIATION, "this message came by no tunnel of yours")
         lease = self._leases.by_address.get(tunnel.owner)
         if lease is None or body.association not in ("", lease.token):

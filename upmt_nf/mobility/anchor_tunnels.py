@@ -33,9 +33,9 @@ class AnchorTunnels:
         self._random = random
         self._kept: dict[IPAddress, dict[str, _Kept]] = {}
 
-    def at(self, remote: Endpoint) -> Tunnel | None:
-        """The tunnel whose other end is there."""
-        return self._paft.tunnels_by_remote.get(packed_endpoint(remote))
+    def at(self, remote: Endpoint, owner: IPAddress) -> Tunnel | None:
+        """The tunnel of a virtual address whose other end is there."""
+        return self._paft.tunnel_from(packed_endpoint(remote), owner.packed)
 
     def of(self, owner: IPAddress) -> list[Tunnel]:
         """The tunnels of a virtual address."""
@@ -54,10 +54,9 @@ class AnchorTunnels:
         kept = networks.get(name)
         if kept is not None and cseq < kept.cseq:
             return kept.tunnel
-        holder = self.at(remote)
+        # Another host may have this end as well, when a NAT has given it away again: the owner tells them apart.
+        holder = self.at(remote, lease.address)
         if holder is not None and (kept is None or holder is not kept.tunnel):
-            if holder.owner != lease.address and now - holder.heard < self._settings.endpoint_hold:
-                return f"{remote} is the end of another host's tunnel"
             self.remove(holder)
             networks = self._kept.setdefault(lease.address, {})
         if kept is None:

@@ -91,6 +91,14 @@ class HandoverAsked:
     target: NetworkName
 
 
+@dataclass(frozen=True, slots=True)
+class FlowsAdopted:
+    """Running flows that were another application's belong to this one now: the anchor should know their tunnel."""
+
+    application: ApplicationName
+    flows: tuple[FlowKey, ...]
+
+
 HostEvent = (
     NetworkAppeared
     | NetworkVanished
@@ -101,6 +109,7 @@ HostEvent = (
     | ApplicationDefined
     | ApplicationAssigned
     | HandoverAsked
+    | FlowsAdopted
     | StopAsked
     | TimeoutReached
 )

@@ -33,6 +33,7 @@ from upmt_nf.mobility.host_commands import (
 from upmt_nf.mobility.host_events import (
     ApplicationAssigned,
     ApplicationDefined,
+    FlowsAdopted,
     HandoverAsked,
     HostEvent,
     NetworkAppeared,
@@ -177,6 +178,8 @@ class MobileHost:
                     self._placement.define(name, application.id, policy)
             case HandoverAsked(token, what, target):
                 self._placement.ask(token, what, target, now)
+            case FlowsAdopted(name, flows):
+                self._placement.adopt(name, flows, now)
             case StopAsked():
                 self._on_association(self._association.stop(now), now)
             case TimeoutReached():

@@ -115,6 +115,11 @@ class Placement:
             return
         self._start_flow(Order(name, source, target, "asked", token, flow), flow, now)
 
+    def adopt(self, name: ApplicationName, flows: Sequence[FlowKey], now: float) -> None:
+        """Running flows have come to an application from another: the anchor shall send them where it is."""
+        if (application := self.applications.get(name)) is not None:
+            self._repair(application, [flow for flow in flows if flow.packed() not in self._pins], now)
+
     # --- what the anchor says ---
 
     def confirm(self, request: FlowRequest, now: float) -> None:

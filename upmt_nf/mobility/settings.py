@@ -65,8 +65,6 @@ class AnchorSettings:
     minimum_lifetime: int = 10
     tunnel_timeout: float = 300.0
     """Silence after which a tunnel is forgotten."""
-    endpoint_hold: float = 30.0
-    """How long after it was heard an endpoint belongs to its tunnel even against another host's setup request."""
     max_associations: int = 65536
     max_tunnels: int = 16
     """Per association."""

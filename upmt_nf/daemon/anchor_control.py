@@ -1,0 +1,76 @@
+"""The anchor's commands on the control socket: reading only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from upmt_nf.daemon.control_server import Handler
+from upmt_nf.daemon.reports import flow_report, tunnel_report
+
+if TYPE_CHECKING:
+    from upmt_nf.daemon.anchor_daemon import AnchorDaemon
+
+READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules"))
+"""What any user may ask."""
+
+
+class AnchorControl:
+    """The handlers. Each takes the request's arguments and the caller's pid."""
+
+    def __init__(self, daemon: AnchorDaemon) -> None:
+        self._daemon = daemon
+
+    def commands(self) -> dict[str, Handler]:
+        """Handlers by name."""
+        return {
+            "status": self.status,
+            "tunnels": self.tunnels,
+            "flows": self.flows,
+            "rules": self.rules,
+            "networks": self._nothing,
+            "apps": self._nothing,
+        }
+
+    async def status(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
+        """The anchor and its associations."""
+        daemon, now = self._daemon, asyncio.get_running_loop().time()
+        return {
+            "role": "anchor",
+            "datapath": "agent",
+            "virtual_interface": daemon.kernel.interface.name,
+            "address": str(daemon.config.address),
+            "pool": str(daemon.config.pool),
+            "associations": [
+                {
+                    "identity": association.identity,
+                    "virtual_address": str(association.virtual_address),
+                    "tunnels": len(association.tunnels),
+                    "flows": len(daemon.paft.flows_owned_by(association.virtual_address)),
+                    "expires_in_s": round(association.expires_at - now, 1),
+                }
+                for association in daemon.machine.associations
+            ],
+            "counters": daemon.counters(),
+        }
+
+    async def tunnels(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
+        """The tunnels of all hosts."""
+        daemon = self._daemon
+        return [
+            tunnel_report(tunnel, daemon.plane.local, "up", None) for tunnel in daemon.paft.tunnels.values()
+        ]
+
+    async def flows(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
+        """The flows of all hosts. Applications, programs and processes are the hosts' own business."""
+        daemon = self._daemon
+        return [flow_report(entry, daemon.paft, lambda _: None) for entry in daemon.paft.flows.values()]
+
+    async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, str]:
+        """The netfilter rules that are in place, in iptables-save syntax."""
+        return {"rules": str(self._daemon.kernel.rules)}
+
+    async def _nothing(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
+        """Access networks and applications are the mobile host's."""
+        return []

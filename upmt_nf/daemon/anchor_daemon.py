@@ -1,0 +1,174 @@
+"""The anchor's daemon (MMS): the machine of `mobility`, the agent plane and the kernel state put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from random import SystemRandom
+from typing import Any
+
+from upmt_nf.config.anchor import AnchorSection
+from upmt_nf.daemon.anchor_control import READING, AnchorControl
+from upmt_nf.daemon.anchor_kernel import AnchorKernel
+from upmt_nf.daemon.anchor_plane import AnchorPlane
+from upmt_nf.daemon.control_server import ControlServer
+from upmt_nf.daemon.wake_up import WakeUp
+from upmt_nf.datapath.anchor_forwarder import PRIVATE_NETWORKS, AnchorForwarder
+from upmt_nf.datapath.paft import Paft
+from upmt_nf.datapath.verdict import TunnelSignal
+from upmt_nf.linux.link_monitor import interface_mtu
+from upmt_nf.linux.tunnel_socket import SignallingSocket
+from upmt_nf.mobility.anchor import Anchor
+from upmt_nf.mobility.anchor_commands import (
+    AnchorCommand,
+    LeaseEnded,
+    LeaseGranted,
+    SendSip,
+    SendTunnelSignal,
+)
+from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
+from upmt_nf.mobility.commands import Announce, Level, Stopped
+from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.mobility.settings import AnchorSettings
+from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
+
+log = logging.getLogger(__name__)
+
+LEVELS = {Level.DEBUG: logging.DEBUG, Level.INFO: logging.INFO, Level.WARNING: logging.WARNING}
+OVERHEAD = {4: 28, 6: 48}
+
+
+class AnchorDaemon:
+    """One anchor, from `start` to the end of `run` (see `daemon.lifetime`)."""
+
+    machine: Anchor
+    plane: AnchorPlane
+    forwarder: AnchorForwarder
+    _signalling: SignallingSocket
+    _wake_up: WakeUp
+    _stopped: asyncio.Event
+
+    def __init__(self, config: AnchorSection) -> None:
+        if config.datapath == "fast":
+            raise FacilityError('the fast datapath is not built yet: say datapath = "auto" or "agent"')
+        self.config = config
+        # No host may fill the table: a share of it is all that one association gets.
+        self.paft = Paft(max_flows=config.max_flows, max_flows_per_owner=max(1024, config.max_flows // 16))
+        self._events: deque[AnchorEvent] = deque()
+        self._is_working = False
+        self._control = ControlServer(AnchorControl(self).commands(), READING)
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Take the control socket, put the kernel's state in place, listen."""
+        loop = asyncio.get_running_loop()
+        self._loop, self._stopped = loop, asyncio.Event()
+        self._control.claim()
+        mtu = interface_mtu(self.config.interface)
+        if mtu is None:
+            raise KernelError(f"there is no interface {self.config.interface}")
+        self.kernel = AnchorKernel(self.config)
+        try:
+            self._begin(loop, mtu)
+        except BaseException:
+            self.kernel.restore()
+            raise
+        await self._control.serve()
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, mtu: int) -> None:
+        config = self.config
+        refused = [*config.pool.networks(), *(PRIVATE_NETWORKS if config.refuse_private else ())]
+        self.forwarder = AnchorForwarder(self.paft, config.address, refused, config.signalling_port)
+        self.machine = Anchor(self._settings(mtu), self.paft, SystemRandom())
+        self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
+        self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
+        self.plane = AnchorPlane(loop, config.address, config.tunnel_port, self.forwarder, heard=self._hear)
+        self.kernel.prepare()
+        loop.add_reader(self._signalling.fileno(), self._read_sip)
+        log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
+
+    def _settings(self, mtu: int) -> AnchorSettings:
+        config = self.config
+        return AnchorSettings(
+            address=config.address,
+            pool=config.pool,
+            tunnel_port=config.tunnel_port,
+            signalling_port=config.signalling_port,
+            lifetime=config.lease_time,
+            minimum_lifetime=config.minimum_lease_time,
+            tunnel_timeout=config.tunnel_timeout,
+            max_associations=config.max_associations,
+            tunnel_mtu=mtu - OVERHEAD[config.address.version],
+        )
+
+    async def run(self) -> None:
+        """Work until asked to stop, tell the hosts, put everything back."""
+        try:
+            await self._stopped.wait()
+        finally:
+            self._wake_up.cancel()
+            self._loop.remove_reader(self._signalling.fileno())
+            self._signalling.close()
+            self.plane.stop()
+            self.kernel.restore()
+            await self._control.close()
+            log.info("stopped")
+
+    def ask_to_stop(self) -> None:
+        """Tell the hosts, then end."""
+        self.take(StopAsked())
+
+    # --- events in, commands out ---
+
+    def take(self, event: AnchorEvent) -> None:
+        """Let something happen. Safe to call while another event is being worked off."""
+        self._events.append(event)
+        if self._is_working:
+            return
+        self._is_working = True
+        try:
+            while self._events:
+                for command in self.machine.handle(self._events.popleft(), self._loop.time()):
+                    try:
+                        self._perform(command)
+                    except UpmtError as reason:
+                        log.warning("%s: %s", type(command).__name__, reason)
+        finally:
+            self._is_working = False
+        self._wake_up.at(self.machine.next_timeout())
+
+    def _read_sip(self) -> None:
+        for data, source in self._signalling.receive():
+            self.take(SipDatagramReceived(source, data))
+
+    def _hear(self, signal: TunnelSignal) -> None:
+        self.take(
+            TunnelSignalReceived(signal.tunnel, signal.remote, signal.source, signal.port, signal.payload)
+        )
+
+    def _perform(self, command: AnchorCommand) -> None:
+        match command:
+            case SendTunnelSignal(remote, destination, port, payload):
+                self.plane.send_signal(remote, destination, port, payload)
+            case SendSip(destination, data):
+                self._signalling.send_to(data, destination)
+            case LeaseGranted(identity, address):
+                log.debug("lease %s for %s begins", address, identity)
+            case LeaseEnded(_, address, _):
+                self.forwarder.forget_owner(address)
+            case Announce(level, text):
+                log.log(LEVELS[level], "%s", text)
+            case Stopped():
+                self._stopped.set()
+
+    def counters(self) -> dict[str, int]:
+        """What was dropped, refused or ignored, by reason."""
+        counted: dict[str, Any] = {
+            **self.forwarder.counters.as_dict(),
+            **self.plane.counters(),
+            **self.paft.counters.as_dict(),
+            **self.machine.counters,
+        }
+        return counted

@@ -1,0 +1,211 @@
+"""The mobile host's commands on the control socket: arguments checked, the daemon asked, JSON given back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from upmt_nf.daemon.applications import Application
+from upmt_nf.daemon.control_server import Handler
+from upmt_nf.daemon.reports import (
+    application_report,
+    association_report,
+    flow_report,
+    network_report,
+    receipt_report,
+    tunnel_report,
+)
+from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined, FlowsAdopted
+from upmt_nf.mobility.selection import ranked
+from upmt_nf.model.errors import UpmtError, UsageError
+from upmt_nf.model.flow import FlowKey
+from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+
+if TYPE_CHECKING:
+    from upmt_nf.daemon.host_daemon import HostDaemon
+
+READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules"))
+"""What any user may ask."""
+
+
+class HostControl:
+    """The handlers. Each takes the request's arguments and the caller's pid."""
+
+    def __init__(self, daemon: HostDaemon) -> None:
+        self._daemon = daemon
+
+    def commands(self) -> dict[str, Handler]:
+        """Handlers by name."""
+        return {
+            "status": self.status,
+            "networks": self.networks,
+            "tunnels": self.tunnels,
+            "apps": self.apps,
+            "flows": self.flows,
+            "rules": self.rules,
+            "join": self.join,
+            "assign": self.assign,
+            "handover": self.handover,
+        }
+
+    # --- reading ---
+
+    async def status(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
+        """Association, networks and applications."""
+        daemon = self._daemon
+        forwarder = daemon.forwarder
+        return {
+            "role": "mobile-host",
+            "datapath": "agent",
+            "virtual_interface": daemon.kernel.interface.name,
+            "association": association_report(daemon.machine.association, self._now()),
+            "networks": self._network_rows(),
+            "applications": self._application_rows(),
+            "counters": {
+                **(forwarder.counters.as_dict() if forwarder is not None else {}),
+                **daemon.plane.counters(),
+                **daemon.paft.counters.as_dict(),
+                **daemon.machine.counters,
+            },
+        }
+
+    async def networks(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
+        """The access networks."""
+        return self._network_rows()
+
+    async def apps(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
+        """The applications."""
+        return self._application_rows()
+
+    async def tunnels(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
+        """The tunnels that are set up."""
+        daemon = self._daemon
+        states = daemon.machine.networks
+        return [
+            tunnel_report(
+                tunnel,
+                daemon.plane.local_of(tunnel.network),
+                states[tunnel.network].state,
+                states[tunnel.network].reflexive,
+            )
+            for tunnel in daemon.paft.tunnels.values()
+        ]
+
+    async def flows(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
+        """Every flow."""
+        daemon = self._daemon
+        return [flow_report(entry, daemon.paft, self._name_of) for entry in daemon.paft.flows.values()]
+
+    async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, str]:
+        """The netfilter rules that are in place, in iptables-save syntax."""
+        return {"rules": str(self._daemon.kernel.rules)}
+
+    def _network_rows(self) -> list[dict[str, Any]]:
+        statuses = self._daemon.machine.networks
+        return [
+            network_report(statuses[NetworkName(section.name)], section.interface, section.cost)
+            for section in self._daemon.config.network
+        ]
+
+    def _application_rows(self) -> list[dict[str, Any]]:
+        daemon = self._daemon
+        flows = Counter(entry.application_id for entry in daemon.paft.flows.values())
+        known = daemon.applications.by_name
+        return [
+            application_report(status, flows[status.id], known[name].conditions)
+            for name, status in daemon.machine.applications.items()
+        ]
+
+    def _name_of(self, id: ApplicationId) -> ApplicationName | None:
+        application = self._daemon.applications.by_id.get(id)
+        return application.name if application is not None else None
+
+    # --- changing ---
+
+    async def join(self, arguments: Mapping[str, Any], pid: int) -> dict[str, Any]:
+        """Make the caller a member of an application: its cgroup, before it runs the command."""
+        name = arguments.get("application")
+        if not isinstance(name, str):
+            raise UsageError("join needs the name of an application")
+        daemon = self._daemon
+        path = daemon.kernel.cgroup_of(ApplicationName(name))
+        application = daemon.applications.define(ApplicationName(name))
+        if daemon.applications.add_cgroup(application, path):
+            daemon.update_rules()
+        self._introduce(application, None)
+        daemon.kernel.join(application.name, pid)
+        return {"application": application.name, "cgroup": path}
+
+    async def assign(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
+        """Tie what matches to networks; what runs already comes along."""
+        daemon = self._daemon
+        policy = self._policy(arguments.get("networks"))
+        name, match = arguments.get("application"), arguments.get("match", {})
+        if not isinstance(match, dict) or not (name is None or isinstance(name, str)):
+            raise UsageError("assign takes the name of an application and its conditions")
+        application, rule = daemon.applications.assign(name, match)
+        is_new = self._introduce(application, policy)
+        daemon.update_rules()
+        failure = None
+        if not is_new:
+            failure = await self._move_to_best(application, policy)
+            daemon.take(ApplicationAssigned(application.name, policy))
+        if rule is not None:
+            moved = daemon.applications.reclassify(daemon.paft.flows.values(), rule)
+            daemon.take(FlowsAdopted(application.name, tuple(moved)))
+        if failure is not None:
+            raise UpmtError(f"{application.name} has the policy {', '.join(policy)} now, but {failure}")
+        await self._settle(application)
+        return next(row for row in self._application_rows() if row["name"] == application.name)
+
+    async def handover(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
+        """Move an application or one flow to a network; gives the receipt."""
+        subject, target = arguments.get("subject"), arguments.get("to")
+        if not isinstance(subject, str) or not isinstance(target, str):
+            raise UsageError("handover needs an application or a flow, and a network")
+        is_application = subject in self._daemon.applications.by_name
+        is_flow = not is_application and ">" in subject
+        what = FlowKey.parse(subject) if is_flow else ApplicationName(subject)
+        return receipt_report(await self._daemon.hand_over(what, NetworkName(target)))
+
+    def _introduce(self, application: Application, policy: tuple[str, ...] | None) -> bool:
+        """Tell the machine of an application; False when it knows it."""
+        if application.name in self._daemon.machine.applications:
+            return False
+        self._daemon.take(ApplicationDefined(application.name, application.id, policy))
+        return True
+
+    def _policy(self, networks: Any) -> tuple[str, ...]:
+        known = [section.name for section in self._daemon.config.network]
+        if not isinstance(networks, Sequence) or isinstance(networks, str) or not networks:
+            raise UsageError("say where to: a network, or several in the order of preference")
+        for name in networks:
+            if name not in known and name != "any":
+                raise UsageError(f"there is no network {name!r}; there are {', '.join(known)}, and 'any'")
+        return tuple(networks)
+
+    async def _move_to_best(self, application: Application, policy: tuple[str, ...]) -> str | None:
+        """Move to the best network of a new policy that is up; gives why that failed."""
+        machine = self._daemon.machine
+        networks = machine.networks
+        current = machine.applications[application.name].network
+        best = next((name for name in ranked(policy, list(networks)) if networks[name].state == "up"), None)
+        if best is None or current is None or best == current:
+            return None
+        try:
+            await self._daemon.hand_over(application.name, best)
+        except UpmtError as reason:
+            return str(reason)
+        return None
+
+    async def _settle(self, application: Application) -> None:
+        """Wait until the anchor knows, so that what is reported is so."""
+        for _ in range(100):
+            if not self._daemon.machine.applications[application.name].is_moving:
+                return
+            await asyncio.sleep(0.02)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

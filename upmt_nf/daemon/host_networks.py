@@ -1,0 +1,155 @@
+"""The mobile host's access networks as they come and go: sockets, routes and ports follow what the kernel tells.
+
+Carrier loss leaves sockets and routes in place, so that coming back costs nothing; a lost address or interface
+takes them away. Decides nothing about applications.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from upmt_nf.config.mobile_host import MobileHostConfig, NetworkSection
+from upmt_nf.daemon.host_kernel import HostKernel
+from upmt_nf.daemon.host_plane import HostPlane
+from upmt_nf.linux.link_monitor import InterfaceState
+from upmt_nf.linux.tunnel_socket import SignallingSocket
+from upmt_nf.mobility.host_events import NetworkAppeared, NetworkVanished
+from upmt_nf.model.errors import UpmtError
+from upmt_nf.model.flow import Endpoint, IPAddress
+from upmt_nf.model.identity import NetworkName
+from upmt_nf.model.names import outer_mark
+from upmt_nf.routing.plan import NetworkRouting
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Present:
+    """A network with sockets: what they are bound to, and how it is routed."""
+
+    interface_index: int
+    routing: NetworkRouting
+    signalling: SignallingSocket
+    port: int
+
+
+class HostNetworks:
+    """All configured access networks. `heard` gets SIP that comes outside the tunnels."""
+
+    def __init__(
+        self,
+        config: MobileHostConfig,
+        kernel: HostKernel,
+        plane: HostPlane,
+        heard: Callable[[NetworkName, bytes], None],
+    ) -> None:
+        self._config = config
+        self._kernel = kernel
+        self._plane = plane
+        self._heard = heard
+        self._loop = asyncio.get_running_loop()
+        self._version = config.anchor.address.version
+        self._by_interface = {
+            section.interface: (index, section) for index, section in enumerate(config.network, start=1)
+        }
+        self._present: dict[NetworkName, _Present] = {}
+        self.virtual_address: IPAddress | None = None
+
+    @property
+    def interfaces(self) -> list[str]:
+        """The interfaces to watch."""
+        return list(self._by_interface)
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Access interface -> local port of its tunnel."""
+        interface_of = {section.name: name for name, (_, section) in self._by_interface.items()}
+        return {interface_of[network]: present.port for network, present in self._present.items()}
+
+    def update(self, state: InterfaceState) -> NetworkAppeared | NetworkVanished:
+        """An interface is like this now: bring its sockets into line and say what it means."""
+        index, section = self._by_interface[state.interface]
+        network = NetworkName(section.name)
+        address = next((each for each in state.addresses if each.version == self._version), None)
+        if state.index == 0:
+            return self._forget(network, f"there is no interface {state.interface}")
+        if address is None:
+            return self._forget(network, f"{state.interface} has no IPv{self._version} address")
+        if not state.is_running:
+            return NetworkVanished(network, f"{state.interface} has no carrier")
+        gateway = section.gateway or state.gateway(self._version)
+        routing = NetworkRouting(index, state.interface, address, gateway)
+        try:
+            self._bind(network, section, routing, state.index)
+        except UpmtError as reason:
+            log.warning("network %s: %s", network, reason)
+            return self._forget(network, str(reason))
+        return NetworkAppeared(network, state.interface, address.ip, gateway, state.mtu)
+
+    def _bind(self, network: NetworkName, section: NetworkSection, routing: NetworkRouting, at: int) -> None:
+        """Sockets before routes: packets that a route lets out must find their socket's answer port taken."""
+        known = self._present.get(network)
+        if known is not None and (known.interface_index, known.routing.address) == (at, routing.address):
+            known.routing = routing
+        else:
+            self._close(network)
+            care_of, mark = routing.address.ip, outer_mark(routing.index)
+            signalling = SignallingSocket(section.interface, care_of, 0, mark)
+            self._present[network] = _Present(at, routing, signalling, 0)
+            self._loop.add_reader(signalling.fileno(), self._read, network, signalling)
+        self.apply_routing()
+        present = self._present[network]
+        if present.port == 0:
+            present.port = self._plane.open(
+                network, routing.index, section.interface, routing.address.ip, section.tunnel_port
+            )
+
+    def rebind(self, network: NetworkName) -> None:
+        """A new source port for a network's tunnel. Keeps the old one when the kernel refuses."""
+        present = self._present.get(network)
+        if present is None:
+            return
+        routing = present.routing
+        try:
+            present.port = self._plane.open(network, routing.index, routing.interface, routing.address.ip, 0)
+        except UpmtError as reason:
+            log.warning("network %s keeps its tunnel port: %s", network, reason)
+
+    def apply_routing(self) -> None:
+        """Bring policy routing into line with what is there. Raises KernelError."""
+        self._kernel.route(self.virtual_address, [present.routing for present in self._present.values()])
+
+    def send_sip(self, network: NetworkName, destination: Endpoint, data: bytes) -> None:
+        """Send SIP outside the tunnels; retransmission takes care of what the kernel refuses."""
+        if (present := self._present.get(network)) is not None:
+            present.signalling.send_to(data, destination)
+
+    def close(self) -> None:
+        """Close every socket."""
+        for network in list(self._present):
+            self._close(network)
+
+    def _forget(self, network: NetworkName, reason: str) -> NetworkVanished:
+        if self._close(network):
+            try:
+                self.apply_routing()
+            except UpmtError as refusal:
+                log.warning("network %s: %s", network, refusal)
+        return NetworkVanished(network, reason)
+
+    def _close(self, network: NetworkName) -> bool:
+        present = self._present.pop(network, None)
+        if present is None:
+            return False
+        self._loop.remove_reader(present.signalling.fileno())
+        present.signalling.close()
+        self._plane.close(network)
+        return True
+
+    def _read(self, network: NetworkName, signalling: SignallingSocket) -> None:
+        for data, source in signalling.receive():
+            if source.address == self._config.anchor.address:
+                self._heard(network, data)

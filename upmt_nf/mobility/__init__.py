@@ -1,0 +1,19 @@
+"""Decisions over time, sans-IO: an event and `now` in, commands out. Knows no socket and no clock.
+
+settings         what both ends are told at their start
+mobile_host      the mobile host: composes all below; host_events in, host_commands out
+association      the lease of the virtual address, as the host sees it
+host_tunnel      one access network's tunnel: set up, probed, suspected, given up
+placement        which application is on which network, and what moves it
+selection        policy and candidates -> network
+handover         one handover from decision to receipt
+applications     a named class of flows with a policy
+host_signalling  the host's SIP requests and what they were for
+host_answers     the anchor's answers, read
+host_status      the host's state as values to show
+anchor           the anchor: anchor_events in, anchor_commands out
+leases           who has which virtual address
+anchor_tunnels   which association has which tunnels
+flow_moves       handover requests, obeyed
+events, commands what both ends share
+"""
