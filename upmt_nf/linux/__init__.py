@@ -14,5 +14,6 @@ sock_diag           flow -> socket
 packet_queue        NFQUEUE (NetfilterQueue)
 tunnel_socket       UDP sockets bound to one access network
 link_monitor        carrier, addresses and gateways of the access interfaces
+off_loop            netlink calls from inside an event loop
 inject              ready-made packets to a sender
 """

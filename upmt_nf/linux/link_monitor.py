@@ -13,6 +13,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from upmt_nf.linux.off_loop import off_loop
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.names import MAX_NETWORKS, TABLE_VIRTUAL
 
@@ -50,6 +51,7 @@ class InterfaceState:
 class LinkMonitor:
     """Watches some interfaces by name, also such that do not exist yet."""
 
+    @off_loop
     def __init__(self, interfaces: list[str]) -> None:
         self._states: dict[str, InterfaceState | None] = dict.fromkeys(interfaces)
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
@@ -79,6 +81,7 @@ class LinkMonitor:
                     raise
         return self.compare()
 
+    @off_loop
     def compare(self) -> list[InterfaceState]:
         """Read all watched interfaces and give those that differ from the last time; the first time all of them."""
         changed = []
@@ -89,6 +92,7 @@ class LinkMonitor:
                 changed.append(new)
         return changed
 
+    @off_loop
     def close(self) -> None:
         """Stop watching."""
         self._socket.close()
@@ -138,6 +142,7 @@ class LinkMonitor:
         return tuple(address for _, address in best.values())
 
 
+@off_loop
 def interface_mtu(name: str) -> int | None:
     """The MTU of an interface in bytes; None when there is no such interface."""
     with IPRoute() as route:

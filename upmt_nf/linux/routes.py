@@ -12,6 +12,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from upmt_nf.linux.journal import Journal, RoutingChanged
+from upmt_nf.linux.off_loop import off_loop
 from upmt_nf.model.errors import KernelError
 from upmt_nf.model.names import MARK_MASK, ROUTE_PROTOCOL
 from upmt_nf.routing.difference import Change, difference
@@ -26,6 +27,7 @@ _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _GONE = frozenset((errno.ESRCH, errno.ENOENT, errno.ENODEV))
 
 
+@off_loop
 def apply(wanted: Routing, journal: Journal) -> list[Change]:
     """Make our part of policy routing as wanted; gives what was changed. Raises KernelError naming the route."""
     journal.note(RoutingChanged())

@@ -15,6 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from upmt_nf.linux import sysctl
 from upmt_nf.linux.journal import InterfaceMade, Journal
+from upmt_nf.linux.off_loop import off_loop
 from upmt_nf.model.errors import FacilityError, KernelError
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.names import VIRTUAL_INTERFACE
@@ -36,6 +37,7 @@ class VirtualInterface:
         self.kind = ""
         self.why = ""
 
+    @off_loop
     def make(self, mtu: int) -> None:
         """Create it and bring it up; one that is there already is adopted. Raises FacilityError."""
         self._journal.note(InterfaceMade(self.name))
@@ -50,6 +52,7 @@ class VirtualInterface:
             interface.set("mtu", mtu).set("state", "up")
         log.info("virtual interface %s is a %s: %s", self.name, self.kind, self.why)
 
+    @off_loop
     def set_addresses(self, addresses: tuple[IPAddress, ...]) -> None:
         """Let it have exactly these addresses, each alone in its network. Additions before removals."""
         with IPRoute() as route:
@@ -72,6 +75,7 @@ class VirtualInterface:
                     with contextlib.suppress(NetlinkError):
                         route.addr("del", index=index, address=text, prefixlen=length)
 
+    @off_loop
     def set_mtu(self, mtu: int) -> None:
         """The largest packet that applications may send through it."""
         with IPRoute() as route:
@@ -111,6 +115,7 @@ class VirtualInterface:
         return found[0] if found else None
 
 
+@off_loop
 def remove_interface(name: str) -> bool:
     """Remove an interface; False when it is not there."""
     with IPRoute() as route:

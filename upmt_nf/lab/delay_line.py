@@ -1,0 +1,61 @@
+"""Holds every packet of NFQUEUE 0 back for a fixed time, in order: `python -m upmt_nf.lab.delay_line SECONDS`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from typing import Any
+
+from netfilterqueue import COPY_META, NetfilterQueue
+
+_QUEUE = 0
+_LENGTH = 65535
+
+
+def hold(delay: float) -> None:
+    """Run until the process is ended."""
+    waiting: deque[tuple[float, Any]] = deque()
+
+    def keep(packet: Any) -> None:
+        packet.retain()
+        waiting.append((time.monotonic() + delay, packet))
+
+    queue = NetfilterQueue()
+    queue.bind(_QUEUE, keep, _LENGTH, COPY_META, 0, 16 << 20)
+    print("ready", flush=True)
+    with socket.socket(fileno=queue.get_fd()) as arrivals:
+        while True:
+            left = waiting[0][0] - time.monotonic() if waiting else None
+            arrivals.settimeout(None if left is None else max(1e-6, left))
+            with contextlib.suppress(TimeoutError, BlockingIOError):
+                _take(queue, arrivals)
+            now = time.monotonic()
+            while waiting and waiting[0][0] <= now:
+                waiting.popleft()[1].accept()
+
+
+class _Once:
+    """Gives the binding one message and then says that there is no other."""
+
+    def __init__(self, message: bytes) -> None:
+        self._message: bytes | None = message
+
+    def recv(self, _: int) -> bytes:
+        """The message, once."""
+        message, self._message = self._message, None
+        if message is None:
+            raise BlockingIOError
+        return message
+
+
+def _take(queue: Any, arrivals: socket.socket) -> None:
+    queue.run_socket(_Once(arrivals.recv(65536)))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    hold(float(sys.argv[1]))

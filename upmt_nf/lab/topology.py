@@ -1,0 +1,88 @@
+"""The lab as data: the paper's fig. 6, with the paper's own addresses.
+
+mh if0 192.168.100.25 -- lan gw0 wan 160.80.100.1 --+
+                                                    inet -- 45.0.0.1 wan an
+mh if1 10.10.10.25 ----- lan gw1 wan 65.0.0.1 ------+     `- 86.0.0.1 eth0 ch
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ANCHOR = "45.0.0.1"
+CORRESPONDENT = "86.0.0.1"
+POOL = "1.2.3.4-1.2.3.254"
+"""The first address is the paper's VIPA."""
+TUNNEL_PORT = 1800
+NAT_PORTS = "40000-60999"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An interface of a host; `address` with its prefix length."""
+
+    host: str
+    interface: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cable:
+    """Two ports that are connected."""
+
+    one: Port
+    other: Port
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """A default route of a host."""
+
+    host: str
+    gateway: str
+    interface: str
+    metric: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AccessNetwork:
+    """A network of the mobile host, behind a gateway that translates its addresses.
+
+    `nat_port` is the outer source port that the gateway gives to the tunnel from `tunnel_port`, as in fig. 6.
+    """
+
+    name: str
+    interface: str
+    gateway: str
+    tunnel_port: int
+    nat_port: int
+
+
+HOSTS = ("mh", "an", "ch", "gw0", "gw1", "inet")
+ROUTERS = ("gw0", "gw1", "inet")
+
+CABLES = (
+    Cable(Port("mh", "if0", "192.168.100.25/24"), Port("gw0", "lan", "192.168.100.1/24")),
+    Cable(Port("mh", "if1", "10.10.10.25/24"), Port("gw1", "lan", "10.10.10.1/24")),
+    Cable(Port("gw0", "wan", "160.80.100.1/24"), Port("inet", "gw0", "160.80.100.254/24")),
+    Cable(Port("gw1", "wan", "65.0.0.1/24"), Port("inet", "gw1", "65.0.0.254/24")),
+    Cable(Port("an", "wan", f"{ANCHOR}/24"), Port("inet", "an", "45.0.0.254/24")),
+    Cable(Port("ch", "eth0", f"{CORRESPONDENT}/24"), Port("inet", "ch", "86.0.0.254/24")),
+)
+
+DEFAULTS = (
+    Default("mh", "192.168.100.1", "if0", 100),
+    Default("mh", "10.10.10.1", "if1", 200),
+    Default("gw0", "160.80.100.254", "wan"),
+    Default("gw1", "65.0.0.254", "wan"),
+    Default("an", "45.0.0.254", "wan"),
+    Default("ch", "86.0.0.254", "eth0"),
+)
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        AccessNetwork("net0", "if0", "gw0", 1500, 33000),
+        AccessNetwork("net1", "if1", "gw1", 1600, 34000),
+    )
+}
