@@ -1,5 +1,6 @@
 """PAFT: two levels, learning, explicit handovers, bounds; and its invariants under any sequence of all of them."""
 
+from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
@@ -62,12 +63,13 @@ def test_a_pinned_flow_stays_when_its_application_moves(paft: Paft) -> None:
 
 def test_what_is_unknown_is_a_key_error(paft: Paft) -> None:
     paft.insert(flow(1), VOICE, 0.0)
-    for wrong in (
+    wrongs: tuple[Callable[[], None], ...] = (
         lambda: paft.steer(VOICE, TunnelId(99)),
         lambda: paft.pin(flow(1), TunnelId(99)),
         lambda: paft.pin(flow(2), NET0),
         lambda: paft.unpin(flow(2)),
-    ):
+    )
+    for wrong in wrongs:
         with pytest.raises(KeyError):
             wrong()
 

@@ -51,6 +51,9 @@ def execute(
 ) -> None:
     """Run a command on a host of a lab."""
     _need_root()
+    command = command[1:] if command[0] == "--" else command
+    if not command:
+        raise UsageError("say which command to run, after --")
     namespaces.enter(namespaces.check_lab_name(name), host)
     # So that `upmt` is found there even when it is not installed for everybody.
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:{Path(sys.executable).parent}"

@@ -27,6 +27,9 @@ SETTLE_SECONDS = 3.0
 _AGED_PER_CALL = 2000
 _EVICTION_SAMPLE = 32
 """Entries looked at, in rotation, to find one that can go: constant work, however large the table."""
+_EVICTION_ROUNDS = 8
+_BUSY_SECONDS = 0.2
+"""A flow with a packet within this time is let go of only when all others that were looked at are busy, too."""
 
 
 class Tunnel:
@@ -351,16 +354,22 @@ class Paft:
         return heaviest
 
     def _evict(self, among: OrderedDict[FlowBytes, FlowEntry], now: float) -> None:
-        """Remove the longest silent of the next few entries in rotation, before all one that is past its time."""
+        """Remove the longest silent of the next few entries in rotation, before all one that is past its time.
+
+        Busy flows stand together, as they began together: where all that was looked at are busy, look further.
+        """
         victim: FlowEntry | None = None
-        for key in list(islice(among, _EVICTION_SAMPLE)):
-            entry = among[key]
-            among.move_to_end(key)
-            if victim is None or (not entry.is_idle(now), entry.last_seen) < (
-                not victim.is_idle(now),
-                victim.last_seen,
-            ):
-                victim = entry
+        for _ in range(_EVICTION_ROUNDS):
+            for key in list(islice(among, _EVICTION_SAMPLE)):
+                entry = among[key]
+                among.move_to_end(key)
+                if victim is None or (not entry.is_idle(now), entry.last_seen) < (
+                    not victim.is_idle(now),
+                    victim.last_seen,
+                ):
+                    victim = entry
+            if victim is None or now - victim.last_seen > _BUSY_SECONDS or len(among) <= _EVICTION_SAMPLE:
+                break
         if victim is not None:
             self.forget(victim.key)
             self.counters.add("evicted")
