@@ -9,8 +9,6 @@ from typing import Annotated
 
 import typer
 
-from upmt_nf.cli.reading_config import anchor_config, mobile_host_config
-
 anchor_app = typer.Typer(help="The anchor node.", no_args_is_help=True)
 mobile_host_app = typer.Typer(help="The mobile host.", no_args_is_help=True)
 
@@ -21,24 +19,24 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each change 
 @anchor_app.command("run")
 def run_anchor(config: ConfigFile, verbose: Verbose = False) -> None:
     """Be an anchor until SIGTERM or SIGINT; then put everything back."""
-    settings = anchor_config(config)
-    # Imported here: the daemon brings in the kernel bindings, which no reading command needs.
+    # Imported here: no reading command needs what a daemon is made of.
+    from upmt_nf.cli.reading_config import anchor_config
     from upmt_nf.daemon.anchor_daemon import AnchorDaemon
     from upmt_nf.daemon.lifetime import run_daemon
 
     _log_to_stderr(verbose)
-    run_daemon(AnchorDaemon(settings.anchor))
+    run_daemon(AnchorDaemon(anchor_config(config).anchor))
 
 
 @mobile_host_app.command("run")
 def run_mobile_host(config: ConfigFile, verbose: Verbose = False) -> None:
     """Be a mobile host until SIGTERM or SIGINT; then put everything back."""
-    settings = mobile_host_config(config)
+    from upmt_nf.cli.reading_config import mobile_host_config
     from upmt_nf.daemon.host_daemon import HostDaemon
     from upmt_nf.daemon.lifetime import run_daemon
 
     _log_to_stderr(verbose)
-    run_daemon(HostDaemon(settings))
+    run_daemon(HostDaemon(mobile_host_config(config)))
 
 
 def _log_to_stderr(verbose: bool) -> None:

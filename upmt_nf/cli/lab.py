@@ -1,19 +1,24 @@
-"""`upmt lab up|down|exec|link|shape|status|demo`: a world to try it in."""
+"""`upmt lab up|down|exec|link|shape|status|demo`: a world to try it in.
+
+What builds it is imported where it is used: loading it takes longer than most commands.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from upmt_nf.cli.tables import print_json, print_table
-from upmt_nf.lab import lab as the_lab
-from upmt_nf.lab import links, namespaces, shape
-from upmt_nf.lab.demo import Demo, DemoResult
+from upmt_nf.lab import namespaces
+from upmt_nf.lab.topology import LinkAction
 from upmt_nf.model.errors import FacilityError, UsageError
+
+if TYPE_CHECKING:
+    from upmt_nf.lab.demo import DemoResult
 
 lab_app = typer.Typer(help="The paper's fig. 6 in network namespaces.", no_args_is_help=True)
 
@@ -31,6 +36,8 @@ def up(
 ) -> None:
     """Build a lab; returns when the host is associated and its tunnels are up."""
     _need_root()
+    from upmt_nf.lab import lab as the_lab
+
     if datapath not in ("auto", "agent", "fast"):
         raise UsageError(f"there is no datapath {datapath!r}: auto, agent or fast")
     the_lab.up(namespaces.check_lab_name(name), datapath, with_daemons=daemons, say=typer.echo)
@@ -40,6 +47,8 @@ def up(
 def down(name: Name = _DEFAULT) -> None:
     """Remove a lab and everything that runs in it, also after a crash."""
     _need_root()
+    from upmt_nf.lab import lab as the_lab
+
     the_lab.down(namespaces.check_lab_name(name), say=typer.echo)
 
 
@@ -66,11 +75,13 @@ def execute(
 @lab_app.command()
 def link(
     network: Annotated[str, typer.Argument(help="net0 or net1.")],
-    action: Annotated[links.LinkAction, typer.Argument(help="What happens to it.")],
+    action: Annotated[LinkAction, typer.Argument(help="What happens to it.")],
     name: Name = _DEFAULT,
 ) -> None:
     """Take a network's carrier or give it back; let it drop everything, or end that."""
     _need_root()
+    from upmt_nf.lab import links
+
     links.change_link(namespaces.check_lab_name(name), links.network_named(network), action)
 
 
@@ -84,6 +95,9 @@ def change_shape(
 ) -> None:
     """Delay, loss and rate of a network, in place of what was; without any of them it is as new."""
     _need_root()
+    from upmt_nf.lab import lab as the_lab
+    from upmt_nf.lab import shape
+
     wanted = shape.parse_shape(delay, loss, rate)
     typer.echo(f"{network}: {the_lab.change_shape(namespaces.check_lab_name(name), network, wanted)}")
 
@@ -94,6 +108,8 @@ def status(
 ) -> None:
     """What there is of a lab."""
     _need_root()
+    from upmt_nf.lab import lab as the_lab
+
     value = the_lab.status(namespaces.check_lab_name(name))
     if json:
         print_json(value)
@@ -109,6 +125,8 @@ def status(
 def demo() -> None:
     """See a download and a voice stream change networks while they run; ends with 1 if anything breaks."""
     _need_root()
+    from upmt_nf.lab.demo import Demo
+
     result = Demo(typer.echo).run()
     _print_result(result)
     if result.failures:

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from upmt_nf.cli.reading_config import anchor_config, mobile_host_config
 from upmt_nf.daemon.control_client import call
 from upmt_nf.model.errors import FacilityError, NoDaemonError, UpmtError, UsageError
 from upmt_nf.routing.rule_text import RuleSet, expand
@@ -98,9 +97,11 @@ def _ruleset(role: Role, config: Path | None) -> RuleSet:
     if config is None:
         return _running_rules(role)
     if role is Role.ANCHOR:
+        from upmt_nf.cli.reading_config import anchor_config
         from upmt_nf.daemon.anchor_kernel import anchor_rules
 
         return anchor_rules(anchor_config(config).anchor)
+    from upmt_nf.cli.reading_config import mobile_host_config
     from upmt_nf.daemon.applications import Applications
     from upmt_nf.daemon.host_kernel import host_rules
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def print_json(value: Any) -> None:
@@ -19,11 +19,15 @@ def print_json(value: Any) -> None:
 
 def console() -> Console:
     """Where tables go. Wide enough not to fold when the output is a file or a pipe."""
+    from rich.console import Console
+
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def print_table(title: str | None, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> None:
     """A table of `rows`; `columns` maps each heading to the key below it."""
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for heading in columns:
         table.add_column(heading, overflow="fold")

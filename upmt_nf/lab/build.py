@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, netns
 from pyroute2.netlink.exceptions import NetlinkError
 
 from upmt_nf.lab import namespaces
@@ -18,7 +19,7 @@ _TABLES = ("raw", "mangle", "nat", "filter", "security")
 def build(lab: str) -> None:
     """Make all of it. Raises KernelError; what was made until then is left for `remove`."""
     for host in HOSTS:
-        namespaces.create(lab, host)
+        _create(namespaces.namespace(lab, host))
     for number, cable in enumerate(CABLES):
         _lay(lab, number, cable)
     for default in DEFAULTS:
@@ -41,7 +42,15 @@ def build(lab: str) -> None:
 def remove(lab: str) -> None:
     """Remove every namespace of the lab; interfaces, routes and rules go with them."""
     for host in HOSTS:
-        namespaces.remove(lab, host)
+        with contextlib.suppress(FileNotFoundError):
+            netns.remove(namespaces.namespace(lab, host))
+
+
+def _create(name: str) -> None:
+    try:
+        netns.create(name)
+    except OSError as reason:
+        raise KernelError(f"cannot make the network namespace {name}: {reason}") from reason
 
 
 def _lay(lab: str, number: int, cable: Cable) -> None:

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from upmt_nf.daemon.control_client import call
+from upmt_nf.lab import namespaces
 from upmt_nf.lab.stream_report import StreamReport, report
 from upmt_nf.lab.voice_stream import read_log
 from upmt_nf.model.errors import UpmtError
@@ -27,11 +30,14 @@ from upmt_nf.model.errors import UpmtError
 CORRESPONDENT = "86.0.0.1"
 WEB_PORT, VOICE_PORT = 8000, 5004
 VOICE_RATE = 50
-DOWNLOAD_BYTES = 40_000_000
-DOWNLOAD_RATE = "3500k"
-VOICE_SECONDS = 14.0
+DOWNLOAD_BYTES = 60_000_000
+DOWNLOAD_RATE = "4M"
+VOICE_SECONDS = 15.0
 LONGEST_GAP_AT_CUT_MS = 300.0
 """Generous on a noisy machine; `tests/lab` holds the product to one round trip plus 50 ms."""
+
+ACCOUNT_INTERVAL = 0.05
+_KEY = ("protocol", "source_port", "destination", "destination_port")
 
 UPMT = (sys.executable, "-m", "upmt_nf.cli.main")
 NETWORKS = {"net0": "if0", "net1": "if1"}
@@ -45,7 +51,8 @@ class Demo:
     lab: str = field(default_factory=lambda: f"demo{os.getpid()}")
     events: list[tuple[str, float]] = field(default_factory=list)
     usage: Counter[tuple[str, str]] = field(default_factory=Counter)
-    _seen: dict[str, int] = field(default_factory=dict)
+    _is_over: threading.Event = field(default_factory=threading.Event)
+    _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _failures: list[str] = field(default_factory=list)
 
     def run(self) -> DemoResult:
@@ -84,6 +91,8 @@ class Demo:
         self._on_host("assign", "--app", "download", "--to", "net0,any")
         self._on_host("assign", "--app", "voice", "--to", "net1,any")
         before = self._interface_bytes()
+        accountant = threading.Thread(target=self._account, daemon=True)
+        accountant.start()
         voice_log, fetched = place / "voice.log", place / "fetched.bin"
         voice = stack.enter_context(
             self._program(
@@ -101,25 +110,26 @@ class Demo:
                 "--output", str(fetched), f"http://{CORRESPONDENT}:{WEB_PORT}/backup.bin",
             )
         )  # fmt: skip
-        self._watch(3.0)
+        self._running = {"voice": voice, "download": download}
+        time.sleep(3.0)
         self._expect_networks(download="net0", voice="net1")
 
         self.say(
             "Planned handover of the running download to the voice's network; the voice must not notice."
         )
         self._event("download to net1", lambda: self._on_host("handover", "download", "--to", "net1"))
-        self._watch(2.0)
+        time.sleep(2.0)
         self._expect_networks(download="net1", voice="net1")
         self.say("And back again.")
         self._event("download to net0", lambda: self._on_host("handover", "download", "--to", "net0"))
-        self._watch(2.0)
+        time.sleep(2.0)
         self._expect_networks(download="net0", voice="net1")
 
         self.say("Now the voice's network is cut (carrier lost); the voice must move by itself.")
         self._event(
             "net1 cut", lambda: self._upmt("lab", "link", "--name", self.lab, "net1", "down", echo=True)
         )
-        self._watch(2.0)
+        time.sleep(2.0)
         self._expect_networks(download="net0", voice="net0")
 
         self.say("Waiting for both programs to end.")
@@ -127,7 +137,8 @@ class Demo:
             self._failures.append(f"curl ended with {download.returncode}")
         if voice.wait(timeout=40) != 0:
             self._failures.append(f"the voice program ended with {voice.returncode}")
-        self._account()
+        self._is_over.set()
+        accountant.join()
         after = self._interface_bytes()
         return self._judge(data, fetched, voice_log, {key: after[key] - before[key] for key in after})
 
@@ -172,24 +183,23 @@ class Demo:
             yield network, self.usage[application, network]
 
     def _event(self, name: str, act: Callable[[], Any]) -> None:
-        self._account()
+        """Let something happen while both programs run."""
+        for program, process in self._running.items():
+            if process.poll() is not None:
+                self._failures.append(f"the {program} had ended before the event {name!r}")
         self.events.append((name, time.monotonic()))
         act()
 
-    def _watch(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self._account()
-            time.sleep(min(0.5, left))
-
     def _account(self) -> None:
-        """Add what each flow carried since the last look to its application and present network."""
-        for flow in json.loads(self._on_host("flows", "--json", echo=False)):
-            key = json.dumps(
-                [flow[part] for part in ("protocol", "source_port", "destination", "destination_port")]
-            )
-            self.usage[flow["application"], flow["network"]] += flow["bytes"] - self._seen.get(key, 0)
-            self._seen[key] = flow["bytes"]
+        """Add what each flow carried to its application and present network, all the time (a thread of its own)."""
+        seen: dict[tuple[Any, ...], int] = {}
+        with namespaces.entered(self.lab, "mh"):
+            while not self._is_over.wait(ACCOUNT_INTERVAL):
+                with contextlib.suppress(UpmtError):
+                    for flow in call("flows", timeout=5):
+                        key = tuple(flow[part] for part in _KEY)
+                        self.usage[flow["application"], flow["network"]] += flow["bytes"] - seen.get(key, 0)
+                        seen[key] = flow["bytes"]
 
     def _expect_networks(self, **wanted: str) -> None:
         status = json.loads(self._on_host("status", "--json", echo=False))

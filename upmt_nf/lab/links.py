@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from enum import Enum
 
 from pyroute2 import IPRoute
 
 from upmt_nf.lab import namespaces
-from upmt_nf.lab.topology import NETWORKS, TUNNEL_PORT, AccessNetwork
+from upmt_nf.lab.topology import NETWORKS, TUNNEL_PORT, AccessNetwork, LinkAction
 from upmt_nf.model.errors import KernelError, UsageError
 
 _BLACK_HOLE = ("FORWARD", "-m", "comment", "--comment", "black hole", "-j", "DROP")
-
-
-class LinkAction(Enum):
-    """What to do to a network."""
-
-    UP = "up"
-    DOWN = "down"
-    BLACKHOLE = "blackhole"
-    RESTORE = "restore"
 
 
 def network_named(name: str) -> AccessNetwork:

@@ -8,6 +8,7 @@ mh if1 10.10.10.25 ----- lan gw1 wan 65.0.0.1 ------+     `- 86.0.0.1 eth0 ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 ANCHOR = "45.0.0.1"
 CORRESPONDENT = "86.0.0.1"
@@ -86,3 +87,12 @@ NETWORKS = {
         AccessNetwork("net1", "if1", "gw1", 1600, 34000),
     )
 }
+
+
+class LinkAction(Enum):
+    """What to do to a network."""
+
+    UP = "up"
+    DOWN = "down"
+    BLACKHOLE = "blackhole"
+    RESTORE = "restore"
