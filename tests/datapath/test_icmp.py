@@ -8,10 +8,10 @@ from upmt_nf.datapath.checksum import checksum, transport_checksum
 from upmt_nf.datapath.icmp import (
     ADMINISTRATIVELY_PROHIBITED,
     NETWORK_UNREACHABLE,
+    TIME_EXCEEDED,
     ErrorBudget,
     packet_too_big,
-    time_exceeded,
-    unreachable,
+    refusal,
 )
 from upmt_nf.datapath.packet import build_udp, flow_of, ip_packet, is_whole, reverse
 
@@ -46,12 +46,12 @@ def test_too_big_over_ipv6_never_asks_for_less_than_1280() -> None:
 
 def test_the_other_errors_have_their_types_and_codes() -> None:
     for error, start, expected in (
-        (unreachable(PACKET, NETWORK_UNREACHABLE, ROUTER), 20, b"\x03\0"),
-        (unreachable(PACKET, ADMINISTRATIVELY_PROHIBITED, ROUTER), 20, b"\x03\x0d"),
-        (time_exceeded(PACKET, ROUTER), 20, b"\x0b\0"),
-        (unreachable(PACKET_6, NETWORK_UNREACHABLE, ROUTER_6), 40, b"\x01\0"),
-        (unreachable(PACKET_6, ADMINISTRATIVELY_PROHIBITED, ROUTER_6), 40, b"\x01\x01"),
-        (time_exceeded(PACKET_6, ROUTER_6), 40, b"\x03\0"),
+        (refusal(PACKET, NETWORK_UNREACHABLE, ROUTER), 20, b"\x03\0"),
+        (refusal(PACKET, ADMINISTRATIVELY_PROHIBITED, ROUTER), 20, b"\x03\x0d"),
+        (refusal(PACKET, TIME_EXCEEDED, ROUTER), 20, b"\x0b\0"),
+        (refusal(PACKET_6, NETWORK_UNREACHABLE, ROUTER_6), 40, b"\x01\0"),
+        (refusal(PACKET_6, ADMINISTRATIVELY_PROHIBITED, ROUTER_6), 40, b"\x01\x01"),
+        (refusal(PACKET_6, TIME_EXCEEDED, ROUTER_6), 40, b"\x03\0"),
     ):
         assert error is not None
         assert error[start : start + 2] == expected
@@ -89,14 +89,14 @@ def later_fragment() -> bytes:
 def test_no_error_where_the_rfcs_forbid_one(original: bytes) -> None:
     source = ROUTER if original[0] >> 4 == 4 else ROUTER_6
     assert packet_too_big(original, 1280, source) is None
-    assert unreachable(original, NETWORK_UNREACHABLE, source) is None
-    assert time_exceeded(original, source) is None
+    assert refusal(original, NETWORK_UNREACHABLE, source) is None
+    assert refusal(original, TIME_EXCEEDED, source) is None
 
 
 def test_pings_get_errors() -> None:
-    assert unreachable(ip_packet(HOST, CORRESPONDENT, 1, b"\x08\0" + bytes(40)), NETWORK_UNREACHABLE, ROUTER)
+    assert refusal(ip_packet(HOST, CORRESPONDENT, 1, b"\x08\0" + bytes(40)), NETWORK_UNREACHABLE, ROUTER)
     ping_6 = ip_packet(HOST_6, CORRESPONDENT_6, 58, b"\x80\0" + bytes(40))
-    assert unreachable(ping_6, NETWORK_UNREACHABLE, ROUTER_6)
+    assert refusal(ping_6, NETWORK_UNREACHABLE, ROUTER_6)
 
 
 def test_a_router_of_the_other_family_says_nothing() -> None:

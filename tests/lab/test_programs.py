@@ -87,7 +87,7 @@ def test_scp_copies_a_file(lab: Lab, tmp_path: Path) -> None:
     lab.start(
         "ch", "/usr/sbin/sshd", "-D", "-e", "-p", "2222", "-h", str(host_key), "-f", "/dev/null",
         "-o", f"AuthorizedKeysFile={authorized}", "-o", "StrictModes=no", "-o", "PidFile=none",
-        "-o", "PermitRootLogin=yes",
+        "-o", "PermitRootLogin=yes", "-o", "Subsystem=sftp internal-sftp",
     )  # fmt: skip
     lab.await_listener("ch", 2222)
     source, copy = tmp_path / "source", tmp_path / "copy"

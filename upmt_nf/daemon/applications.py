@@ -31,6 +31,9 @@ from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, 
 from upmt_nf.model.names import MAX_APPLICATION_ID, application_in
 
 _MAX_NAME = 64
+_NAMED_AT_ONCE = 100
+_STILL_ALIVE = 10.0
+"""Seconds of silence after which a flow's socket is not looked for any more."""
 
 
 @dataclass(slots=True)
@@ -143,6 +146,22 @@ class Applications:
                 entry.application_id = rule.application
                 moved.append(flow)
         return moved
+
+    def name_processes(self, entries: Iterable[FlowEntry], now: float) -> None:
+        """Find the processes of flows that were not looked up when they began, as netfilter had decided alone.
+
+        Of the busiest moments' flows only the newest: this is for people to read, and packets wait meanwhile.
+        """
+        unnamed = [entry for entry in entries if not entry.pid and now - entry.last_seen < _STILL_ALIVE]
+        sockets = {
+            entry.key: socket.inode
+            for entry in unnamed[-_NAMED_AT_ONCE:]
+            if (socket := self._sockets.find(entry.flow)) is not None
+        }
+        owners = self._processes.owners_of(set(sockets.values()))
+        for entry in unnamed:
+            entry.pid = owners.get(sockets.get(entry.key, 0), 0)
+            entry.command = self._processes.command_of(entry.pid) if entry.pid else ""
 
     def _pid_behind(self, flow: FlowKey, *, is_urgent: bool) -> int:
         socket = self._sockets.find(flow)

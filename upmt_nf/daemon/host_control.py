@@ -96,6 +96,7 @@ class HostControl:
     async def flows(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
         """Every flow."""
         daemon = self._daemon
+        daemon.applications.name_processes(daemon.paft.flows.values(), self._now())
         return [flow_report(entry, daemon.paft, self._name_of) for entry in daemon.paft.flows.values()]
 
     async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, str]:

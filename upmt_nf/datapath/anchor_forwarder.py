@@ -12,7 +12,7 @@ from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.formats import decode
 from upmt_nf.datapath.fragment import Reassembler
-from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, ErrorBudget
+from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, TIME_EXCEEDED, ErrorBudget
 from upmt_nf.datapath.outer import Outer, parse_outer, unpacked_endpoint
 from upmt_nf.datapath.packet import (
     destination_of,
@@ -111,8 +111,11 @@ class AnchorForwarder:
             return self._to_ourselves(outer, inner, tunnel)
         if self._is_refused(destination):
             self.counters.add("refused_destination")
-            error = self._sender.refuse(inner, ADMINISTRATIVELY_PROHIBITED, now)
-            return Inbound(answer=self._sender.send(error, tunnel, now)) if error else DROPPED_IN
+            return self._refuse(inner, ADMINISTRATIVELY_PROHIBITED, tunnel, now)
+        if (inner[8] if len(destination) == 4 else inner[7]) <= 1:
+            # The kernel would answer, but cannot hand us its answer about a flow that conntrack does not know yet.
+            self.counters.add("time_exceeded")
+            return self._refuse(inner, TIME_EXCEEDED, tunnel, now)
         key = flow_of(inner)
         if key is None:
             return self._drop("cut_short")
@@ -123,6 +126,10 @@ class AnchorForwarder:
         entry.bytes_out += len(inner)
         entry.last_seen = now
         return Inbound(deliver=inner)
+
+    def _refuse(self, inner: bytes, codes: dict[int, tuple[int, int]], tunnel: Tunnel, now: float) -> Inbound:
+        error = self._sender.refuse(inner, codes, now)
+        return Inbound(answer=self._sender.send(error, tunnel, now)) if error else DROPPED_IN
 
     def _error_from_host(self, inner: bytes, key: bytes, tunnel: Tunnel, now: float) -> Inbound:
         """An ICMP error quotes what it likes: it is forwarded for a flow of its sender's own, and teaches nothing."""

@@ -18,6 +18,8 @@ _ICMPV6_LAST_ERROR, _ICMPV6_REDIRECT = 127, 137
 
 ADMINISTRATIVELY_PROHIBITED = {4: (3, 13), 6: (1, 1)}
 NETWORK_UNREACHABLE = {4: (3, 0), 6: (1, 0)}
+TIME_EXCEEDED = {4: (11, 0), 6: (3, 0)}
+"""In transit."""
 
 
 class ErrorBudget:
@@ -45,15 +47,10 @@ def packet_too_big(original: bytes, mtu: int, source: IPAddress) -> bytes | None
     return _error(original, 2, 0, max(mtu, 1280), source)
 
 
-def unreachable(original: bytes, codes: dict[int, tuple[int, int]], source: IPAddress) -> bytes | None:
-    """An `unreachable` error; `codes` is one of this module's constants. None where no error may be sent."""
+def refusal(original: bytes, codes: dict[int, tuple[int, int]], source: IPAddress) -> bytes | None:
+    """An error without parameters; `codes` is one of this module's constants. None where no error may be sent."""
     kind, code = codes[original[0] >> 4]
     return _error(original, kind, code, 0, source)
-
-
-def time_exceeded(original: bytes, source: IPAddress) -> bytes | None:
-    """`time exceeded in transit`. None where no error may be sent."""
-    return _error(original, *((11, 0) if original[0] >> 4 == 4 else (3, 0)), 0, source)
 
 
 def may_be_answered(packet: bytes) -> bool:

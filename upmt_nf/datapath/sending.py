@@ -8,7 +8,7 @@ from __future__ import annotations
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import outer_tos
 from upmt_nf.datapath.fragment import split
-from upmt_nf.datapath.icmp import ErrorBudget, packet_too_big, unreachable
+from upmt_nf.datapath.icmp import ErrorBudget, packet_too_big, refusal
 from upmt_nf.datapath.packet import may_fragment, tos_of
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.datapath.verdict import DROPPED_OUT, Outbound
@@ -37,8 +37,8 @@ class Sender:
         return self._send_large(packet, tunnel, now)
 
     def refuse(self, packet: bytes, codes: dict[int, tuple[int, int]], now: float) -> bytes | None:
-        """An `unreachable` error about a packet, if one may be sent and the budget allows it."""
-        return unreachable(packet, codes, self._source) if self._budget.allows(now) else None
+        """An error about a packet (`codes` from `icmp`), if one may be sent and the budget allows it."""
+        return refusal(packet, codes, self._source) if self._budget.allows(now) else None
 
     def _send_large(self, packet: bytes, tunnel: Tunnel, now: float) -> Outbound:
         # An IPv6 host need not heed an MTU below 1280: there the tunnel, as a link, splits (RFC 8200 section 5).

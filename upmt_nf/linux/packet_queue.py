@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 _WHOLE_PACKET = 0xFFFF
 _MESSAGE = 1 << 17
+_CONFIGURE_QUEUE = 3 << 8 | 2
+"""NFNL_SUBSYS_QUEUE and NFQNL_MSG_CONFIG (linux/netfilter/nfnetlink_queue.h)."""
+_NFQA_CFG_PARAMS, _NLM_F_REQUEST = 2, 1
 
 
 class _RawPacket(Protocol):
@@ -91,8 +95,18 @@ class PacketQueue:
             ) from reason
         self._socket = socket.socket(fileno=os.dup(self._queue.get_fd()))
         self._socket.setblocking(False)
+        self._copy_whole_packets()
         self._buffer = bytearray(_MESSAGE)
         self._view = memoryview(self._buffer)
+
+    def _copy_whole_packets(self) -> None:
+        """The binding limits the copies to 4016 bytes: ask the kernel for all of each packet."""
+        parameters = struct.pack("!IB", _WHOLE_PACKET, COPY_PACKET)
+        attribute = struct.pack("=HH", 4 + len(parameters), _NFQA_CFG_PARAMS) + parameters.ljust(8, b"\0")
+        body = struct.pack("!BBH", socket.AF_UNSPEC, 0, self.number) + attribute
+        self._socket.send(
+            struct.pack("=IHHII", 16 + len(body), _CONFIGURE_QUEUE, _NLM_F_REQUEST, 0, 0) + body
+        )
 
     def fileno(self) -> int:
         """Readable when packets wait."""

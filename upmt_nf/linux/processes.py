@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Collection, Iterator
 
 from upmt_nf.classify.facts import ProcessFacts
 
@@ -48,6 +49,17 @@ class Processes:
             if _has_open(pid, wanted):
                 return self._remember(pid)
         return None
+
+    @staticmethod
+    def owners_of(inodes: Collection[int]) -> dict[int, int]:
+        """Which pid has which of these sockets open, by one search of all processes."""
+        wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
+        found: dict[int, int] = {}
+        for pid in _newest_first() if wanted else ():
+            for name in _open_files(pid):
+                if name in wanted:
+                    found.setdefault(wanted[name], pid)
+        return found
 
     def facts_of(self, pid: int) -> ProcessFacts | None:
         """What can be known of a process; None when it is gone."""
@@ -101,18 +113,21 @@ def _newest_first() -> list[int]:
 
 
 def _has_open(pid: int, wanted: str) -> bool:
+    return any(name == wanted for name in _open_files(pid))
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """What a process has open, the highest number first: new sockets have high numbers, as a rule."""
     directory = f"/proc/{pid}/fd"
     try:
-        # New sockets have high numbers, as a rule.
-        for number in reversed(os.listdir(directory)):
-            try:
-                if os.readlink(f"{directory}/{number}") == wanted:
-                    return True
-            except OSError:
-                continue
+        numbers = os.listdir(directory)
     except OSError:
-        return False
-    return False
+        return
+    for number in reversed(numbers):
+        try:
+            yield os.readlink(f"{directory}/{number}")
+        except OSError:
+            continue
 
 
 def _start_time(pid: int) -> str | None:

@@ -44,7 +44,7 @@ class SockDiag:
         """The local socket of an outbound flow, or None. Connected sockets first, then by local port."""
         if flow.protocol in (TCP, UDP):
             return self._exact(flow) or self._by_port(flow)
-        return self._only_one(flow)
+        return self._newest(flow)
 
     def close(self) -> None:
         """Close it."""
@@ -75,20 +75,22 @@ class SockDiag:
         return found[0] if found else None
 
     @staticmethod
-    def _only_one(flow: FlowKey) -> SocketFacts | None:
-        """Protocols without ports: right when only one socket is there that could have sent it, otherwise unknown.
+    def _newest(flow: FlowKey) -> SocketFacts | None:
+        """Protocols without ports: the newest socket that could have sent it, as a new flow has a new socket.
 
-        Read from /proc, because few kernels are built with the diag module for raw sockets.
+        One of the very protocol before those that may write any header. Read from /proc, because few kernels are
+        built with the diag module for raw sockets.
         """
         suffix = "" if flow.source.version == 4 else "6"
-        found = {
-            SocketFacts(inode, uid)
-            for name, protocols in (("raw", (flow.protocol, socket.IPPROTO_RAW)), ("icmp", None))
-            for protocol, uid, inode in _listed(f"/proc/net/{name}{suffix}")
-            if (protocols is None and flow.protocol in (ICMP, ICMPV6))
-            or (protocols and protocol in protocols)
-        }
-        return found.pop() if len(found) == 1 else None
+        raw = _listed(f"/proc/net/raw{suffix}")
+        found = [SocketFacts(inode, uid) for protocol, uid, inode in raw if protocol == flow.protocol]
+        if flow.protocol in (ICMP, ICMPV6):
+            found += [SocketFacts(inode, uid) for _, uid, inode in _listed(f"/proc/net/icmp{suffix}")]
+        if not found:
+            found = [
+                SocketFacts(inode, uid) for protocol, uid, inode in raw if protocol == socket.IPPROTO_RAW
+            ]
+        return max(found, key=lambda facts: facts.inode, default=None)
 
     def _ask(
         self, flow: FlowKey, protocol: int, identity: bytes, *, dump: bool
