@@ -94,6 +94,20 @@ class Lab:
             for link in links
         }
 
+    def directory_of_state(self) -> Path:
+        """Where the lab keeps configurations and logs."""
+        return Path(json.loads(self.upmt("lab", "status", "--name", self.name, "--json").stdout)["directory"])
+
+    def start_daemon(self, host: str, config: Path | None = None) -> int:
+        """Start the daemon of `mh` or `an` in a lab without daemons; gives its pid, as `lab exec` becomes it."""
+        role = {"mh": "mobile-host", "an": "anchor"}[host]
+        file = config or self.directory_of_state() / f"{role}.toml"
+        return self.start(host, *UPMT, role, "run", "--config", str(file)).pid
+
+    def is_answering(self, host: str) -> bool:
+        """Whether a daemon answers there."""
+        return self.on(host, *UPMT, "status", check=False).returncode == 0
+
     def end_programs(self) -> None:
         """End what `start` began."""
         for process in self._programs:

@@ -13,6 +13,9 @@ from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, Endpoint, FlowBytes, IPAd
 
 _PORTED = frozenset((TCP, UDP, 33, 132, 136))
 """Protocols whose header begins with two ports: TCP, UDP, DCCP, SCTP, UDP-Lite."""
+_ICMP_QUERIES = frozenset((0, 8, 13, 14, 15, 16, 17, 18))
+_ICMPV6_QUERIES = frozenset((128, 129))
+"""Questions and answers of which each conversation has an identifier: both ports of its flow (as conntrack does)."""
 _ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))
 _ICMPV6_LAST_ERROR = 127
 _EXTENSIONS = frozenset((0, 43, 60, 135))
@@ -62,8 +65,14 @@ def flow_of(packet: bytes, *, look_into_errors: bool = True) -> FlowBytes | None
             if protocol in _PORTED:
                 key = packet[9:10] + packet[12:20] + packet[start : start + 4]
                 return key if len(key) == 13 else None
-            if protocol == ICMP and look_into_errors and packet[start] in _ICMP_ERRORS:
-                return _quoted_flow(packet, start + 8)
+            if protocol == ICMP:
+                kind = packet[start]
+                if kind in _ICMP_QUERIES:
+                    identifier = packet[start + 4 : start + 6]
+                    key = packet[9:10] + packet[12:20] + identifier + identifier
+                    return key if len(key) == 13 else None
+                if look_into_errors and kind in _ICMP_ERRORS:
+                    return _quoted_flow(packet, start + 8)
             return packet[9:10] + packet[12:20] + _NO_PORTS
         if packet[0] >> 4 == 6 and len(packet) >= 40:
             return _flow_of_ipv6(packet, look_into_errors)
@@ -82,8 +91,15 @@ def _flow_of_ipv6(packet: bytes, look_into_errors: bool) -> FlowBytes | None:
     if protocol in _PORTED:
         ports = packet[start : start + 4]
         return bytes((protocol,)) + packet[8:40] + ports if len(ports) == 4 else None
-    if protocol == ICMPV6 and look_into_errors and packet[start] <= _ICMPV6_LAST_ERROR:
-        return _quoted_flow(packet, start + 8)
+    if protocol == ICMPV6:
+        kind = packet[start]
+        if kind in _ICMPV6_QUERIES:
+            identifier = packet[start + 4 : start + 6]
+            return (
+                bytes((protocol,)) + packet[8:40] + identifier + identifier if len(identifier) == 2 else None
+            )
+        if look_into_errors and kind <= _ICMPV6_LAST_ERROR:
+            return _quoted_flow(packet, start + 8)
     return bytes((protocol,)) + packet[8:40] + _NO_PORTS
 
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _UNICAST, _UNREACHABLE = 1, 7
 _SCOPE_LINK, _SCOPE_UNIVERSE = 253, 0
 _FR_ACT_TO_TBL = 1
+_IPV6_METRIC = 1024
+"""What the kernel makes of an IPv6 route's metric 0 (IP6_RT_PRIO_USER)."""
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _GONE = frozenset((errno.ESRCH, errno.ENOENT, errno.ENODEV))
 
@@ -62,6 +64,7 @@ def _route_of(message: Any, version: int, names: dict[int, str]) -> RouteSpec:
     destination = ip_network(f"{message.get_attr('RTA_DST') or everywhere}/{message['dst_len']}")
     gateway, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
     kind = Kind.UNICAST if message["type"] == _UNICAST else Kind.UNREACHABLE
+    metric = message.get_attr("RTA_PRIORITY") or 0
     return RouteSpec(
         destination=destination,
         table=message.get_attr("RTA_TABLE") or message["table"],
@@ -69,7 +72,7 @@ def _route_of(message: Any, version: int, names: dict[int, str]) -> RouteSpec:
         interface=names.get(message.get_attr("RTA_OIF") or 0) if kind is Kind.UNICAST else None,
         gateway=ip_address(gateway) if gateway else None,
         source=ip_address(source) if source else None,
-        metric=message.get_attr("RTA_PRIORITY") or 0,
+        metric=0 if version == 6 and metric == _IPV6_METRIC else metric,
         is_link_scope=kind is Kind.UNICAST
         and (message["scope"] == _SCOPE_LINK if version == 4 else gateway is None),
     )
@@ -127,8 +130,8 @@ def _route_request(kernel: IPRoute, route: RouteSpec) -> dict[str, Any]:
         request["gateway"] = str(route.gateway)
     if route.source is not None:
         request["prefsrc"] = str(route.source)
-    if route.metric:
-        request["priority"] = route.metric
+    if route.metric or route.destination.version == 6:
+        request["priority"] = route.metric or _IPV6_METRIC
     return request
 
 

@@ -82,15 +82,17 @@ class SockDiag:
         built with the diag module for raw sockets.
         """
         suffix = "" if flow.source.version == 4 else "6"
-        raw = _listed(f"/proc/net/raw{suffix}")
-        found = [SocketFacts(inode, uid) for protocol, uid, inode in raw if protocol == flow.protocol]
         if flow.protocol in (ICMP, ICMPV6):
-            found += [SocketFacts(inode, uid) for _, uid, inode in _listed(f"/proc/net/icmp{suffix}")]
-        if not found:
-            found = [
-                SocketFacts(inode, uid) for protocol, uid, inode in raw if protocol == socket.IPPROTO_RAW
-            ]
-        return max(found, key=lambda facts: facts.inode, default=None)
+            # Ping sockets have the identifier as their port.
+            for identifier, uid, inode in _listed(f"/proc/net/icmp{suffix}"):
+                if identifier == flow.source_port:
+                    return SocketFacts(inode, uid)
+        raw = _listed(f"/proc/net/raw{suffix}")
+        for protocol in (flow.protocol, socket.IPPROTO_RAW):
+            found = [SocketFacts(inode, uid) for number, uid, inode in raw if number == protocol]
+            if found:
+                return max(found, key=lambda facts: facts.inode)
+        return None
 
     def _ask(
         self, flow: FlowKey, protocol: int, identity: bytes, *, dump: bool

@@ -251,7 +251,10 @@ class MobileHost:
 
     def _vanish(self, network: NetworkName, reason: str, now: float) -> None:
         tunnel = self._known(network)
-        if tunnel is None or tunnel.state is TunnelState.DOWN:
+        if tunnel is None:
+            return
+        if tunnel.state is TunnelState.DOWN:
+            tunnel.reason = reason
             return
         actions = tunnel.vanish(reason)
         self._close(tunnel)

@@ -48,7 +48,7 @@ def parse_match(text: str) -> FlowMatch:
     if not words or len(words) % 2:
         raise PeerError(f"the match {text!r} is not a list of options with one value each")
     for option, value in zip(words[::2], words[1::2], strict=True):
-        entry = _OPTIONS.get("-" + option.lstrip("-")) if option.startswith("-") else None
+        entry = _OPTIONS.get(option[1:] if option.startswith("--") else option)
         if entry is None:
             raise PeerError(f"the match has an unknown option {option!r}")
         key, read = entry
@@ -64,7 +64,7 @@ def parse_match(text: str) -> FlowMatch:
 def _protocol(text: str) -> int:
     number = PROTOCOL_NUMBERS.get(text.lower())
     if number is None:
-        number = int(text)
+        number = _number(text)
     if not 0 < number < 256:
         raise ValueError(text)
     return number
@@ -72,13 +72,21 @@ def _protocol(text: str) -> int:
 
 def _ports(text: str) -> PortSpan:
     low, colon, high = text.partition(":")
-    span = (int(low or "0"), int(high or "65535")) if colon else (int(low), int(low))
+    span = (_number(low or "0"), _number(high or "65535")) if colon else (_number(low), _number(low))
     if not 0 <= span[0] <= span[1] <= 65535:
         raise ValueError(text)
     return span
 
 
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(text)
+    return int(text)
+
+
 def _network(text: str) -> IPNetwork:
+    if "%" in text:
+        raise ValueError(text)
     return ip_network(text, strict=False)
 
 

@@ -140,7 +140,7 @@ def split_pairs(pairs: Iterable[HandoverPair], max_bytes: int) -> Iterator[tuple
     group: list[HandoverPair] = []
     room = max_bytes
     for pair in pairs:
-        flows: tuple[FlowKey | None, ...] = pair.match if isinstance(pair.match, tuple) else (None,)
+        flows: tuple[FlowKey | None, ...] = (pair.match if isinstance(pair.match, tuple) else ()) or (None,)
         rest = flows
         while rest:
             overhead = 90 + 14 * len(pair.tunnels)
@@ -286,7 +286,8 @@ def _integer(key: str, value: Any, limit: int) -> int:
 
 
 def _address(key: str, value: Any) -> IPAddress:
-    if not isinstance(value, str):
+    # A zone (`fe80::1%eth0`) means nothing to another machine, and may hold any character.
+    if not isinstance(value, str) or "%" in value:
         raise PeerError(f"{key!r} is not an address")
     try:
         return ip_address(value)

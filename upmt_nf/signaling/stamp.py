@@ -93,7 +93,7 @@ def parse_reflector(data: bytes) -> ReflectorPacket:
 def reflect(data: bytes, *, received_at: float, sent_at: float, ttl: int = 255) -> bytes:
     """The stateless reflector of RFC 8762 section 4.3: the answer to a sender's packet. Raises PeerError."""
     sender = parse_sender(data)
-    return bytes(
+    answer = bytes(
         ReflectorPacket(
             sequence=sender.sequence,
             sent_at=sent_at,
@@ -104,6 +104,8 @@ def reflect(data: bytes, *, received_at: float, sent_at: float, ttl: int = 255) 
             sender_ttl=ttl,
         )
     )
+    # The sender's part is an exact copy: a float has no room for all 64 bits of its time, nor for its error estimate.
+    return answer[:24] + data[:14] + answer[38:]
 
 
 def _check_size(data: bytes) -> None:

@@ -1,0 +1,415 @@
+"""The JSON bodies: what is written is read, nothing else is, and nothing raises but PeerError."""
+
+import json
+import time
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from upmt_nf.model.errors import PeerError
+from upmt_nf.model.flow import FlowKey
+from upmt_nf.model.identity import TunnelId
+from upmt_nf.signaling.iptables_match import parse_match
+from upmt_nf.signaling.messages import (
+    ANY,
+    MAX_BODY,
+    AnchorNotice,
+    HandoverPair,
+    HandoverRequest,
+    HandoverResponse,
+    HandoverResult,
+    IptablesMatch,
+    NoticeAnswer,
+    TunnelSetupRequest,
+    TunnelSetupResponse,
+    UpmtMessage,
+    decode,
+    encode,
+    split_pairs,
+)
+
+TEXTS = st.text(max_size=60)
+PORTS = st.integers(0, 65535)
+TUNNEL_IDS = st.integers(1, 2**32 - 1).map(TunnelId)
+
+
+@st.composite
+def flows(draw: st.DrawFn) -> FlowKey:
+    addresses = st.ip_addresses(v=draw(st.sampled_from((4, 6))))
+    return FlowKey(draw(st.integers(0, 255)), draw(addresses), draw(PORTS), draw(addresses), draw(PORTS))
+
+
+def pairs_with(match_texts: st.SearchStrategy[str], most_flows: int) -> st.SearchStrategy[HandoverPair]:
+    selectors = (
+        st.lists(flows(), max_size=most_flows).map(tuple)
+        | st.just(ANY)
+        | st.builds(IptablesMatch, match_texts)
+    )
+    tunnels = st.lists(TUNNEL_IDS | st.just(ANY), max_size=16).map(tuple)
+    return st.builds(HandoverPair, selectors, tunnels)
+
+
+PAIRS = st.lists(pairs_with(TEXTS, 5), max_size=4).map(tuple)
+RESULTS = st.lists(
+    st.builds(
+        HandoverResult,
+        st.booleans(),
+        st.none() | TUNNEL_IDS,
+        st.integers(0, 2**32 - 1),
+        st.none() | TEXTS,
+    ),
+    max_size=5,
+).map(tuple)
+MESSAGES: st.SearchStrategy[UpmtMessage] = st.one_of(
+    st.builds(TunnelSetupRequest, TEXTS, st.ip_addresses(), st.none() | TEXTS, PAIRS),
+    st.builds(TunnelSetupResponse, TUNNEL_IDS, st.ip_addresses(), PORTS, RESULTS),
+    st.builds(HandoverRequest, TEXTS, PAIRS),
+    st.builds(HandoverResponse, RESULTS),
+    st.builds(AnchorNotice, TEXTS, TEXTS),
+    st.just(NoticeAnswer()),
+)
+JSON_LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    TEXTS,
+    st.sampled_from(
+        ["any", "flows", "IPtables", "HandoverRequest", "udp", "1.2.3.4", "::1", "fe80::1%eth0", 1, -1]
+    ),
+)
+KEYS = TEXTS | st.sampled_from(
+    [
+        "mType",
+        "version",
+        "association",
+        "VIpAddr",
+        "network",
+        "pairs",
+        "match",
+        "syntax",
+        "tunnelID",
+        "results",
+    ]
+    + ["accepted", "flows", "reason", "kind", "yourAddress", "yourPort"]
+)
+JSON_VALUES = st.recursive(
+    JSON_LEAVES,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=12,
+)
+FLOW = FlowKey.parse("udp:1.2.3.4:2000>86.0.0.1:3000")
+ONE_OF_EACH: tuple[UpmtMessage, ...] = (
+    TunnelSetupRequest("token", ip_address("1.2.3.4"), "net0", (HandoverPair((FLOW,)), HandoverPair(ANY))),
+    TunnelSetupResponse(
+        TunnelId(7), ip_address("2001:db8::1"), 40000, (HandoverResult(True, TunnelId(7), 1),)
+    ),
+    HandoverRequest("token", (HandoverPair((FLOW,), (TunnelId(7), ANY)),)),
+    HandoverResponse((HandoverResult(False, None, 0, "no such tunnel"),)),
+    AnchorNotice("going-down", "maintenance"),
+    NoticeAnswer(),
+)
+
+
+def document_of(message: UpmtMessage) -> dict[str, Any]:
+    document = json.loads(encode(message))
+    assert isinstance(document, dict)
+    return document
+
+
+def refused(document: object) -> str:
+    """Why the document is refused."""
+    with pytest.raises(PeerError) as caught:
+        decode(json.dumps(document).encode())
+    return str(caught.value)
+
+
+def read_if_right(body: bytes) -> UpmtMessage | None:
+    """What a body says, if anything; what was read must be writable and read the same again."""
+    try:
+        message = decode(body)
+    except PeerError:
+        return None
+    assert decode(encode(message)) == message
+    return message
+
+
+@given(MESSAGES)
+def test_what_is_written_is_read(message: UpmtMessage) -> None:
+    body = encode(message)
+    assert decode(body) == message
+    assert json.loads(body)["mType"] == type(message).__name__
+    assert json.loads(body)["version"] == 1
+
+
+@given(JSON_VALUES)
+def test_no_json_raises_anything_but_a_peer_error(value: Any) -> None:
+    read_if_right(json.dumps(value).encode())
+
+
+@given(st.sampled_from(ONE_OF_EACH), st.data())
+@settings(max_examples=400)
+def test_no_mutated_document_raises_anything_but_a_peer_error(
+    message: UpmtMessage, data: st.DataObject
+) -> None:
+    document = document_of(message)
+    for _ in range(data.draw(st.integers(1, 3))):
+        mutate(document, data)
+    read_if_right(json.dumps(document).encode())
+
+
+def mutate(document: Any, data: st.DataObject) -> None:
+    """Put some other value somewhere into the document, or take something out."""
+    while True:
+        places = list(document) if isinstance(document, dict) else list(range(len(document)))
+        if not places:
+            return
+        place = data.draw(st.sampled_from(places))
+        inner = document[place]
+        if not isinstance(inner, dict | list) or data.draw(st.booleans()):
+            break
+        document = inner
+    if data.draw(st.booleans()):
+        document[place] = data.draw(JSON_VALUES)
+    else:
+        del document[place]
+
+
+@given(st.binary(max_size=300))
+@example(b"")
+@example(b"\xff\xfe{\x00}\x00")
+def test_no_bytes_raise_anything_but_a_peer_error(body: bytes) -> None:
+    read_if_right(body)
+
+
+@given(st.sampled_from(ONE_OF_EACH), st.integers(0, 400), st.integers(0, 20), st.binary(max_size=8))
+def test_no_mutated_bytes_raise_anything_but_a_peer_error(
+    message: UpmtMessage, place: int, length: int, other: bytes
+) -> None:
+    body = encode(message)
+    place %= len(body)
+    read_if_right(body[:place] + other + body[place + length :])
+
+
+def test_the_papers_figure_9_is_read() -> None:
+    body = b"""{"mType":"HandoverRequest",
+        "match":{"syntax":"IPtables", "match":"-p tcp -destination 160.80.81.1 -destination-port 80"},
+        "tunnelID":["13673865","any"]}"""
+    message = decode(body)
+    match = IptablesMatch("-p tcp -destination 160.80.81.1 -destination-port 80")
+    assert message == HandoverRequest("", (HandoverPair(match, (TunnelId(13673865), ANY)),))
+    assert parse_match(match.text).matches(FlowKey.parse("tcp:1.2.3.4:2000>160.80.81.1:80"))
+
+
+def test_one_pair_is_written_as_in_figure_9() -> None:
+    match = IptablesMatch("-p tcp")
+    document = document_of(HandoverRequest("token", (HandoverPair(match, (TunnelId(5), ANY)),)))
+    assert document == {
+        "mType": "HandoverRequest",
+        "association": "token",
+        "match": {"syntax": "IPtables", "match": "-p tcp"},
+        "tunnelID": ["5", "any"],
+        "version": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [("any", (ANY,)), (5, (TunnelId(5),)), ("5", (TunnelId(5),)), ([5, "any"], (TunnelId(5), ANY)), ([], ())],
+)
+def test_tunnels_may_be_one_or_many_as_text_or_number(written: Any, expected: tuple[Any, ...]) -> None:
+    body = json.dumps({"mType": "HandoverRequest", "match": "any", "tunnelID": written}).encode()
+    assert decode(body) == HandoverRequest("", (HandoverPair(ANY, expected),))
+
+
+def test_an_unknown_key_is_passed_over() -> None:
+    assert decode(b'{"mType": "NoticeAnswer", "later": [1, 2, {"more": true}]}') == NoticeAnswer()
+
+
+REQUIRED = {
+    TunnelSetupRequest: ("mType", "association", "VIpAddr"),
+    TunnelSetupResponse: ("mType", "tunnelID", "yourAddress", "yourPort"),
+    HandoverRequest: ("mType", "match"),
+    HandoverResponse: ("mType",),
+    AnchorNotice: ("mType", "kind"),
+    NoticeAnswer: ("mType",),
+}
+
+
+@pytest.mark.parametrize("message", ONE_OF_EACH, ids=lambda message: type(message).__name__)
+def test_what_is_required_is_missed_by_name(message: UpmtMessage) -> None:
+    whole = document_of(message)
+    for key in whole:
+        rest = {other: value for other, value in whole.items() if other != key}
+        if key in REQUIRED[type(message)]:
+            assert refused(rest) == f"{key!r} is missing"
+        else:
+            decode(json.dumps(rest).encode())
+
+
+@pytest.mark.parametrize("message", ONE_OF_EACH, ids=lambda message: type(message).__name__)
+def test_every_key_with_a_wrong_type_is_refused_by_name(message: UpmtMessage) -> None:
+    whole = document_of(message)
+    for key in whole:
+        for wrong in (None, True, 1.5, -1, {"a": 1}, [[]]):
+            reason = refused(whole | {key: wrong})
+            inner = {
+                "pairs": "a pair",
+                "results": "a result",
+                "match": "syntax",
+                "version": "version",
+            }
+            assert key in reason or inner.get(key, key) in reason
+
+
+PAIR = {"match": {"syntax": "flows", "match": [["udp", "1.2.3.4", 1, "5.6.7.8", 2]]}}
+SETUP = {"mType": "TunnelSetupRequest", "association": "t"}
+
+
+@pytest.mark.parametrize(
+    ("document", "word"),
+    [
+        ([], "not a JSON object"),
+        ("text", "not a JSON object"),
+        ({"mType": "Hello"}, "no message 'Hello'"),
+        ({"mType": "NoticeAnswer", "version": 2}, "version 2 is not 1"),
+        ({"mType": "NoticeAnswer", "version": 0}, "version 0 is not 1"),
+        ({"mType": "NoticeAnswer", "version": "1"}, "'version'"),
+        ({"mType": "NoticeAnswer", "version": True}, "'version'"),
+        ({"mType": "NoticeAnswer", "version": 1.0}, "'version'"),
+        ({"mType": "x" * 1025}, "'mType' is not a short text"),
+        (SETUP | {"VIpAddr": "1.2.3.256"}, "'VIpAddr' is not an address"),
+        (SETUP | {"VIpAddr": 16909060}, "'VIpAddr' is not an address"),
+        (SETUP | {"VIpAddr": "fe80::1%eth0"}, "'VIpAddr' is not an address"),
+        (SETUP | {"VIpAddr": "2001:db8::1%x\ny"}, "'VIpAddr' is not an address"),
+        (SETUP | {"VIpAddr": "1.2.3.4", "pairs": PAIR}, "'pairs' is not a list"),
+        (SETUP | {"VIpAddr": "1.2.3.4", "pairs": ["any"]}, "a pair is not an object"),
+        ({"mType": "HandoverRequest", "match": "all"}, "'match' is not an object"),
+        ({"mType": "HandoverRequest", "match": {"syntax": "BPF"}}, "no match syntax 'BPF'"),
+        ({"mType": "HandoverRequest", "match": {"syntax": "flows"}}, "'match' is missing"),
+        ({"mType": "HandoverRequest", "match": {"syntax": "IPtables", "match": []}}, "'match'"),
+        ({"mType": "HandoverRequest", "match": {"syntax": "flows", "match": "x"}}, "'match' is not a list"),
+        ({"mType": "HandoverRequest", "match": "any", "tunnelID": ["1"] * 17}, "more than 16"),
+        ({"mType": "HandoverResponse", "results": [{}]}, "'accepted' is missing"),
+        ({"mType": "HandoverResponse", "results": [{"accepted": 1}]}, "'accepted' is neither"),
+        ({"mType": "HandoverResponse", "results": [{"accepted": True, "flows": 2**32}]}, "'flows'"),
+    ],
+)
+def test_wrong_documents_are_refused_with_the_reason(document: object, word: str) -> None:
+    assert word in refused(document)
+
+
+@pytest.mark.parametrize(
+    "tunnel",
+    [0, -1, 2**32, "0", "-1", "4294967296", "", "+5", "5 ", "0x5", "\u0665", 5.0, True, None, "ANY", ["5"]],
+)
+def test_wrong_tunnel_ids_are_refused(tunnel: Any) -> None:
+    for tunnels in ([tunnel], ["any", tunnel]):
+        assert "tunnelID" in refused({"mType": "HandoverRequest", "match": "any", "tunnelID": tunnels})
+
+
+@pytest.mark.parametrize(
+    ("place", "wrong"),
+    [(0, "xyz"), (0, 256), (0, -1), (0, None), (0, True), (0, "17")]
+    + [(1, "1.2.3"), (1, 5), (1, "::1"), (1, ""), (3, "::1"), (3, "fe80::1%e"), (3, None)]
+    + [(2, 65536), (2, -1), (2, "5"), (2, 1.0), (2, False), (4, 65536), (4, None)],
+)
+def test_wrong_flows_are_refused(place: int, wrong: Any) -> None:
+    flow: list[Any] = ["udp", "1.2.3.4", 1, "5.6.7.8", 2]
+    document = {"mType": "HandoverRequest", "match": {"syntax": "flows", "match": [flow]}}
+    decode(json.dumps(document).encode())
+    flow[place] = wrong
+    refused(document)
+
+
+@pytest.mark.parametrize("flow", [[], ["udp"] * 6, ["udp", "1.2.3.4", 1, "5.6.7.8"], "udp", None, {}])
+def test_flows_have_five_parts(flow: Any) -> None:
+    document = {"mType": "HandoverRequest", "match": {"syntax": "flows", "match": [flow]}}
+    assert "a flow is" in refused(document)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"mType":"NoticeAnswer","mType":"NoticeAnswer"}',
+        b'{"mType":"NoticeAnswer","x":{"a":1,"a":1}}',
+        b'{"mType":"NoticeAnswer","x":NaN}',
+        b'{"mType":"NoticeAnswer","x":-Infinity}',
+        b'{"mType":"NoticeAnswer","version":1e999}',
+        b'{"mType":"NoticeAnswer","x":' + b"1" * 5000 + b"}",
+        b'{"mType":"NoticeAnswer"} more',
+        b'{"mType":"NoticeAnswer",}',
+        b'{"mType":"Notice\xffAnswer"}',
+        b"[" * 8000,
+        b'{"mType":' * 800,
+        b'{"mType":"NoticeAnswer","x":' + b"[" * 3000 + b"]" * 3000 + b"}",
+    ],
+)
+def test_wrong_json_is_refused(body: bytes) -> None:
+    assert len(body) <= MAX_BODY
+    with pytest.raises(PeerError):
+        decode(body)
+
+
+def test_a_large_body_is_refused_unread() -> None:
+    body = b'{"mType":"NoticeAnswer"}'
+    assert decode(body.ljust(MAX_BODY)) == NoticeAnswer()
+    with pytest.raises(PeerError, match="larger than 8192"):
+        decode(body.ljust(MAX_BODY + 1))
+
+
+# --- split_pairs ---
+
+
+def pieces(pairs: tuple[HandoverPair, ...]) -> list[object]:
+    """Every flow or other match with its tunnels, in order."""
+    found: list[object] = []
+    for pair in pairs:
+        if isinstance(pair.match, tuple) and pair.match:
+            found += [(flow, pair.tunnels) for flow in pair.match]
+        else:
+            found.append((pair.match, pair.tunnels))
+    return found
+
+
+def size(group: tuple[HandoverPair, ...]) -> int:
+    """Bytes that the pairs add to a body."""
+    return len(encode(HandoverRequest("", group))) - len(encode(HandoverRequest("", ())))
+
+
+ASCII = st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
+
+
+@given(st.lists(pairs_with(ASCII, 30), max_size=6), st.integers(450, 2000))
+@example([HandoverPair(()), HandoverPair(ANY)], 450)
+def test_splitting_leaves_nothing_out_and_respects_the_limit(pairs: list[HandoverPair], limit: int) -> None:
+    groups = list(split_pairs(pairs, limit))
+    assert pieces(tuple(pair for group in groups for pair in group)) == pieces(tuple(pairs))
+    assert all(groups)
+    assert max(map(size, groups), default=0) <= limit
+
+
+@given(st.lists(pairs_with(ASCII, 5), max_size=4))
+def test_what_is_larger_than_the_limit_goes_alone(pairs: list[HandoverPair]) -> None:
+    groups = list(split_pairs(pairs, 10))
+    assert [pieces(group) for group in groups] == [[piece] for piece in pieces(tuple(pairs))]
+
+
+def test_groups_are_well_filled() -> None:
+    many = tuple(FlowKey(17, FLOW.source, port, FLOW.destination, 3000) for port in range(1000, 1100))
+    groups = list(split_pairs([HandoverPair(many)], 740))
+    assert len(groups) <= 9
+    assert [len(group) for group in groups] == [1] * len(groups)
+    whole = list(split_pairs([HandoverPair(many[:2]), HandoverPair(ANY), HandoverPair(many[2:4])], 740))
+    assert len(whole) == 1
+
+
+def test_splitting_many_flows_takes_little_time() -> None:
+    many = tuple(FlowKey(17, FLOW.source, port, FLOW.destination, 3000) for port in range(20000))
+    started = time.perf_counter()
+    groups = list(split_pairs([HandoverPair(many)], 740))
+    assert time.perf_counter() - started < 3
+    assert sum(len(pieces(group)) for group in groups) == 20000
