@@ -41,10 +41,13 @@ class ApplicationRule:
     port: int | None = None
 
     def __post_init__(self) -> None:
-        if (
-            self.command is not None
-            and not 0 < len(self.command.encode("utf-8", "surrogateescape")) <= _MAX_COMMAND
-        ):
+        if self.command is None:
+            return
+        try:
+            length = len(self.command.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError as reason:
+            raise UsageError(f"{self.command!r} cannot be a command's name: {reason.reason}") from reason
+        if not 0 < length <= _MAX_COMMAND:
             raise UsageError(f"a command's name has 1 to {_MAX_COMMAND} bytes")
 
     @property
@@ -90,7 +93,7 @@ def _is_named(pattern: str, name: str) -> bool:
 
 def _is_below(path: str, ancestor: str) -> bool:
     ancestor, path = ancestor.strip("/"), path.strip("/")
-    return path == ancestor or path.startswith(ancestor + "/")
+    return not ancestor or path == ancestor or path.startswith(ancestor + "/")
 
 
 def first_match(
@@ -122,13 +125,16 @@ def netfilter_lines(rules: Sequence[ApplicationRule]) -> list[str]:
 def _lines(rule: ApplicationRule) -> Iterable[str]:
     conditions: list[str] = []
     if rule.destination is not None:
+        if rule.destination.version == 6:
+            # The tables are those of IPv4: no packet there is for it, and they would not take the line.
+            return
         conditions.append(f"-d {rule.destination}")
     if rule.uid is not None:
         conditions.append(f"-m owner --uid-owner {rule.uid}")
     if rule.gid is not None:
         conditions.append(f"-m owner --gid-owner {rule.gid}")
     if rule.cgroup is not None:
-        escaped = rule.cgroup.strip("/").replace("\\", "\\\\").replace('"', '\\"')
+        escaped = (rule.cgroup.strip("/") or "/").replace("\\", "\\\\").replace('"', '\\"')
         conditions.append(f'-m cgroup --path "{escaped}"')
     common = " ".join(conditions)
     mark = f"-m mark --mark 0x0/{MARK_MASK:#x} -j MARK --set-xmark {rule.application:#x}/{MARK_MASK:#x}"

@@ -120,9 +120,10 @@ class Applications:
         flow = FlowKey.unpacked(key)
         marked = ApplicationId(application_in(mark))
         is_marked = marked in self.by_id
-        pid = self._pid_behind(flow, is_urgent=not is_marked and needs_lookup(self.rules))
         if is_marked:
-            return Classified(marked, pid, self._processes.command_of(pid) if pid else "")
+            return Classified(marked, 0, "")
+        # Without a rule that asks for it, who it is can be found out when somebody wants to know (`name_processes`).
+        pid = self._pid_behind(flow) if needs_lookup(self.rules) else 0
         facts = self._processes.facts_of(pid) if pid else None
         rule = first_match(self.rules, flow, facts)
         application = rule.application if rule is not None else DEFAULT_APPLICATION_ID
@@ -135,7 +136,7 @@ class Applications:
         for entry in entries:
             flow = entry.flow
             if rule.needs_process or rule.uid is not None or rule.gid is not None or rule.cgroup is not None:
-                pid = self._pid_behind(flow, is_urgent=True) or entry.pid
+                pid = self._pid_behind(flow) or entry.pid
                 if pid not in known:
                     known[pid] = self._processes.facts_of(pid) if pid else None
                 facts = known[pid]
@@ -146,6 +147,11 @@ class Applications:
                 entry.application_id = rule.application
                 moved.append(flow)
         return moved
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was not found out, by reason."""
+        return {"processes_unsearched": self._processes.unsearched}
 
     def name_processes(self, entries: Iterable[FlowEntry], now: float) -> None:
         """Find the processes of flows that were not looked up when they began, as netfilter had decided alone.
@@ -163,11 +169,11 @@ class Applications:
             entry.pid = owners.get(sockets.get(entry.key, 0), 0)
             entry.command = self._processes.command_of(entry.pid) if entry.pid else ""
 
-    def _pid_behind(self, flow: FlowKey, *, is_urgent: bool) -> int:
+    def _pid_behind(self, flow: FlowKey) -> int:
         socket = self._sockets.find(flow)
         if socket is None or socket.inode == 0:
             return 0
-        return self._processes.owner_of(socket.inode, socket.uid, time.monotonic(), is_urgent=is_urgent) or 0
+        return self._processes.owner_of(socket.inode, socket.uid, time.monotonic()) or 0
 
 
 def _given(match: MatchSection) -> dict[str, Any]:

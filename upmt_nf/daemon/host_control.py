@@ -66,6 +66,7 @@ class HostControl:
             "counters": {
                 **(forwarder.counters.as_dict() if forwarder is not None else {}),
                 **daemon.plane.counters(),
+                **daemon.applications.counters,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
             },

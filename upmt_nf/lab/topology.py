@@ -15,7 +15,7 @@ CORRESPONDENT = "86.0.0.1"
 POOL = "1.2.3.4-1.2.3.254"
 """The first address is the paper's VIPA."""
 TUNNEL_PORT = 1800
-NAT_PORTS = "40000-60999"
+NAT_PORTS = "10000-65535"
 
 
 @dataclass(frozen=True, slots=True)

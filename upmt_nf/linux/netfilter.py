@@ -72,9 +72,10 @@ def verify(ruleset: RuleSet) -> list[str]:
         wanted, present = _wanted(ruleset, name), _present(_table(name))
         for chain in sorted({*wanted, *present}):
             expected, found = wanted.get(chain, []), present.get(chain, [])
-            drift += [f"{name} {chain}: missing {_said(rule)}" for rule in expected if rule not in found]
-            drift += [f"{name} {chain}: not ours {_said(rule)}" for rule in found if rule not in expected]
-            if not drift and expected != found:
+            differs = [f"{name} {chain}: missing {_said(rule)}" for rule in expected if rule not in found]
+            differs += [f"{name} {chain}: not ours {_said(rule)}" for rule in found if rule not in expected]
+            drift += differs
+            if not differs and expected != found:
                 drift.append(f"{name} {chain}: the rules stand in another order")
     return drift
 
@@ -92,6 +93,8 @@ def as_rule(rule: NetfilterRule) -> Rule:
         if word == "!":
             negated = True
             continue
+        if word in ("-m", "--match", "-j", "--jump") and place == len(words):
+            raise FacilityError(f"the rule {rule} ends with {word!r}")
         if word in ("-m", "--match"):
             options = found.setdefault(words[place], {})
             place += 1
@@ -104,6 +107,8 @@ def as_rule(rule: NetfilterRule) -> Rule:
         takes_value = place < len(words) and not words[place].startswith("-") and words[place] != "!"
         value = words[place] if takes_value else ""
         place += takes_value
+        if _FIELDS.get(word) in found or (options is not None and word[2:] in options):
+            raise FacilityError(f"the rule {rule} has {word!r} twice")
         if word in _FIELDS:
             found[_FIELDS[word]] = f"!{value}" if negated else value
         elif options is not None and word.startswith("--"):
@@ -136,8 +141,9 @@ def _normal(rule: NetfilterRule) -> Rule:
     is_jump = isinstance(jump, str) and jump.startswith(CHAIN_PREFIX)
     probe = {**asked, "target": "RETURN"} if is_jump else asked
     try:
+        _try_options(probe)
         found = _without_counters(easy.decode_iptc_rule(easy.encode_iptc_rule(dict(probe))))
-    except (iptc.XTablesError, ValueError, AttributeError) as reason:
+    except (iptc.XTablesError, ValueError, AttributeError, IndexError) as reason:
         raise FacilityError(f"iptables cannot take the rule {rule}: {reason}") from reason
     lost = [key for key in probe if key not in found]
     if isinstance(jump, dict):
@@ -145,6 +151,35 @@ def _normal(rule: NetfilterRule) -> Rule:
     if lost:
         raise FacilityError(f"iptables or the kernel does not know {', '.join(lost)} of the rule: {rule}")
     return {**found, "target": jump} if is_jump else found
+
+
+def _try_options(asked: Rule) -> None:
+    """Have each option read. `easy` drops a match's options that it cannot take, and the rule would match too much."""
+    rule = iptc.Rule()
+    if "protocol" in asked:
+        rule.protocol = asked["protocol"]
+    for name, said in asked.items():
+        if not isinstance(said, dict):
+            continue
+        for kind, options in said.items() if name == "target" else [(name, said)]:
+            extension = rule.create_target(kind) if name == "target" else rule.create_match(kind)
+            for option, value in options.items():
+                if value in ("", ["!", ""]) and _takes_value(extension, option):
+                    # The extension would read through a null pointer.
+                    raise ValueError(f"--{option} has no value")
+                extension.set_parameter(option, value)
+
+
+def _takes_value(extension: Any, option: str) -> bool:
+    """Whether a match's or target's option must have a value."""
+    module = extension._module
+    for table, field in ((module.x6_options, "type"), (module.extra_opts, "has_arg")):
+        place = 0
+        while table and table[place].name:
+            if table[place].name == option.encode():
+                return bool(getattr(table[place], field))
+            place += 1
+    return False
 
 
 def _without_counters(rule: Rule) -> Rule:

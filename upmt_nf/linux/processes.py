@@ -1,53 +1,68 @@
 """Socket inode -> process, and what can be known of a process, from /proc.
 
-A look-up first asks the processes that answered lately, then those of the socket's owner, then all. A process that
-ends or is replaced meanwhile gives no answer rather than a wrong one.
+A look-up first tries where the processes that answered lately would have it, then searches those, then those of the
+socket's owner, then all. A process that ends or is replaced meanwhile gives no answer rather than a wrong one.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 from upmt_nf.classify.facts import ProcessFacts
 
 _REMEMBERED = 64
 _DEEPEST = 64
-_SEARCH_INTERVAL = 0.1
+_NEXT_NUMBERS = 4
+_MOST_SAVED = 0.25
+"""Seconds of searching that a quiet time saves up for a burst."""
 
 
 class Processes:
-    """Looks into /proc of the pid namespace that this process is in."""
+    """Looks into /proc of the pid namespace that this process is in.
 
-    def __init__(self) -> None:
-        self._lately: OrderedDict[int, str] = OrderedDict()
-        self._searched_at = float("-inf")
+    Packets wait for the answers, so searching is limited to `share` of the time: a program with very many sockets
+    must not hold everybody up. What was not looked for is counted in `unsearched`.
+    """
 
-    def owner_of(self, inode: int, uid: int, now: float, *, is_urgent: bool = True) -> int | None:
-        """The pid that has a socket open, or None.
+    def __init__(self, share: float = 0.3) -> None:
+        self._lately: OrderedDict[int, _Known] = OrderedDict()
+        self._share = share
+        self._budget = _MOST_SAVED
+        self._filled_at = 0.0
+        self.unsearched = 0
 
-        Not urgent: the answer is for display only, so all of /proc is searched ten times a second at most.
-        """
+    def owner_of(self, inode: int, uid: int, now: float) -> int | None:
+        """The pid that has a socket open, or None. `now` in seconds."""
         wanted = f"socket:[{inode}]"
-        for pid, began in reversed(self._lately.items()):
-            if _has_open(pid, wanted) and _start_time(pid) == began:
+        for pid, known in reversed(self._lately.items()):
+            if known.has_next(pid, wanted):
                 self._lately.move_to_end(pid)
                 return pid
-        if not is_urgent and now - self._searched_at < _SEARCH_INTERVAL:
+        self._budget = min(_MOST_SAVED, self._budget + (now - self._filled_at) * self._share)
+        self._filled_at = now
+        if self._budget <= 0:
+            self.unsearched += 1
             return None
-        self._searched_at = now
+        began = time.perf_counter()
+        try:
+            return self._search(wanted, uid)
+        finally:
+            self._budget -= time.perf_counter() - began
+
+    def _search(self, wanted: str, uid: int) -> int | None:
+        """The processes that answered lately, those of the socket's owner, the others: one may be set-uid."""
+        own: list[int] = []
         others: list[int] = []
         for pid in _newest_first():
-            if _uid_of(pid) == uid:
-                if _has_open(pid, wanted):
-                    return self._remember(pid)
-            else:
-                others.append(pid)
-        # A set-uid program may hold a socket that another user made.
-        for pid in others:
-            if _has_open(pid, wanted):
-                return self._remember(pid)
+            (own if _uid_of(pid) == uid else others).append(pid)
+        for pid in (*reversed(self._lately), *own, *others):
+            for number, name in _open_files(pid):
+                if name == wanted:
+                    return self._remember(pid, number)
         return None
 
     @staticmethod
@@ -56,7 +71,7 @@ class Processes:
         wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
         found: dict[int, int] = {}
         for pid in _newest_first() if wanted else ():
-            for name in _open_files(pid):
+            for _, name in _open_files(pid):
                 if name in wanted:
                     found.setdefault(wanted[name], pid)
         return found
@@ -97,14 +112,34 @@ class Processes:
         except OSError:
             return ""
 
-    def _remember(self, pid: int) -> int | None:
+    def _remember(self, pid: int, number: int) -> int | None:
         began = _start_time(pid)
         if began is None:
             return None
-        self._lately[pid] = began
+        self._lately[pid] = _Known(began, number)
+        self._lately.move_to_end(pid)
         while len(self._lately) > _REMEMBERED:
             self._lately.popitem(last=False)
         return pid
+
+
+@dataclass(slots=True)
+class _Known:
+    """A process that had a socket at file number `number`; its next sockets have the next numbers, as a rule."""
+
+    began: str
+    number: int
+
+    def has_next(self, pid: int, wanted: str) -> bool:
+        """Whether it has the wanted socket there."""
+        for number in range(self.number, self.number + _NEXT_NUMBERS):
+            try:
+                if os.readlink(f"/proc/{pid}/fd/{number}") == wanted:
+                    self.number = number
+                    return _start_time(pid) == self.began
+            except OSError:
+                continue
+        return False
 
 
 def _newest_first() -> list[int]:
@@ -112,12 +147,8 @@ def _newest_first() -> list[int]:
     return sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True)
 
 
-def _has_open(pid: int, wanted: str) -> bool:
-    return any(name == wanted for name in _open_files(pid))
-
-
-def _open_files(pid: int) -> Iterator[str]:
-    """What a process has open, the highest number first: new sockets have high numbers, as a rule."""
+def _open_files(pid: int) -> Iterator[tuple[int, str]]:
+    """Number and name of what a process has open, the highest number first: new sockets have high numbers."""
     directory = f"/proc/{pid}/fd"
     try:
         numbers = os.listdir(directory)
@@ -125,7 +156,7 @@ def _open_files(pid: int) -> Iterator[str]:
         return
     for number in reversed(numbers):
         try:
-            yield os.readlink(f"{directory}/{number}")
+            yield int(number), os.readlink(f"{directory}/{number}")
         except OSError:
             continue
 

@@ -1,0 +1,111 @@
+"""What routing wants, as an administrator reads it: the paper's fig. 6 word for word."""
+
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from upmt_nf.model.names import MAX_NETWORKS
+from upmt_nf.routing.plan import NetworkRouting, anchor_routing, host_routing
+
+ANCHOR, VIPA = ip_address("45.0.0.1"), ip_address("1.2.3.4")
+IF0 = NetworkRouting(1, "if0", ip_interface("192.168.100.25/24"), ip_address("192.168.100.1"))
+IF1 = NetworkRouting(2, "if1", ip_interface("10.10.10.25/24"), ip_address("10.10.10.1"))
+
+FIGURE_6 = """\
+ip route add 192.168.100.0/24 dev if0 scope link src 192.168.100.25 table 7001 proto 117
+ip route add default via 192.168.100.1 dev if0 src 192.168.100.25 table 7001 proto 117
+ip route add unreachable default metric 65535 table 7001 proto 117
+ip route add 10.10.10.0/24 dev if1 scope link src 10.10.10.25 table 7002 proto 117
+ip route add default via 10.10.10.1 dev if1 src 10.10.10.25 table 7002 proto 117
+ip route add unreachable default metric 65535 table 7002 proto 117
+ip route add default dev upmt0 scope link src 1.2.3.4 table 7000 proto 117
+ip rule add pref 4600 from all fwmark 0x1001/0x1fff lookup 7001 protocol 117
+ip rule add pref 4600 from all fwmark 0x1002/0x1fff lookup 7002 protocol 117
+ip rule add pref 4620 from all fwmark 0x1fff/0x1fff lookup main protocol 117
+ip rule add pref 4640 from all to 45.0.0.1/32 lookup main protocol 117
+ip rule add pref 4660 from 192.168.100.25/32 lookup 7001 protocol 117
+ip rule add pref 4660 from 10.10.10.25/32 lookup 7002 protocol 117
+ip rule add pref 4680 from all lookup main suppress_prefixlength 0 protocol 117
+ip rule add pref 4700 from all lookup 7000 protocol 117"""
+
+WITH_VIRTUAL_ADDRESS_ONLY = (
+    "ip route add default dev upmt0",
+    "ip rule add pref 4680",
+    "ip rule add pref 4700",
+)
+
+
+def test_figure_6_with_a_virtual_address() -> None:
+    assert str(host_routing(VIPA, [IF0, IF1], ANCHOR)) == FIGURE_6
+
+
+def test_figure_6_before_a_virtual_address_is_known() -> None:
+    expected = [line for line in FIGURE_6.splitlines() if not line.startswith(WITH_VIRTUAL_ADDRESS_ONLY)]
+    assert str(host_routing(None, [IF0, IF1], ANCHOR)).splitlines() == expected
+    assert len(expected) == len(FIGURE_6.splitlines()) - 3
+
+
+def test_a_network_without_a_gateway_is_reached_on_the_link() -> None:
+    network = NetworkRouting(2, "ppp0", ip_interface("10.0.0.7/32"), None)
+    assert [str(route) for route in host_routing(None, [network], ANCHOR).routes] == [
+        "10.0.0.7/32 dev ppp0 scope link src 10.0.0.7 table 7002 proto 117",
+        "default dev ppp0 scope link src 10.0.0.7 table 7002 proto 117",
+        "unreachable default metric 65535 table 7002 proto 117",
+    ]
+
+
+def test_ipv6_says_so_on_every_line() -> None:
+    network = NetworkRouting(3, "if0", ip_interface("2001:db8:1::25/64"), ip_address("fe80::1"))
+    routing = host_routing(ip_address("2001:db8:9::4"), [network], ip_address("2001:db8:45::1"))
+    assert (
+        str(routing)
+        == """\
+ip route add -6 2001:db8:1::/64 dev if0 scope link src 2001:db8:1::25 table 7003 proto 117
+ip route add -6 default via fe80::1 dev if0 src 2001:db8:1::25 table 7003 proto 117
+ip route add -6 unreachable default metric 65535 table 7003 proto 117
+ip route add -6 default dev upmt0 scope link src 2001:db8:9::4 table 7000 proto 117
+ip rule add -6 pref 4600 from all fwmark 0x1003/0x1fff lookup 7003 protocol 117
+ip rule add -6 pref 4620 from all fwmark 0x1fff/0x1fff lookup main protocol 117
+ip rule add -6 pref 4640 from all to 2001:db8:45::1/128 lookup main protocol 117
+ip rule add -6 pref 4660 from 2001:db8:1::25/128 lookup 7003 protocol 117
+ip rule add -6 pref 4680 from all lookup main suppress_prefixlength 0 protocol 117
+ip rule add -6 pref 4700 from all lookup 7000 protocol 117"""
+    )
+
+
+def test_no_network_at_all_still_keeps_the_anchor_out_of_the_tunnels() -> None:
+    assert str(host_routing(VIPA, [], ANCHOR)).splitlines() == [
+        "ip route add default dev upmt0 scope link src 1.2.3.4 table 7000 proto 117",
+        "ip rule add pref 4620 from all fwmark 0x1fff/0x1fff lookup main protocol 117",
+        "ip rule add pref 4640 from all to 45.0.0.1/32 lookup main protocol 117",
+        "ip rule add pref 4680 from all lookup main suppress_prefixlength 0 protocol 117",
+        "ip rule add pref 4700 from all lookup 7000 protocol 117",
+    ]
+
+
+def test_the_order_in_which_networks_come_up_changes_no_rule() -> None:
+    forth, back = host_routing(VIPA, [IF0, IF1], ANCHOR), host_routing(VIPA, [IF1, IF0], ANCHOR)
+    assert forth.rules == back.rules
+    assert set(forth.routes) == set(back.routes)
+
+
+def test_the_rules_stand_in_the_order_in_which_the_kernel_asks_them() -> None:
+    priorities = [rule.priority for rule in host_routing(VIPA, [IF1, IF0], ANCHOR).rules]
+    assert priorities == sorted(priorities)
+
+
+@pytest.mark.parametrize("index", [0, MAX_NETWORKS + 1])
+def test_a_network_without_a_table_of_its_own_is_refused(index: int) -> None:
+    with pytest.raises(ValueError, match=f"network index {index} is not within"):
+        host_routing(VIPA, [NetworkRouting(index, "if0", IF0.address, IF0.gateway)], ANCHOR)
+
+
+def test_an_anchor_leads_its_pool_to_the_virtual_interface() -> None:
+    pool = [ip_network("1.2.3.4/30"), ip_network("1.2.3.8/29"), ip_network("2001:db8::/64")]
+    assert (
+        str(anchor_routing(pool))
+        == """\
+ip route add 1.2.3.4/30 dev upmt0 scope link table 254 proto 117
+ip route add 1.2.3.8/29 dev upmt0 scope link table 254 proto 117
+ip route add -6 2001:db8::/64 dev upmt0 scope link table 254 proto 117"""
+    )
