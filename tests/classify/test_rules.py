@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -272,7 +273,7 @@ def marked_by_netfilter(lines: list[str], flow: FlowKey, process: ProcessFacts) 
     """What the kernel would make of the lines: the first one whose matches all hold writes the mark."""
     for line in lines:
         words = line.split()
-        option = dict(zip(words, words[1:], strict=False))
+        option = dict(pairwise(words))
         if (
             ("-d" not in option or flow.destination in ip_network(option["-d"]))
             and option.get("--uid-owner", str(process.uid)) == str(process.uid)

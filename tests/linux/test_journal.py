@@ -14,12 +14,13 @@ from upmt_nf.linux.journal import (
     HierarchyMounted,
     InterfaceMade,
     Journal,
+    Record,
     RoutingChanged,
     RulesInstalled,
     SysctlSet,
 )
 
-ALL = [
+ALL: list[Record] = [
     SysctlSet("net/ipv4/ip_forward", "0"),
     InterfaceMade("upmt0"),
     RulesInstalled(4),

@@ -2,6 +2,7 @@
 
 main       the `upmt` command: composition, errors -> one line and an exit code
 daemons    `anchor run`, `mobile-host run`
+enrolment  `anchor user add|list|remove|rotate`, `mobile-host enroll`
 reading    `status`, `networks`, `tunnels`, `apps`, `flows`
 steering   `run`, `assign`, `handover`
 rules      `rules show|install|remove|verify`, `cleanup`

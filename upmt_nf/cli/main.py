@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from upmt_nf import __version__
-from upmt_nf.cli import daemons, reading, rules, steering
+from upmt_nf.cli import daemons, enrolment, reading, rules, steering
 from upmt_nf.cli.lab import lab_app
 from upmt_nf.model.errors import UpmtError
 
@@ -20,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+daemons.anchor_app.add_typer(enrolment.user_app, name="user")
+enrolment.register(daemons.mobile_host_app)
 app.add_typer(daemons.anchor_app, name="anchor")
 app.add_typer(daemons.mobile_host_app, name="mobile-host")
 app.add_typer(rules.rules_app, name="rules")

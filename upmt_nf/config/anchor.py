@@ -27,6 +27,10 @@ class AnchorSection(Section):
     minimum_lease_time: Annotated[int, Field(ge=1, le=604800)] = 10
     tunnel_timeout: Seconds = 300.0
     """Seconds without a packet after which a tunnel is forgotten."""
+    users: str | None = None
+    """File of `upmt anchor user`; with it every host must prove who it is. Without it everybody is let in."""
+    leases: str = "/var/lib/upmt/leases.sqlite"
+    """File that remembers which host had which virtual address."""
     nat_ports: Ports | None = None
     """Source ports of translated TCP and UDP flows; the kernel's own choice when left out."""
     datapath: Literal["auto", "agent", "fast"] = "auto"

@@ -14,7 +14,8 @@ from upmt_nf.model.identity import DEFAULT_APPLICATION
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
 
 
-def _check_identity(value: str) -> str:
+def check_identity(value: str) -> str:
+    """The identity as it is. Raises ValueError."""
     if not re.fullmatch(r"[A-Za-z0-9_.!~*'()\-]{1,64}@[A-Za-z0-9.\-]{1,64}", value):
         raise ValueError(f"{value!r} is not an identity such as van7@fleet.example")
     return value
@@ -31,8 +32,10 @@ NetworkOrder = Annotated[tuple[Name, ...], BeforeValidator(_listed), Field(min_l
 class MobileHostSection(Section):
     """`[mobile_host]`: this host."""
 
-    identity: Annotated[str, AfterValidator(_check_identity)]
+    identity: Annotated[str, AfterValidator(check_identity)]
     """Terminal_ID of the paper: who this host is towards the anchor."""
+    secret_file: str | None = None
+    """Holds the secret shared with the anchor. With it both ends prove that they know it."""
     datapath: Literal["auto", "agent", "fast"] = "auto"
     keepalive_interval: Annotated[float, Field(ge=0.05, le=120)] = 5.0
     """Seconds between the probes of one tunnel. A black hole is found within three of them."""

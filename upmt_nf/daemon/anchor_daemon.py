@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import deque
+from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
@@ -17,8 +19,10 @@ from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import PRIVATE_NETWORKS, AnchorForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
+from upmt_nf.linux.lease_store import LeaseStore
 from upmt_nf.linux.link_monitor import interface_mtu
 from upmt_nf.linux.tunnel_socket import SignallingSocket
+from upmt_nf.linux.users import UsersFile
 from upmt_nf.mobility.anchor import Anchor
 from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
@@ -32,6 +36,7 @@ from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
+from upmt_nf.signaling.digest import REALM, DigestServer
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ class AnchorDaemon:
     plane: AnchorPlane
     forwarder: AnchorForwarder
     _signalling: SignallingSocket
+    _leases: LeaseStore
     _wake_up: WakeUp
     _stopped: asyncio.Event
 
@@ -81,13 +87,27 @@ class AnchorDaemon:
         config = self.config
         refused = [*config.pool.networks(), *(PRIVATE_NETWORKS if config.refuse_private else ())]
         self.forwarder = AnchorForwarder(self.paft, config.address, refused, config.signalling_port)
-        self.machine = Anchor(self._settings(mtu), self.paft, SystemRandom())
+        self._leases = LeaseStore(Path(config.leases))
+        self.machine = Anchor(
+            self._settings(mtu), self.paft, SystemRandom(), self._leases.remembered(), self._guard()
+        )
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
         self.plane = AnchorPlane(loop, config.address, config.tunnel_port, self.forwarder, heard=self._hear)
         self.kernel.prepare()
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
+
+    def _guard(self) -> DigestServer | None:
+        """Asks hosts for proof, when there is a file of users. Its key lives as long as this process."""
+        if self.config.users is None:
+            log.warning("no users file: whoever can send to port %d is let in", self.config.signalling_port)
+            return None
+        users = UsersFile(Path(self.config.users))
+        log.info("%d users in %s", len(users.identities()), users.path)
+        return DigestServer(
+            REALM, os.urandom(32), lambda identity: users.hash_of(identity, REALM), lambda: os.urandom(8)
+        )
 
     def _settings(self, mtu: int) -> AnchorSettings:
         config = self.config
@@ -111,6 +131,7 @@ class AnchorDaemon:
             self._wake_up.cancel()
             self._loop.remove_reader(self._signalling.fileno())
             self._signalling.close()
+            self._leases.close()
             self.plane.stop()
             self.kernel.restore()
             await self._control.close()
@@ -155,7 +176,7 @@ class AnchorDaemon:
             case SendSip(destination, data):
                 self._signalling.send_to(data, destination)
             case LeaseGranted(identity, address):
-                log.debug("lease %s for %s begins", address, identity)
+                self._leases.keep(identity, address)
             case LeaseEnded(_, address, _):
                 self.forwarder.forget_owner(address)
             case Announce(level, text):

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
+from pathlib import Path
 from random import SystemRandom
 
 from upmt_nf.config.mobile_host import MobileHostConfig
@@ -23,6 +24,7 @@ from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.link_monitor import LinkMonitor
+from upmt_nf.linux.users import read_secret
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.host_commands import (
@@ -71,6 +73,8 @@ class HostDaemon:
         if config.mobile_host.datapath == "fast":
             raise FacilityError('the fast datapath is not built yet: say datapath = "auto" or "agent"')
         self.config = config
+        secret_file = config.mobile_host.secret_file
+        self._secret = read_secret(Path(secret_file)) if secret_file is not None else None
         self.paft = Paft(max_flows=config.mobile_host.max_flows)
         self.forwarder: HostForwarder | None = None
         self._events: deque[HostEvent] = deque()
@@ -112,6 +116,8 @@ class HostDaemon:
         self._look_at_networks()
         self.update_rules()
         loop.add_reader(self._monitor.fileno(), self._look_at_networks)
+        if self._secret is None:
+            log.warning("no secret_file: neither we nor the anchor can prove who we are")
         log.info("mobile host %s, anchor %s", self.config.mobile_host.identity, anchor)
 
     def _settings(self) -> HostSettings:
@@ -126,6 +132,7 @@ class HostDaemon:
             return_after=host.return_after,
             lifetime=host.lease_time,
             default_policy=self.config.default_networks,
+            secret=self._secret,
         )
 
     async def run(self) -> None:

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from secrets import token_urlsafe
 
 from upmt_nf.daemon.control_client import call
 from upmt_nf.lab import namespaces
 from upmt_nf.lab.topology import ANCHOR, NAT_PORTS, NETWORKS, POOL, TUNNEL_PORT
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.journal import Journal
+from upmt_nf.linux.users import UsersFile, write_private
 from upmt_nf.model.errors import NoDaemonError, UpmtError
 from upmt_nf.model.names import STATE_DIRECTORY
+from upmt_nf.signaling.digest import REALM, secret_hash
 
 ROLES = {"an": "anchor", "mh": "mobile-host"}
 _READY_SECONDS = 15.0
@@ -32,12 +35,17 @@ def write_configurations(lab: str, datapath: str) -> None:
     """Both files, as an administrator would write them."""
     directory = state_of(lab)
     directory.mkdir(parents=True, exist_ok=True)
+    identity, secret = f"mh@{lab.replace('_', '-')}.example", token_urlsafe(24)
+    UsersFile(directory / "users").set(identity, REALM, secret_hash(identity, REALM, secret))
+    write_private(directory / "secret", secret + "\n")
     (directory / "anchor.toml").write_text(
         f"""# The anchor of lab {lab}.
 [anchor]
 address = "{ANCHOR}"
 interface = "wan"
 pool = "{POOL}"
+users = "{directory}/users"
+leases = "{directory}/leases.sqlite"
 tunnel_port = {TUNNEL_PORT}
 nat_ports = "{NAT_PORTS}"
 datapath = "{datapath}"
@@ -56,7 +64,8 @@ tunnel_port = {network.tunnel_port}
     (directory / "mobile-host.toml").write_text(
         f"""# The mobile host of lab {lab}.
 [mobile_host]
-identity = "mh@{lab.replace("_", "-")}.example"
+identity = "{identity}"
+secret_file = "{directory}/secret"
 datapath = "{datapath}"
 keepalive_interval = 1.0
 return_after = 5.0

@@ -14,6 +14,8 @@ sock_diag           flow -> socket
 packet_queue        NFQUEUE (NetfilterQueue)
 tunnel_socket       UDP sockets bound to one access network
 link_monitor        carrier, addresses and gateways of the access interfaces
+users               secrets in files: the users of an anchor, the secret of a host
+lease_store         who had which virtual address (SQLite)
 off_loop            netlink calls from inside an event loop
 inject              ready-made packets to a sender
 """

@@ -44,12 +44,9 @@ class ApplicationCgroups:
         path = self.path_of(application)
         for part in (CGROUP_ROOT, self._own, path):
             directory = self._root / part
-            if not directory.is_dir():
-                self._journal.note(CgroupMade(str(directory)))
-                with contextlib.suppress(FileExistsError):
-                    directory.mkdir()
-            elif part != CGROUP_ROOT:
-                self._journal.note(CgroupMade(str(directory)))
+            self._journal.note(CgroupMade(str(directory)))
+            # With parents: another namespace's daemon may just have removed the root, which it saw empty.
+            directory.mkdir(parents=True, exist_ok=True)
         return path
 
     def join(self, application: ApplicationName, pid: int) -> None:

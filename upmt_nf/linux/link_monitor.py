@@ -23,6 +23,7 @@ _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
 _IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP = 0x1, 0x40, 0x10000
 _UNIVERSE = 0
+_TABLE_MAIN = 254
 _BUFFER = 1 << 16
 
 
@@ -150,3 +151,16 @@ def interface_mtu(name: str) -> int | None:
             mtu: int = route.link("get", index=index)[0].get_attr("IFLA_MTU")
             return mtu
     return None
+
+
+@off_loop
+def interfaces_with_default_route() -> list[str]:
+    """Interfaces that somebody else's default route leads to, the best metric first."""
+    found: dict[str, None] = {}
+    with IPRoute() as kernel:
+        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in kernel.get_links()}
+        routes = list(kernel.get_default_routes(family=socket.AF_INET, table=_TABLE_MAIN))
+        for route in sorted(routes, key=lambda route: route.get_attr("RTA_PRIORITY") or 0):
+            if (name := names.get(route.get_attr("RTA_OIF"))) is not None:
+                found[name] = None
+    return list(found)

@@ -7,7 +7,7 @@ not refreshed. Its owner performs the commands in order and calls again at `next
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from random import Random
 from typing import NamedTuple
@@ -34,8 +34,11 @@ from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import TerminalId
 from upmt_nf.model.names import MEASUREMENT_PORT
+from upmt_nf.signaling.digest import DigestServer, Unproven
 from upmt_nf.signaling.messages import (
     AnchorNotice,
+    AssociationRequest,
+    AssociationResponse,
     HandoverRequest,
     HandoverResponse,
     TunnelSetupRequest,
@@ -74,7 +77,10 @@ class AnchorAssociation:
 
 
 class Anchor:
-    """The composition. `paft` is shared with the forwarder; `random` gives tokens, ids and jitter."""
+    """The composition. `paft` is shared with the forwarder; `random` gives tokens, ids and jitter.
+
+    `guard` asks every host for proof of who it is; without one, every host is believed.
+    """
 
     def __init__(
         self,
@@ -82,8 +88,10 @@ class Anchor:
         paft: Paft,
         random: Random,
         remembered: Mapping[TerminalId, IPAddress] | None = None,
+        guard: DigestServer | None = None,
     ) -> None:
         self._settings = settings
+        self._guard = guard
         self._paft = paft
         self._random = random
         self._leases = Leases(settings, lambda: f"{random.getrandbits(128):032x}", remembered)
@@ -168,14 +176,30 @@ class Anchor:
     def _digest(self, now: float) -> None:
         for event in self._endpoint.events():
             if isinstance(event, RequestReceived):
-                response = self._answer(event.request, event.flow, now)
-                if response.status != 200:
-                    self._counters.add(f"refused_{response.status}")
-                self._endpoint.respond(event.transaction, response, now)
+                self._receive(event, now)
             elif self._stop_at is not None and event.flow.inner is not None:
                 # An answer to one of our last notices, or none; when all are in, there is nothing to wait for.
                 self._notices -= 1
                 self._is_stopped = self._is_stopped or self._notices <= 0
+
+    def _receive(self, event: RequestReceived[AnchorPath], now: float) -> None:
+        """Ask for proof first. A stranger costs one answer, of which nothing is kept."""
+        request, ticket = event.request, None
+        if self._guard is not None and request.method in ("REGISTER", "MESSAGE"):
+            proof = self._guard.check(request, now)
+            if isinstance(proof, Unproven):
+                self._counters.add("challenged" if proof.status == 401 else f"refused_{proof.status}")
+                response = self._no(request, proof.status, proof.reason, proof.headers)
+                return self._endpoint.respond(event.transaction, response, now, and_forget=True)
+            ticket = proof
+        identity = TerminalId(ticket.identity) if ticket is not None else None
+        response = self._answer(request, event.flow, identity, now)
+        if response.status != 200:
+            self._counters.add(f"refused_{response.status}")
+        if ticket is not None and self._guard is not None:
+            proof_of_ours = self._guard.info(ticket, response.body, now)
+            response = replace(response, headers=(*response.headers, proof_of_ours))
+        return self._endpoint.respond(event.transaction, response, now)
 
     def _flush(self) -> None:
         for data, path in self._endpoint.datagrams_to_send():
@@ -192,20 +216,27 @@ class Anchor:
 
     # --- requests ---
 
-    def _answer(self, request: Request, path: AnchorPath, now: float) -> Response:
+    def _answer(
+        self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
+    ) -> Response:
+        """`identity` is proven; None: nobody asks for proof here."""
         if request.method == "REGISTER" and path.inner is None:
-            return self._answer_register(request, path, now)
+            return self._answer_register(request, path, identity, now)
         if request.method == "MESSAGE" and path.inner is not None:
-            return self._answer_message(request, path, path.inner, now)
+            return self._answer_message(request, path, path.inner, identity, now)
         if request.method in ("REGISTER", "MESSAGE"):
             return self._no(request, 403, "REGISTER comes outside the tunnels, MESSAGE inside")
         return self._no(request, 405, None, (("Allow", "REGISTER, MESSAGE"),))
 
-    def _answer_register(self, request: Request, path: AnchorPath, now: float) -> Response:
+    def _answer_register(
+        self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
+    ) -> Response:
         try:
             asked = self._read_register(request)
         except ValueError as reason:
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
+        if identity not in (None, asked.identity):
+            return self._no(request, 403, "that is another host's identity")
         if self._stop_at is not None:
             return self._no(request, 503, "the anchor is going down", (("Retry-After", "2"),))
         if asked.expires == 0:
@@ -232,7 +263,8 @@ class Anchor:
         )
         if (contact := request.header("contact")) is not None:
             headers = (("Contact", f"{contact};expires={expires}"), *headers)
-        return response_to(request, 200, tag=self._tag, source=path.remote, headers=headers)
+        body = encode(AssociationResponse(lease.address, lease.token, expires))
+        return response_to(request, 200, tag=self._tag, source=path.remote, headers=headers, body=body)
 
     def _read_register(self, request: Request) -> LeaseAsked:
         """Raises ValueError."""
@@ -244,6 +276,8 @@ class Anchor:
         if not (expires.isascii() and expires.isdigit()):
             raise ValueError("Expires is not a number")
         wanted = request.header("vipaddr")
+        if request.body:
+            self._compare(request, expires, wanted)
         return LeaseAsked(
             identity=TerminalId(identity),
             call_id=request.header("call-id") or "",
@@ -251,6 +285,19 @@ class Anchor:
             expires=min(int(expires[:10]), 2**32 - 1),
             wanted=ip_address(wanted.strip()) if wanted else None,
         )
+
+    @staticmethod
+    def _compare(request: Request, expires: str, wanted: str | None) -> None:
+        """The body, which a proof covers, must say what the headers say. Raises ValueError."""
+        try:
+            body = decode(request.body)
+        except PeerError as reason:
+            raise ValueError(str(reason)) from reason
+        if not isinstance(body, AssociationRequest):
+            raise ValueError("the body is no association request")
+        address = None if wanted is None else ip_address(wanted.strip())
+        if (body.expires, body.virtual_address) != (int(expires[:10]), address):
+            raise ValueError("headers and body contradict each other")
 
     def _refuse_lease(self, request: Request, asked: LeaseAsked, refused: LeaseRefused) -> Response:
         headers: list[Header] = []
@@ -261,12 +308,22 @@ class Anchor:
         self._say(Level.WARNING, f"no association for {asked.identity}: {refused.reason}")
         return self._no(request, refused.status, refused.reason, tuple(headers))
 
-    def _answer_message(self, request: Request, path: AnchorPath, inner: Endpoint, now: float) -> Response:
+    def _answer_message(
+        self,
+        request: Request,
+        path: AnchorPath,
+        inner: Endpoint,
+        identity: TerminalId | None,
+        now: float,
+    ) -> Response:
         try:
             body = decode(request.body)
             cseq, _ = parse_cseq(request.header("cseq") or "")
         except (PeerError, ValueError) as reason:
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
+        lease = self._leases.by_address.get(inner.address)
+        if lease is not None and identity not in (None, lease.identity):
+            return self._no(request, 403, "that is another host's virtual address")
         match body:
             case TunnelSetupRequest():
                 return self._set_up(request, body, path, inner, cseq, now)

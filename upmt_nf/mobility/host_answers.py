@@ -8,7 +8,13 @@ from ipaddress import ip_address
 from upmt_nf.mobility.association import Grant
 from upmt_nf.mobility.host_signalling import TOKEN_HEADER, Registering
 from upmt_nf.model.errors import PeerError
-from upmt_nf.signaling.messages import HandoverResponse, HandoverResult, TunnelSetupResponse, decode
+from upmt_nf.signaling.messages import (
+    AssociationResponse,
+    HandoverResponse,
+    HandoverResult,
+    TunnelSetupResponse,
+    decode,
+)
 from upmt_nf.signaling.sip.message import Response
 
 NO_ASSOCIATION = 481
@@ -26,14 +32,16 @@ class Refusal:
     retry_after: float = 0.0
 
 
-def read_registration(purpose: Registering, response: Response) -> Grant | Refusal:
-    """The answer to a REGISTER that asked for more than 0 seconds."""
+def read_registration(purpose: Registering, response: Response, *, is_proven: bool) -> Grant | Refusal:
+    """The answer to a REGISTER that asked for more than 0 seconds. Proven: by its body, which the proof covers."""
     if response.status != 200:
         return Refusal(
             f"{response.status} {response.reason}",
             least_lifetime=_number(response, "min-expires") if response.status == 423 else None,
             retry_after=float(_number(response, "retry-after") or 0),
         )
+    if is_proven:
+        return _read_proven(purpose, response)
     token = response.header(TOKEN_HEADER.lower())
     address = response.header("vipaddr")
     expires = _number(response, "expires")
@@ -44,6 +52,16 @@ def read_registration(purpose: Registering, response: Response) -> Grant | Refus
     except ValueError:
         return Refusal(f"the anchor's VIpAddr {address[:60]!r} is no address")
     return Grant(virtual_address, token, expires, purpose.asked_at, purpose.cseq)
+
+
+def _read_proven(purpose: Registering, response: Response) -> Grant | Refusal:
+    try:
+        body = decode(response.body)
+    except PeerError as reason:
+        return Refusal(f"its answer cannot be read: {reason}")
+    if not isinstance(body, AssociationResponse) or not body.association or not body.expires:
+        return Refusal("not an answer to an association request")
+    return Grant(body.virtual_address, body.association, body.expires, purpose.asked_at, purpose.cseq)
 
 
 def read_setup(response: Response) -> TunnelSetupResponse | Refusal:

@@ -17,8 +17,10 @@ from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import NetworkName
+from upmt_nf.signaling.digest import DigestClient, Ticket
 from upmt_nf.signaling.messages import (
     AnchorNotice,
+    AssociationRequest,
     HandoverPair,
     HandoverRequest,
     NoticeAnswer,
@@ -46,6 +48,8 @@ OUTSIDE = SipTimers(t1=0.5, t2=2.0, t4=5.0, give_up=32.0)
 INSIDE_T1, LEAST_T1 = 0.1, 0.05
 """Seconds until the first retransmission inside a tunnel: before and after its round trip is known."""
 INSIDE_T2, INSIDE_GIVE_UP = 1.0, 6.4
+MAX_TRIES = 3
+"""Challenges that are met for one request."""
 CLAIMED_BYTES = 640
 """Of flows in a tunnel setup request, so that it stays under 1200 bytes; the rest follows."""
 
@@ -87,6 +91,17 @@ class Moving:
 Purpose = Registering | SettingUp | Moving
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A request that waits for its answer: as it is without proof, and the proof that it was sent with."""
+
+    purpose: Purpose
+    request: Request
+    path: SipPath
+    ticket: Ticket | None
+    tries: int
+
+
 class Answered(NamedTuple):
     """What became of a request; no response: nobody answered."""
 
@@ -110,8 +125,13 @@ class HostSignalling:
         self._settings = settings
         self._random = random
         self._round_trip = round_trip
-        self._endpoint: SipEndpoint[SipPath] = SipEndpoint(token=self._token, timers=self._timers)
-        self._purposes: dict[TransactionKey, Purpose] = {}
+        self._endpoint: SipEndpoint[SipPath] = SipEndpoint(
+            token=self._token, timers=self._timers, is_proven=self._is_proven
+        )
+        self._credentials: DigestClient | None = None
+        if settings.secret is not None:
+            self._credentials = DigestClient(settings.identity, settings.secret, self._token)
+        self._sent: dict[TransactionKey, _Sent] = {}
         self._call_id = f"{random.getrandbits(128):032x}"
         self._tag = self._token()
         self._cseq = 0
@@ -149,6 +169,7 @@ class HostSignalling:
             tag=self._tag,
             expires=expires,
             virtual_address=None if virtual_address is None else str(virtual_address),
+            body=encode(AssociationRequest(expires, virtual_address)),
         )
         if token is not None:
             request = replace(request, headers=(*request.headers, (TOKEN_HEADER, token)))
@@ -193,22 +214,38 @@ class HostSignalling:
         )
         self._send(request, SipPath(network, True), purpose, now)
 
-    def _send(self, request: Request, path: SipPath, purpose: Purpose, now: float) -> None:
-        self._purposes[self._endpoint.send_request(request, path, now)] = purpose
+    def _send(self, request: Request, path: SipPath, purpose: Purpose, now: float, tries: int = 0) -> None:
+        ticket = None
+        signed = request
+        if self._credentials is not None:
+            signed, ticket = self._credentials.sign(request)
+        key = self._endpoint.send_request(signed, path, now)
+        self._sent[key] = _Sent(purpose, request, path, ticket, tries)
+
+    def _is_proven(self, key: TransactionKey, response: Response) -> bool:
+        """Whether a success is the anchor's: with a secret, only one who knows it can say yes."""
+        if self._credentials is None:
+            return True
+        sent = self._sent.get(key)
+        return (
+            sent is not None
+            and sent.ticket is not None
+            and self._credentials.proves_itself(sent.ticket, response)
+        )
 
     def cancel(self, is_meant: Callable[[Purpose], bool]) -> list[Purpose]:
         """Give requests up; gives their purposes. A late answer means nothing then."""
-        found = [(key, purpose) for key, purpose in self._purposes.items() if is_meant(purpose)]
+        found = [(key, sent.purpose) for key, sent in self._sent.items() if is_meant(sent.purpose)]
         for key, _ in found:
             self._endpoint.cancel(key)
-            del self._purposes[key]
+            del self._sent[key]
         return [purpose for _, purpose in found]
 
     def is_setting_up(self, network: NetworkName) -> bool:
         """Whether a tunnel setup request of this network waits for its answer."""
         return any(
-            isinstance(purpose, SettingUp) and purpose.network == network
-            for purpose in self._purposes.values()
+            isinstance(sent.purpose, SettingUp) and sent.purpose.network == network
+            for sent in self._sent.values()
         )
 
     # --- what comes back ---
@@ -231,16 +268,30 @@ class HostSignalling:
         for event in self._endpoint.events():
             match event:
                 case ResponseReceived(key, _, response, _):
-                    if (purpose := self._purposes.pop(key, None)) is not None:
-                        self._heard.append(Answered(purpose, response))
+                    if (sent := self._sent.pop(key, None)) is not None:
+                        self._hear(sent, response, now)
                 case RequestTimedOut(key, _, _):
-                    if (purpose := self._purposes.pop(key, None)) is not None:
-                        self._heard.append(Answered(purpose, None))
+                    if (sent := self._sent.pop(key, None)) is not None:
+                        self._heard.append(Answered(sent.purpose, None))
                 case RequestReceived(key, request, path):
                     response = self._answer(request, path)
                     self._endpoint.respond(key, response, now)
                 case _:
                     pass  # DatagramRefused: counted by the endpoint
+
+    def _hear(self, sent: _Sent, response: Response, now: float) -> None:
+        """A challenge is met with another try, under a new number; everything else is an answer."""
+        if response.status == 401 and self._credentials is not None:
+            failure = self._credentials.take_challenge(response, sent.ticket)
+            if failure is None and sent.tries < MAX_TRIES:
+                self._cseq += 1
+                request = _numbered(sent.request, self._cseq)
+                return self._send(
+                    request, sent.path, _renewed(sent.purpose, self._cseq, now), now, sent.tries + 1
+                )
+            response = replace(response, reason=failure or "the anchor challenges without end")
+        self._heard.append(Answered(sent.purpose, response))
+        return None
 
     def _answer(self, request: Request, path: SipPath) -> Response:
         if request.method != "MESSAGE":
@@ -275,3 +326,23 @@ class HostSignalling:
     def counters(self) -> dict[str, int]:
         """What the SIP endpoint counted, by reason."""
         return dict(self._endpoint.counters)
+
+
+def _numbered(request: Request, cseq: int) -> Request:
+    """The same request under another number."""
+    headers = tuple(
+        (name, f"{cseq} {request.method}") if name == "CSeq" else (name, value)
+        for name, value in request.headers
+    )
+    return replace(request, headers=headers)
+
+
+def _renewed(purpose: Purpose, cseq: int, now: float) -> Purpose:
+    """The purpose of a request that is sent again: round trips count from now."""
+    match purpose:
+        case Registering():
+            return replace(purpose, cseq=cseq, asked_at=now)
+        case SettingUp():
+            return replace(purpose, asked_at=now)
+        case Moving():
+            return purpose

@@ -415,7 +415,7 @@ class MobileHost:
             return self._association.go_unanswered(network, now)
         if not purpose.expires:
             return self._association.accept_goodbye()
-        answer = read_registration(purpose, response)
+        answer = read_registration(purpose, response, is_proven=self._settings.secret is not None)
         if not isinstance(answer, Refusal):
             return self._association.accept(network, answer, now)
         return self._association.refuse(

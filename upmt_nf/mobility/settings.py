@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from upmt_nf.model.flow import Endpoint, IPAddress
@@ -40,6 +40,8 @@ class HostSettings:
     """The longest pause between two attempts to set a tunnel up."""
     leave_patience: float = 2.0
     """How long a stopping host waits for the anchor's goodbye."""
+    secret: str | None = field(default=None, repr=False)
+    """Shared with the anchor. With it both ends must prove that they know it; without, neither does."""
 
     @property
     def anchor_signalling(self) -> Endpoint:

@@ -53,6 +53,23 @@ class HandoverResult:
 
 
 @dataclass(frozen=True, slots=True)
+class AssociationRequest:
+    """In a REGISTER: what its headers say too, but under the proof that covers the body. `expires` in seconds."""
+
+    expires: int
+    virtual_address: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationResponse:
+    """In the answer to a REGISTER, likewise; `association` is the token of the requests that follow."""
+
+    virtual_address: IPAddress
+    association: str
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
 class TunnelSetupRequest:
     """Table II: asks for a tunnel on the path that the message comes by, and maybe for a handover to it at once."""
 
@@ -101,7 +118,9 @@ class NoticeAnswer:
 
 
 UpmtMessage = (
-    TunnelSetupRequest
+    AssociationRequest
+    | AssociationResponse
+    | TunnelSetupRequest
     | TunnelSetupResponse
     | HandoverRequest
     | HandoverResponse
@@ -176,8 +195,19 @@ def split_pairs(pairs: Iterable[HandoverPair], max_bytes: int) -> Iterator[tuple
 
 def _document(message: UpmtMessage) -> dict[str, Any]:
     match message:
+        case AssociationRequest():
+            found: dict[str, Any] = {"mType": "AssociationRequest", "expires": message.expires}
+            if message.virtual_address is not None:
+                found["VIpAddr"] = str(message.virtual_address)
+        case AssociationResponse():
+            found = {
+                "mType": "AssociationResponse",
+                "VIpAddr": str(message.virtual_address),
+                "association": message.association,
+                "expires": message.expires,
+            }
         case TunnelSetupRequest():
-            found: dict[str, Any] = {
+            found = {
                 "mType": "TunnelSetupRequest",
                 "association": message.association,
                 "VIpAddr": str(message.virtual_address),
@@ -304,6 +334,17 @@ def _read_tunnel_id(key: str, value: Any) -> TunnelId:
     return TunnelId(int(text))
 
 
+def _read_association_request(document: _Document) -> AssociationRequest:
+    address = _address("VIpAddr", document.get("VIpAddr")) if document.has("VIpAddr") else None
+    return AssociationRequest(document.number("expires"), address)
+
+
+def _read_association_response(document: _Document) -> AssociationResponse:
+    return AssociationResponse(
+        _address("VIpAddr", document.get("VIpAddr")), document.text("association"), document.number("expires")
+    )
+
+
 def _read_setup_request(document: _Document) -> TunnelSetupRequest:
     return TunnelSetupRequest(
         association=document.text("association"),
@@ -340,6 +381,8 @@ def _read_notice_answer(_: _Document) -> NoticeAnswer:
 
 
 _READERS: dict[str, Callable[[_Document], UpmtMessage]] = {
+    "AssociationRequest": _read_association_request,
+    "AssociationResponse": _read_association_response,
     "TunnelSetupRequest": _read_setup_request,
     "TunnelSetupResponse": _read_setup_response,
     "HandoverRequest": _read_handover_request,

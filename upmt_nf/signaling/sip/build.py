@@ -38,6 +38,7 @@ def register(
     tag: str,
     expires: int,
     virtual_address: str | None = None,
+    body: bytes = b"",
 ) -> Request:
     """M1, the association request; `expires` 0 de-associates. The Via's branch is added on sending."""
     headers: list[Header] = [
@@ -53,7 +54,9 @@ def register(
     ]
     if virtual_address is not None:
         headers.append(("VIpAddr", virtual_address))
-    return Request(tuple(headers), method="REGISTER", uri=f"sip:{anchor}")
+    if body:
+        headers.append(("Content-Type", "application/json"))
+    return Request(tuple(headers), method="REGISTER", uri=f"sip:{anchor}", body=body)
 
 
 def message(

@@ -36,7 +36,8 @@ class SipEndpoint(Generic[Flow]):
     """Client and server transactions over any number of flows.
 
     `token` gives a new unguessable word a call; `timers` gives the timers of a flow; at most `max_transactions`
-    of each kind are kept: further requests are answered 503.
+    of each kind are kept: further requests are answered 503. A success that `is_proven` does not believe is passed
+    over, as if it had never come: the true one may still be on its way.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class SipEndpoint(Generic[Flow]):
         token: Callable[[], str],
         timers: Callable[[Flow], SipTimers] = lambda _: SipTimers(),
         max_transactions: int = 65536,
+        is_proven: Callable[[TransactionKey, Response], bool] = lambda _, __: True,
     ) -> None:
         self._token = token
         self._timers = timers
         self._max = max_transactions
+        self._is_proven = is_proven
         self._clients: dict[TransactionKey, ClientTransaction[Flow]] = {}
         self._servers: dict[TransactionKey, ServerTransaction[Flow]] = {}
         self._ends: list[tuple[float, int, TransactionKey]] = []
@@ -79,14 +82,21 @@ class SipEndpoint(Generic[Flow]):
         self._out.append((data, flow))
         return key
 
-    def respond(self, transaction: TransactionKey, response: Response, now: float) -> None:
-        """Answer a request of theirs; nothing happens when its transaction has ended meanwhile."""
+    def respond(
+        self, transaction: TransactionKey, response: Response, now: float, *, and_forget: bool = False
+    ) -> None:
+        """Answer a request of theirs; nothing happens when its transaction has ended meanwhile.
+
+        `and_forget`: a copy of the request will be a new one; nothing is kept for a stranger.
+        """
         server = self._servers.get(transaction)
         if server is None:
             return
         data = bytes(response)
         self._out.append((data, server.flow))
-        if response.status >= 200:
+        if and_forget:
+            del self._servers[transaction]
+        elif response.status >= 200:
             server.response = data
             server.end_at = now + self._timers(server.flow).timer_j
             self._order += 1
@@ -151,6 +161,8 @@ class SipEndpoint(Generic[Flow]):
         elif response.status < 200:
             client.state = ClientState.PROCEEDING
             client.interval = client.timers.t2
+        elif response.status < 300 and not self._is_proven(key, response):
+            self.counters["unproven"] += 1
         else:
             client.state = ClientState.COMPLETED
             client.resend_at = None

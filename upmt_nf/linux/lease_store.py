@@ -1,0 +1,63 @@
+"""Which host had which virtual address, kept in SQLite: an anchor that restarts gives everybody the same again."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from ipaddress import ip_address
+from pathlib import Path
+
+from upmt_nf.model.errors import UpmtError
+from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.identity import TerminalId
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS lease (
+    identity TEXT PRIMARY KEY,
+    address TEXT NOT NULL UNIQUE,
+    changed INTEGER NOT NULL DEFAULT (unixepoch())
+) STRICT
+"""
+
+
+class LeaseStore:
+    """The file. Raises UpmtError naming it when it cannot be opened; a failed write later costs memory only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            # A lease lost with the power is given again by `VIpAddr` in the host's next REGISTER.
+            self._database.execute("PRAGMA synchronous=OFF")
+            self._database.execute(_SCHEMA)
+        except (OSError, sqlite3.Error) as reason:
+            raise UpmtError(f"{path}: the leases cannot be opened: {reason}") from reason
+
+    def remembered(self) -> dict[TerminalId, IPAddress]:
+        """Everybody's address, those that changed last at the end."""
+        rows = self._database.execute(
+            "SELECT identity, address FROM lease ORDER BY changed, rowid"
+        ).fetchall()
+        found: dict[TerminalId, IPAddress] = {}
+        for identity, address in rows:
+            with contextlib.suppress(ValueError):
+                found[TerminalId(identity)] = ip_address(address)
+        return found
+
+    def keep(self, identity: TerminalId, address: IPAddress) -> None:
+        """This host has this address now, and nobody else."""
+        with contextlib.suppress(sqlite3.Error):
+            self._database.execute(
+                "DELETE FROM lease WHERE address = ? AND identity <> ?", (str(address), identity)
+            )
+            self._database.execute(
+                "INSERT INTO lease (identity, address) VALUES (?, ?) ON CONFLICT (identity) DO UPDATE "
+                "SET address = excluded.address, changed = unixepoch()",
+                (identity, str(address)),
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()

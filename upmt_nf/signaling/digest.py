@@ -1,0 +1,289 @@
+"""SIP Digest with SHA-256 (RFC 7616, RFC 8760, RFC 3261 section 22), both ends, sans-IO.
+
+The anchor's nonces are stateless (a time and a MAC), so a challenge to a stranger costs no memory; a nonce's counts are
+remembered from its first proven use. `auth-int` also covers the body, and the anchor proves itself by `rspauth`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from upmt_nf.model.errors import PeerError
+from upmt_nf.signaling.sip.message import Header, Request, Response
+
+ALGORITHM = "SHA-256"
+REALM = "upmt"
+"""Of every anchor: a secret is shared with one anchor or with several that stand for each other."""
+NONCE_LIFETIME = 7200.0
+"""Seconds; longer than the refresh interval of an association, so that a refresh costs one round trip."""
+_WINDOW = 256
+"""Counts below the highest that may still come: messages in two tunnels overtake each other."""
+_MAX_HEADER = 2048
+_PARAMETER = re.compile(r'\s*([A-Za-z-]{1,32})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))\s*(?:,|\Z)')
+
+
+def secret_hash(identity: str, realm: str, secret: str) -> str:
+    """HA1, all that the anchor keeps of a secret (RFC 7616 section 3.4.2)."""
+    return _hash(f"{identity}:{realm}:{secret}")
+
+
+def parse_digest(value: str) -> dict[str, str]:
+    """The parameters of a Digest header, names in lower case. Raises PeerError."""
+    scheme, _, rest = value.strip().partition(" ")
+    if scheme.lower() != "digest" or len(value) > _MAX_HEADER:
+        raise PeerError("not a Digest header")
+    return _parameters(rest)
+
+
+def _parameters(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    place = 0
+    while place < len(text):
+        matched = _PARAMETER.match(text, place)
+        if matched is None or matched.end() == place:
+            raise PeerError("a Digest header is malformed")
+        name = matched[1].lower()
+        if name in found:
+            raise PeerError(f"a Digest header says {name} twice")
+        found[name] = re.sub(r"\\(.)", r"\1", matched[2]) if matched[2] is not None else matched[3]
+        place = matched.end()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One proven use of a nonce: what the answer's proof is made of."""
+
+    identity: str
+    hash: str
+    nonce: str
+    count: str
+    client_nonce: str
+    qop: str
+    uri: str
+
+    def proof(self, method: str, body: bytes) -> str:
+        """`response`, or with an empty method `rspauth` (RFC 7616 sections 3.4.1 and 3.5)."""
+        text = f"{method}:{self.uri}"
+        if self.qop == "auth-int":
+            text += f":{_hash(body)}"
+        return _hash(f"{self.hash}:{self.nonce}:{self.count}:{self.client_nonce}:{self.qop}:{_hash(text)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """The request proves nothing: answer with `status` and `headers`."""
+
+    status: int
+    reason: str
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Which counts of a nonce were used: the highest, and a bitmap of those below it."""
+
+    highest: int = 0
+    seen: int = 0
+
+    def use(self, count: int) -> bool:
+        """False when it was used before, or is too old to tell."""
+        if count > self.highest:
+            self.seen = (self.seen << (count - self.highest) | 1) & ((1 << _WINDOW) - 1)
+            self.highest = count
+            return True
+        age = self.highest - count
+        if age >= _WINDOW or self.seen >> age & 1:
+            return False
+        self.seen |= 1 << age
+        return True
+
+
+class DigestServer:
+    """Asks for proofs and checks them. `key` is secret and random; `token` gives 8 fresh random bytes a call.
+
+    `hash_of` gives an identity's HA1 or None. At most `max_nonces` nonces in use are remembered; older ones are stale.
+    """
+
+    def __init__(
+        self,
+        realm: str,
+        key: bytes,
+        hash_of: Callable[[str], str | None],
+        token: Callable[[], bytes],
+        *,
+        max_nonces: int = 262_144,
+    ) -> None:
+        self._realm = realm
+        self._key = key
+        self._hash_of = hash_of
+        self._token = token
+        self._max_nonces = max_nonces
+        self._counts: OrderedDict[str, _Counts] = OrderedDict()
+        self._oldest = 0.0
+        """Nonces from before this time may have been forgotten, with their counts."""
+
+    def challenge(self, now: float, *, is_stale: bool = False) -> Unproven:
+        """401 with a fresh nonce."""
+        value = f'Digest realm="{self._realm}", qop="auth-int,auth", algorithm={ALGORITHM}, nonce="{self._nonce(now)}"'
+        headers = (("WWW-Authenticate", value + (", stale=true" if is_stale else "")),)
+        return Unproven(401, "Unauthorized", headers)
+
+    def check(self, request: Request, now: float) -> Ticket | Unproven:
+        """Whose request it is, or what to answer. A count is used up by the first request that proves itself."""
+        value = request.header("authorization")
+        if value is None:
+            return self.challenge(now)
+        try:
+            given = parse_digest(value)
+        except PeerError as reason:
+            return Unproven(400, str(reason))
+        if given.get("realm") != self._realm or given.get("algorithm", "MD5").upper() != ALGORITHM:
+            return self.challenge(now)
+        made_at = self._time_of(given.get("nonce", ""))
+        if made_at is None or not now - NONCE_LIFETIME <= made_at <= now or made_at < self._oldest:
+            return self.challenge(now, is_stale=True)
+        qop, count = given.get("qop", ""), given.get("nc", "")
+        if qop not in ("auth", "auth-int") or not re.fullmatch(r"[0-9a-fA-F]{8}", count):
+            return Unproven(400, "the Digest lacks qop or nc")
+        if given.get("uri") != request.uri:
+            return Unproven(400, "the Digest is for another URI")
+        identity = given.get("username", "")
+        # An unknown identity takes as long as a known one, and is told the same.
+        known = self._hash_of(identity)
+        ticket = Ticket(
+            identity, known or "0" * 64, given["nonce"], count, given.get("cnonce", ""), qop, request.uri
+        )
+        proof = ticket.proof(request.method, request.body)
+        if not hmac.compare_digest(proof.encode(), given.get("response", "").lower().encode()) or not known:
+            return Unproven(403, "Forbidden")
+        if not self._use(given["nonce"], int(count, 16), made_at):
+            return self.challenge(now, is_stale=True)
+        return ticket
+
+    def info(self, ticket: Ticket, body: bytes, now: float) -> Header:
+        """The anchor's own proof, for an answer with this body; with the next nonce when this one ages."""
+        proof = ticket.proof("", body)
+        value = f'qop={ticket.qop}, rspauth="{proof}", cnonce="{ticket.client_nonce}", nc={ticket.count}'
+        made_at = self._time_of(ticket.nonce)
+        if made_at is None or now - made_at > NONCE_LIFETIME / 4:
+            value += f', nextnonce="{self._nonce(now)}"'
+        return ("Authentication-Info", value)
+
+    def _nonce(self, now: float) -> str:
+        head = int(now * 1000).to_bytes(6, "big") + self._token()
+        return base64.urlsafe_b64encode(head + self._mac(head)).decode()
+
+    def _mac(self, head: bytes) -> bytes:
+        return hmac.digest(self._key, head, "sha256")[:16]
+
+    def _time_of(self, nonce: str) -> float | None:
+        """When we made a nonce (seconds); None when we did not."""
+        try:
+            raw = base64.b64decode(nonce.encode("ascii"), altchars=b"-_", validate=True)
+        except ValueError:
+            return None
+        head, mac = raw[:14], raw[14:]
+        if len(raw) != 30 or not hmac.compare_digest(mac, self._mac(head)):
+            return None
+        return int.from_bytes(head[:6], "big") / 1000
+
+    def _use(self, nonce: str, count: int, made_at: float) -> bool:
+        counts = self._counts.get(nonce)
+        if counts is None:
+            counts = self._counts[nonce] = _Counts()
+            while len(self._counts) > self._max_nonces:
+                forgotten, _ = self._counts.popitem(last=False)
+                self._oldest = max(self._oldest, (self._time_of(forgotten) or 0.0) + 0.001)
+            if made_at < self._oldest:
+                self._counts.pop(nonce, None)
+                return False
+        return count > 0 and counts.use(count)
+
+
+class DigestClient:
+    """Proves who we are and checks the anchor's proof. `token` gives a new unguessable word a call."""
+
+    def __init__(self, identity: str, secret: str, token: Callable[[], str]) -> None:
+        self._identity = identity
+        self._secret = secret
+        self._token = token
+        self._realm: str | None = None
+        self._hash = ""
+        self._nonce: str | None = None
+        self._count = 0
+
+    def sign(self, request: Request) -> tuple[Request, Ticket | None]:
+        """The request with its proof, once there was a challenge; any older proof in it is replaced."""
+        headers = tuple(header for header in request.headers if header[0] != "Authorization")
+        if self._nonce is None:
+            return replace(request, headers=headers), None
+        self._count += 1
+        ticket = Ticket(
+            self._identity,
+            self._hash,
+            self._nonce,
+            f"{self._count:08x}",
+            self._token(),
+            "auth-int",
+            request.uri,
+        )
+        value = (
+            f'Digest username="{self._identity}", realm="{self._realm}", nonce="{ticket.nonce}", uri="{ticket.uri}", '
+            f'response="{ticket.proof(request.method, request.body)}", algorithm={ALGORITHM}, '
+            f'cnonce="{ticket.client_nonce}", qop=auth-int, nc={ticket.count}'
+        )
+        return replace(request, headers=(*headers, ("Authorization", value))), ticket
+
+    def take_challenge(self, response: Response, used: Ticket | None) -> str | None:
+        """Learn the nonce of a 401; gives why another try makes no sense, or None when it does."""
+        try:
+            asked = parse_digest(response.header("www-authenticate") or "")
+        except PeerError as reason:
+            return str(reason)
+        # A weaker algorithm or no integrity for the body would be a downgrade: better no association.
+        offered = [word.strip() for word in asked.get("qop", "").split(",")]
+        if asked.get("algorithm", "").upper() != ALGORITHM or "auth-int" not in offered:
+            return "the anchor offers no Digest with SHA-256 and auth-int"
+        realm, nonce = asked.get("realm", ""), asked.get("nonce", "")
+        if not nonce or '"' in realm + nonce or "\\" in realm + nonce:
+            return "the anchor's challenge is malformed"
+        is_stale = asked.get("stale", "").lower() == "true"
+        if used is not None and not is_stale and used.nonce == self._nonce:
+            self._nonce = None
+            return "the anchor does not accept our secret"
+        if realm != self._realm:
+            self._realm, self._hash = realm, secret_hash(self._identity, realm, self._secret)
+        if nonce != self._nonce:
+            self._nonce, self._count = nonce, 0
+        return None
+
+    def proves_itself(self, ticket: Ticket, response: Response) -> bool:
+        """Whether an answer is of one who knows our secret, and its body as it was sent."""
+        try:
+            info = _parameters(response.header("authentication-info") or "")
+        except PeerError:
+            return False
+        same = (info.get("cnonce"), info.get("nc"), info.get("qop")) == (
+            ticket.client_nonce,
+            ticket.count,
+            ticket.qop,
+        )
+        proof = ticket.proof("", response.body)
+        if not same or not hmac.compare_digest(proof.encode(), info.get("rspauth", "").lower().encode()):
+            return False
+        nonce = info.get("nextnonce", "")
+        if nonce and nonce != self._nonce and '"' not in nonce and "\\" not in nonce:
+            self._nonce, self._count = nonce, 0
+        return True
+
+
+def _hash(data: str | bytes) -> str:
+    raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
+    return hashlib.sha256(raw).hexdigest()
