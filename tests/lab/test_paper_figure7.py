@@ -1,6 +1,5 @@
 """Figures 6 and 7 of the paper, packet by packet, as captured from the wires of the lab."""
 
-import json
 import signal
 import struct
 import subprocess
@@ -11,7 +10,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from lab_driver import UPMT, Lab, unique_lab_name, wait_until
+from lab_driver import Lab, unique_lab_name, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -23,6 +22,8 @@ pool = "1.2.3.4-1.2.3.4"
 tunnel_port = 1800
 nat_ports = "40000-40000"
 refuse_private = false
+users = "{directory}/users"
+leases = "{directory}/leases.sqlite"
 """
 
 SENDER = """
@@ -53,13 +54,11 @@ def paper(tmp_path: Path) -> Iterator[Lab]:
     lab = Lab(unique_lab_name(), tmp_path)
     try:
         lab.upmt("lab", "up", "--name", lab.name, "--no-daemons")
-        directory = Path(
-            json.loads(lab.upmt("lab", "status", "--name", lab.name, "--json").stdout)["directory"]
-        )
-        (tmp_path / "anchor.toml").write_text(ANCHOR_CONFIG)
-        lab.start("an", *UPMT, "anchor", "run", "--config", str(tmp_path / "anchor.toml"))
-        lab.start("mh", *UPMT, "mobile-host", "run", "--config", str(directory / "mobile-host.toml"))
-        wait_until(lambda: lab.on("mh", *UPMT, "status", check=False).returncode == 0, "the daemon answers")
+        directory = lab.directory_of_state()
+        (tmp_path / "anchor.toml").write_text(ANCHOR_CONFIG.format(directory=directory))
+        lab.start_daemon("an", tmp_path / "anchor.toml")
+        lab.start_daemon("mh")
+        wait_until(lambda: lab.is_answering("mh"), "the daemon answers")
         lab.await_networks_up()
         yield lab
     finally:
@@ -110,7 +109,9 @@ def exchange(lab: Lab, network: str, directory: Path) -> dict[str, list[str]]:
     dumps: list[subprocess.Popen[str]] = []
     for interface, host in wires.items():
         file = directory / f"{network}-{interface}.pcap"
-        dump = lab.start(host, "tcpdump", "-U", "-n", "-i", interface, "-w", str(file), "udp")
+        dump = lab.start(
+            host, "tcpdump", "--immediate-mode", "-U", "-n", "-i", interface, "-w", str(file), "udp"
+        )
         dumps.append(dump)
         wait_until(partial(has_header, file), "tcpdump listens")
     answer = lab.on("mh", sys.executable, "-c", SENDER).stdout.strip()

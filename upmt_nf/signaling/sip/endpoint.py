@@ -36,7 +36,7 @@ class SipEndpoint(Generic[Flow]):
     """Client and server transactions over any number of flows.
 
     `token` gives a new unguessable word a call; `timers` gives the timers of a flow; at most `max_transactions`
-    of each kind are kept: further requests are answered 503. A success that `is_proven` does not believe is passed
+    requests of theirs are kept: further ones are answered 503. A success that `is_proven` does not believe is passed
     over, as if it had never come: the true one may still be on its way.
     """
 
