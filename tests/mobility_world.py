@@ -49,7 +49,7 @@ from upmt_nf.mobility.host_events import (
 )
 from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.settings import AnchorSettings, HostSettings
-from upmt_nf.model.flow import UDP, Endpoint, FlowKey, IPAddress
+from upmt_nf.model.flow import TCP, Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import (
     DEFAULT_APPLICATION,
     ApplicationId,
@@ -176,7 +176,7 @@ class Terminal:
     def open_flow(self, application: ApplicationName = DEFAULT_APPLICATION) -> FlowKey:
         """A new flow; its first packet leaves at once."""
         assert self.virtual_address is not None
-        flow = FlowKey(UDP, self.virtual_address, next(self._ports), CORRESPONDENT, 3000)
+        flow = FlowKey(TCP, self.virtual_address, next(self._ports), CORRESPONDENT, 3000)
         self.paft.insert(flow.packed(), self.machine.applications[application].id, self.world.now)
         self.send(flow)
         return flow
@@ -456,6 +456,12 @@ class World:
         took = self.until((terminal or self.host).is_settled, within)
         self.run(8.0)
         return took
+
+    def unheard_flows(self) -> list[FlowKey]:
+        """Flows of the first host whose packets were all lost so far."""
+        return [
+            entry.flow for key, entry in self.host.paft.flows.items() if key not in self.anchor_paft.flows
+        ]
 
     # --- what must hold ---
 

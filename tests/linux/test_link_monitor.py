@@ -81,6 +81,15 @@ def test_an_interface_that_is_set_down_does_not_run(namespace: Namespace, watche
     watched.until(lambda state: not state.is_running, "if0 is down")
 
 
+def test_a_link_that_waits_to_be_let_in_does_not_run(namespace: Namespace, watched: Watched) -> None:
+    watched.until(lambda state: state.is_running, "if0 runs")
+    namespace.run("ip link set if0 mode dormant state dormant")
+    watched.until(lambda state: not state.is_running, "if0 is dormant")
+    assert "LOWER_UP" in namespace.run("ip link show if0")
+    namespace.run("ip link set if0 state up")
+    watched.until(lambda state: state.is_running, "if0 was let in")
+
+
 def test_another_address_is_seen(namespace: Namespace, watched: Watched) -> None:
     namespace.run("ip address add 10.10.10.7/16 dev if0")
     namespace.run("ip address del 192.168.100.25/24 dev if0")

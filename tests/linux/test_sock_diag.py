@@ -101,11 +101,16 @@ def test_an_unconnected_udp_socket_bound_to_an_interface(diag: SockDiag, sockets
     assert diag.find(FlowKey(UDP, LOCAL, 4003, FAR, 53)) == facts(made)
 
 
+@pytest.mark.parametrize(
+    "order",
+    [("0.0.0.0", "127.0.0.1", "127.0.0.2"), ("127.0.0.2", "127.0.0.1", "0.0.0.0")],
+    ids=["first", "last"],
+)
 def test_the_socket_bound_to_the_flows_address_before_the_one_bound_to_all(
-    diag: SockDiag, sockets: ExitStack
+    diag: SockDiag, sockets: ExitStack, order: tuple[str, ...]
 ) -> None:
     made = {}
-    for address in ("0.0.0.0", "127.0.0.1", "127.0.0.2"):
+    for address in order:
         made[address] = sockets.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         made[address].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made[address].setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo\0")

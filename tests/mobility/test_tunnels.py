@@ -63,30 +63,25 @@ def test_the_limit_follows_the_configured_interval_but_never_less_than_two_round
 def test_a_path_that_is_dead_in_one_direction_only_is_dead(is_up: bool) -> None:
     world = associated(World())
     world.host.links[NET0].drops = lambda packet: packet.is_up is is_up
-    flow = world.host.open_flow()
-
-    def chatter() -> None:
-        world.send_down(flow)
-        world.after(0.1, chatter)
-
-    world.host.links[NET0].loss = 0.0
-    chatter()
     assert world.until(lambda: world.host.network_state(NET0) == "dead", 40) <= LIMIT
 
 
 def test_what_merely_arrives_only_forbids_the_early_verdict() -> None:
-    world = associated(World())
-    flow = world.host.open_flow()
-    world.run(0.1)
+    def time_to_verdict(pause: float) -> float:
+        world = associated(World())
+        flow = world.host.open_flow()
+        world.run(0.1)
 
-    def chatter() -> None:
-        world.send_down(flow)
-        world.after(0.1, chatter)
+        def chatter() -> None:
+            world.send_down(flow)
+            world.after(pause, chatter)
 
-    chatter()
-    world.host.links[NET0].drops = lambda packet: packet.is_up
-    took = world.until(lambda: world.host.network_state(NET0) == "dead", 40)
-    assert 1.55 * INTERVAL < took <= LIMIT
+        chatter()
+        world.host.links[NET0].drops = lambda packet: packet.is_up
+        return world.until(lambda: world.host.network_state(NET0) == "dead", 40)
+
+    in_silence, with_arrivals = time_to_verdict(1000.0), time_to_verdict(0.1)
+    assert in_silence + 1.0 < with_arrivals <= LIMIT
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -99,9 +94,8 @@ def test_ordinary_loss_and_jitter_kill_no_tunnel(seed: int) -> None:
 
 def test_a_machine_that_slept_does_not_blame_its_networks() -> None:
     world = associated(World())
-    asleep = 600.0
-    # Nothing is looked at for ten minutes; the answers of before come afterwards.
-    world.now += asleep
+    # Nothing is looked at for a minute; the answers of before come afterwards.
+    world.now += 60.0
     world.run(0.5)
     assert {world.host.network_state(name) for name in (NET0, NET1)} <= {"up", "suspect"}
     world.run(30)

@@ -12,6 +12,8 @@ from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import FlowKey
 from upmt_nf.model.identity import TunnelId
 from upmt_nf.signaling.iptables_match import parse_match
+from upmt_nf.signaling.message_reading import decode
+from upmt_nf.signaling.message_writing import encode
 from upmt_nf.signaling.messages import (
     ANY,
     MAX_BODY,
@@ -25,8 +27,6 @@ from upmt_nf.signaling.messages import (
     TunnelSetupRequest,
     TunnelSetupResponse,
     UpmtMessage,
-    decode,
-    encode,
 )
 
 TEXTS = st.text(max_size=60)

@@ -180,6 +180,7 @@ def test_the_papers_figure_9_is_read_as_printed() -> None:
         (b"CSeq: 1 REGISTER", b"CSeq: 1 REGISTER\r\nMax-Forwards: -1", "max-forwards"),
         (b"CSeq: 1 REGISTER", b"CSeq: 1 REGISTER\r\nl: 1", "content-length is 1, but 0"),
         (b"CSeq: 1 REGISTER", b"CSeq: 1 REGISTER\r\nl: x", "content-length is not"),
+        (b"CSeq: 1 REGISTER", b"CSeq: 1 REGISTER\r\nl: 0000000000", "content-length is not"),
         (b"From: <Terminal_ID>", b"From: <Terminal_ID", "closing"),
         (b"From: <Terminal_ID>", b"From: <>", "URI"),
         (b"From: <Terminal_ID>", b"From: <Terminal_ID>x", "behind"),
@@ -195,6 +196,23 @@ def test_one_wrong_thing_is_enough(old: bytes, new: bytes, word: str) -> None:
     reason = refusal(FIGURE_9.replace(old, new, 1))
     assert reason.status == 400
     assert word in str(reason)
+
+
+@pytest.mark.parametrize("code", ["99", "099", "700", "999", "2000", "2x0", "\u0662\u0660\u0660", ""])
+def test_statuses_that_do_not_exist_are_refused(code: str) -> None:
+    right = b"SIP/2.0 200 OK\r\n" + FIGURE_9.partition(b"\r\n")[2]
+    assert isinstance(parse(right), Response)
+    assert "status" in str(refusal(right.replace(b" 200 ", f" {code} ".encode())))
+
+
+def test_empty_lines_before_a_message_are_passed_over() -> None:
+    assert parse(b"\r\n\r\n" + FIGURE_9) == parse(FIGURE_9)
+
+
+def test_an_answer_keeps_a_tag_that_is_there() -> None:
+    request = parse(FIGURE_9.replace(b"To: <Terminal_ID>", b"To: <Terminal_ID>;tag=theirs"))
+    assert isinstance(request, Request)
+    assert build.response_to(request, 200, tag="ours").header("to") == "<Terminal_ID>;tag=theirs"
 
 
 def test_sizes_are_bounded() -> None:

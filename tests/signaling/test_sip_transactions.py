@@ -219,6 +219,16 @@ def test_an_answer_with_another_branch_sender_or_method_is_refused(old: bytes, n
     assert [type(event) for event in sip.events()] == [ResponseReceived]
 
 
+def test_a_success_that_is_not_proven_is_passed_over_and_the_true_one_still_heard() -> None:
+    sip: SipEndpoint[str] = SipEndpoint(token=lambda: "w", is_proven=lambda _, answer: answer.body == b"true")
+    _, data = one_request(sip)
+    sip.receive_datagram(answer_to(data, 200, b"forged"), NET0, 0.1)
+    assert not sip.events()
+    assert (sip.counters["unproven"], sip.next_timeout()) == (1, 0.5)
+    sip.receive_datagram(answer_to(data, 200, b"true"), NET0, 0.2)
+    assert [type(event) for event in sip.events()] == [ResponseReceived]
+
+
 # --- server ---
 
 
@@ -290,6 +300,14 @@ def test_requests_without_a_branch_of_rfc_3261_are_told_apart_by_their_fields() 
     for data in (old, old, old.replace(b"CSeq: 1", b"CSeq: 2"), old.replace(b"tag=t", b"tag=u")):
         sip.receive_datagram(data, NET0, 0.0)
     assert len(received(sip)) == 3
+
+
+def test_the_same_branch_from_another_sender_or_with_another_method_is_another_request() -> None:
+    sip, data = endpoint(), incoming()
+    sip.receive_datagram(data, NET0, 0.0)
+    sip.receive_datagram(data.replace(b"UDP 192.168.0.2", b"UDP 192.168.0.3"), NET0, 0.0)
+    sip.receive_datagram(data.replace(b"MESSAGE", b"OPTIONS"), NET0, 0.0)
+    assert len({event.transaction for event in received(sip)}) == 3
 
 
 def test_when_full_further_requests_are_answered_503_and_copies_of_known_ones_are_not() -> None:

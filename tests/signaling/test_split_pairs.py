@@ -7,13 +7,12 @@ from hypothesis import strategies as st
 
 from upmt_nf.model.flow import FlowKey
 from upmt_nf.model.identity import TunnelId
+from upmt_nf.signaling.message_writing import encode, split_pairs
 from upmt_nf.signaling.messages import (
     ANY,
     HandoverPair,
     HandoverRequest,
     IptablesMatch,
-    encode,
-    split_pairs,
 )
 
 FLOW = FlowKey.parse("udp:1.2.3.4:2000>86.0.0.1:3000")

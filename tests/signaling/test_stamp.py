@@ -3,7 +3,7 @@
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from upmt_nf.model.errors import PeerError
@@ -99,6 +99,7 @@ def test_the_reflector_copies_sequence_time_and_error_estimate_exactly(
 
 
 @given(st.binary(max_size=PACKET_SIZE - 1))
+@example(bytes(PACKET_SIZE - 1))
 def test_short_packets_are_refused(data: bytes) -> None:
     with pytest.raises(PeerError, match=f"44 octets, not {len(data)}"):
         parse_sender(data)

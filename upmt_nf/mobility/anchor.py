@@ -35,6 +35,8 @@ from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import TerminalId
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.signaling.digest import DigestServer, Unproven
+from upmt_nf.signaling.message_reading import decode
+from upmt_nf.signaling.message_writing import encode
 from upmt_nf.signaling.messages import (
     AnchorNotice,
     AssociationRequest,
@@ -44,8 +46,6 @@ from upmt_nf.signaling.messages import (
     TunnelSetupRequest,
     TunnelSetupResponse,
     UpmtMessage,
-    decode,
-    encode,
 )
 from upmt_nf.signaling.sip.build import message, response_to
 from upmt_nf.signaling.sip.endpoint import SipEndpoint

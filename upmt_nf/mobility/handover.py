@@ -17,7 +17,8 @@ from enum import Enum, auto
 from upmt_nf.mobility.host_commands import Mode, Receipt
 from upmt_nf.model.flow import FlowBytes, FlowKey
 from upmt_nf.model.identity import ApplicationName, NetworkName
-from upmt_nf.signaling.messages import HandoverPair, split_pairs
+from upmt_nf.signaling.message_writing import split_pairs
+from upmt_nf.signaling.messages import HandoverPair
 
 BODY_BYTES = 740
 """Of JSON in one request, so that the whole message stays under 1200 bytes."""

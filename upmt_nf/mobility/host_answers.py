@@ -8,12 +8,12 @@ from ipaddress import ip_address
 from upmt_nf.mobility.association import Grant
 from upmt_nf.mobility.host_signalling import TOKEN_HEADER, Registering
 from upmt_nf.model.errors import PeerError
+from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.messages import (
     AssociationResponse,
     HandoverResponse,
     HandoverResult,
     TunnelSetupResponse,
-    decode,
 )
 from upmt_nf.signaling.sip.message import Response
 

@@ -18,6 +18,8 @@ from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import NetworkName
 from upmt_nf.signaling.digest import DigestClient, Ticket
+from upmt_nf.signaling.message_reading import decode
+from upmt_nf.signaling.message_writing import encode, split_pairs
 from upmt_nf.signaling.messages import (
     AnchorNotice,
     AssociationRequest,
@@ -26,9 +28,6 @@ from upmt_nf.signaling.messages import (
     NoticeAnswer,
     TunnelSetupRequest,
     UpmtMessage,
-    decode,
-    encode,
-    split_pairs,
 )
 from upmt_nf.signaling.sip.build import message, register, response_to
 from upmt_nf.signaling.sip.endpoint import SipEndpoint

@@ -6,7 +6,7 @@ neither SIP nor sockets. `settle` is called after every change and brings all in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
 from upmt_nf.mobility.applications import Application, Lost
@@ -85,10 +85,11 @@ class Placement:
 
     def _ask_application(self, token: int, application: Application, target: NetworkName, now: float) -> None:
         running = application.handover
-        if running is not None:
+        if running is not None and running.phase is HandoverPhase.ASKING:
             self._supersede(running, now)
         source = application.network
         if source == target:
+            # What tells the anchor so, if anything still does, goes on.
             application.policy = preferring(target, application.policy)
             receipt = Receipt(
                 application.name, source, target, Mode.MAKE_BEFORE_BREAK, 0, 0.0, "already there"
@@ -101,19 +102,25 @@ class Placement:
     def _ask_flow(self, token: int, flow: FlowKey, target: NetworkName, now: float) -> None:
         key = flow.packed()
         entry = self._paft.flows[key]
-        if (running := self._moving.get(key)) is not None:
+        is_elsewhere = self._is_asked_about(key)
+        while (running := self._moving.get(key)) is not None:
             self._supersede(running, now)
         tunnel = self._paft.tunnel_of(entry)
         source = tunnel.network if tunnel is not None else None
         application = self._application_of(entry)
         assert application is not None
         name = application.name
-        if source == target:
+        if source == target and not is_elsewhere:
             self._pin(key, target)
             receipt = Receipt(name, source, target, Mode.MAKE_BEFORE_BREAK, 1, 0.0, "already there", flow)
             self.commands.append(HandoverFinished(token, receipt, None))
             return
         self._start_flow(Order(name, source, target, "asked", token, flow), flow, now)
+
+    def _is_asked_about(self, key: FlowBytes) -> bool:
+        """Whether the anchor may have moved a flow by a request that is not answered for good yet."""
+        running = (application.handover for application in self.applications.values())
+        return key in self._moving or any(handover and key in handover.known for handover in running)
 
     def adopt(self, name: ApplicationName, flows: Sequence[FlowKey], now: float) -> None:
         """Running flows have come to an application from another: the anchor shall send them where it is."""
@@ -256,7 +263,7 @@ class Placement:
         touched: set[FlowBytes] = set()
         while (running := application.handover) is not None:
             # Ending one that had moved flows leaves a repair behind, which the new handover makes needless.
-            touched |= running.known if running.order.is_repair else running.touched
+            touched |= running.known if running.has_steered else running.touched
             self._supersede(running, now)
         is_planned = application.network is not None and application.network == order.source
         handover = Handover(order, Mode.MAKE_BEFORE_BREAK if is_planned else Mode.BREAK_BEFORE_MAKE, now)
@@ -286,8 +293,25 @@ class Placement:
             handover = Handover(order, Mode.BREAK_BEFORE_MAKE, now)
             handover.has_steered = True
             application.handover = handover
+        # Also those that this handover has moved already: they were elsewhere since.
+        handover.known.difference_update(flow.packed() for flow in flows)
         handover.add(flows)
         self._advance(handover, now)
+
+    def _take_back(self, keys: Iterable[FlowBytes], now: float) -> None:
+        """The anchor may have moved these flows: tell it where our packets leave, flow by flow as it is now."""
+        stayed: dict[ApplicationName, list[FlowKey]] = {}
+        for key in keys:
+            entry = self._paft.flows.get(key)
+            if entry is None or key in self._moving or (owner := self._application_of(entry)) is None:
+                continue
+            if (network := self._pins.get(key)) is None:
+                stayed.setdefault(owner.name, []).append(entry.flow)
+            elif self._tunnels[network].is_usable:
+                order = Order(owner.name, None, network, "repair", flow=entry.flow, is_repair=True)
+                self._start_flow(order, entry.flow, now)
+        for name, flows in stayed.items():
+            self._repair(self.applications[name], flows, now)
 
     def _advance(self, handover: Handover, now: float) -> None:
         """Do what a handover's phase asks for, until it waits or is over."""
@@ -303,7 +327,13 @@ class Placement:
     def _filter_of(self, handover: Handover) -> Callable[[FlowBytes], bool]:
         if handover.order.flow is not None:
             return lambda key: key in self._paft.flows
-        return lambda key: key in self._paft.flows and key not in self._pins and key not in self._moving
+        id = self.applications[handover.order.application].id
+        return lambda key: (
+            (entry := self._paft.flows.get(key)) is not None
+            and entry.application_id == id
+            and key not in self._pins
+            and key not in self._moving
+        )
 
     def _steer(self, handover: Handover) -> bool:
         handover.has_steered = True
@@ -345,8 +375,7 @@ class Placement:
         if handover.phase is HandoverPhase.FAILED and not handover.has_steered:
             # The anchor may have moved some flows already: put them back to where our packets leave.
             application.patience_until = now + max(RETURN_PATIENCE, self._return_after)
-            left = (self._paft.flows.get(key) for key in handover.touched if key not in self._pins)
-            self._repair(application, [entry.flow for entry in left if entry is not None], now)
+            self._take_back(handover.touched, now)
 
     def _report(self, handover: Handover) -> None:
         order = handover.order

@@ -1,0 +1,250 @@
+"""JSON -> messages. Everything wrong is a PeerError that names the key; nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any, NoReturn
+
+from upmt_nf.model.errors import PeerError
+from upmt_nf.model.flow import PROTOCOL_NUMBERS, FlowKey, IPAddress
+from upmt_nf.model.identity import TunnelId
+from upmt_nf.signaling.messages import (
+    ANY,
+    MAX_BODY,
+    VERSION,
+    AnchorNotice,
+    AssociationRequest,
+    AssociationResponse,
+    FlowSelector,
+    HandoverPair,
+    HandoverRequest,
+    HandoverResponse,
+    HandoverResult,
+    IptablesMatch,
+    NoticeAnswer,
+    TunnelChoice,
+    TunnelSetupRequest,
+    TunnelSetupResponse,
+    UpmtMessage,
+)
+
+
+def decode(body: bytes) -> UpmtMessage:
+    """Read a body. Raises PeerError that names the key."""
+    if len(body) > MAX_BODY:
+        raise PeerError(f"the body is larger than {MAX_BODY} bytes")
+    try:
+        value = json.loads(body, object_pairs_hook=_no_twins, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as reason:
+        raise PeerError(f"the body is not JSON: {reason}") from reason
+    if not isinstance(value, dict):
+        raise PeerError("the body is not a JSON object")
+    document = _Document(value)
+    kind = document.text("mType")
+    if document.number("version", VERSION) != VERSION:
+        raise PeerError(f"version {document.number('version')} is not {VERSION}")
+    read = _READERS.get(kind)
+    if read is None:
+        raise PeerError(f"there is no message {kind[:40]!r}")
+    return read(document)
+
+
+_MISSING = object()
+
+
+class _Document:
+    """A JSON object whose keys are read with their type; everything wrong raises PeerError naming the key."""
+
+    def __init__(self, value: Any, where: str = "the body") -> None:
+        if not isinstance(value, dict):
+            raise PeerError(f"{where} is not an object")
+        self._value = value
+
+    def get(self, key: str, default: Any = _MISSING) -> Any:
+        value = self._value.get(key, default)
+        if value is _MISSING:
+            raise PeerError(f"{key!r} is missing")
+        return value
+
+    def has(self, key: str) -> bool:
+        return key in self._value
+
+    def text(self, key: str, default: Any = _MISSING) -> str:
+        value = self.get(key, default)
+        if not isinstance(value, str) or len(value) > 1024:
+            raise PeerError(f"{key!r} is not a short text")
+        return value
+
+    def number(self, key: str, default: Any = _MISSING) -> int:
+        return _integer(key, self.get(key, default), 2**32)
+
+    def list(self, key: str, default: Any = _MISSING) -> list[Any]:
+        value = self.get(key, default)
+        if not isinstance(value, list):
+            raise PeerError(f"{key!r} is not a list")
+        return value
+
+
+def _integer(key: str, value: Any, limit: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < limit:
+        raise PeerError(f"{key!r} is not a number from 0 to {limit - 1}")
+    return value
+
+
+def _address(key: str, value: Any) -> IPAddress:
+    # A zone (`fe80::1%eth0`) means nothing to another machine, and may hold any character.
+    if not isinstance(value, str) or "%" in value:
+        raise PeerError(f"{key!r} is not an address")
+    try:
+        return ip_address(value)
+    except ValueError as reason:
+        raise PeerError(f"{key!r} is not an address: {value[:60]!r}") from reason
+
+
+def _read_tunnel_id(key: str, value: Any) -> TunnelId:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not (text.isascii() and text.isdigit()) or len(text) > 10:
+        raise PeerError(f"{key!r} is not a tunnel id")
+    if not 0 < int(text) < 2**32:
+        raise PeerError(f"{key!r} is not a tunnel id")
+    return TunnelId(int(text))
+
+
+def _read_association_request(document: _Document) -> AssociationRequest:
+    address = _address("VIpAddr", document.get("VIpAddr")) if document.has("VIpAddr") else None
+    return AssociationRequest(document.number("expires"), address)
+
+
+def _read_association_response(document: _Document) -> AssociationResponse:
+    return AssociationResponse(
+        _address("VIpAddr", document.get("VIpAddr")), document.text("association"), document.number("expires")
+    )
+
+
+def _read_setup_request(document: _Document) -> TunnelSetupRequest:
+    return TunnelSetupRequest(
+        association=document.text("association"),
+        virtual_address=_address("VIpAddr", document.get("VIpAddr")),
+        network=document.text("network") if document.has("network") else None,
+        handover=_read_pairs(document) if document.has("pairs") or document.has("match") else (),
+    )
+
+
+def _read_setup_response(document: _Document) -> TunnelSetupResponse:
+    return TunnelSetupResponse(
+        tunnel_id=_read_tunnel_id("tunnelID", document.get("tunnelID")),
+        your_address=_address("yourAddress", document.get("yourAddress")),
+        your_port=_integer("yourPort", document.get("yourPort"), 65536),
+        results=_read_results(document),
+    )
+
+
+def _read_handover_request(document: _Document) -> HandoverRequest:
+    # The paper's figure 9 has no association: the anchor then goes by the tunnel alone.
+    return HandoverRequest(document.text("association", ""), _read_pairs(document))
+
+
+def _read_handover_response(document: _Document) -> HandoverResponse:
+    return HandoverResponse(_read_results(document))
+
+
+def _read_notice(document: _Document) -> AnchorNotice:
+    return AnchorNotice(document.text("kind"), document.text("reason", ""))
+
+
+def _read_notice_answer(_: _Document) -> NoticeAnswer:
+    return NoticeAnswer()
+
+
+_READERS: dict[str, Callable[[_Document], UpmtMessage]] = {
+    "AssociationRequest": _read_association_request,
+    "AssociationResponse": _read_association_response,
+    "TunnelSetupRequest": _read_setup_request,
+    "TunnelSetupResponse": _read_setup_response,
+    "HandoverRequest": _read_handover_request,
+    "HandoverResponse": _read_handover_response,
+    "AnchorNotice": _read_notice,
+    "NoticeAnswer": _read_notice_answer,
+}
+
+
+def _read_pairs(document: _Document) -> tuple[HandoverPair, ...]:
+    if document.has("pairs"):
+        return tuple(_read_pair(_Document(pair, "a pair")) for pair in document.list("pairs"))
+    return (_read_pair(document),)
+
+
+def _read_pair(document: _Document) -> HandoverPair:
+    tunnels = document.get("tunnelID", [])
+    if not isinstance(tunnels, list):
+        tunnels = [tunnels]
+    if len(tunnels) > 16:
+        raise PeerError("'tunnelID' names more than 16 tunnels")
+    chosen: tuple[TunnelChoice, ...] = tuple(
+        ANY if tunnel == ANY else _read_tunnel_id("tunnelID", tunnel) for tunnel in tunnels
+    )
+    return HandoverPair(_read_selector(document.get("match")), chosen)
+
+
+def _read_selector(value: Any) -> FlowSelector:
+    if value == ANY:
+        return ANY
+    document = _Document(value, "'match'")
+    match document.text("syntax"):
+        case "IPtables":
+            return IptablesMatch(document.text("match"))
+        case "flows":
+            return tuple(_read_flow(flow) for flow in document.list("match"))
+        case "any":
+            return ANY
+        case other:
+            raise PeerError(f"there is no match syntax {other[:40]!r}")
+
+
+def _read_flow(value: Any) -> FlowKey:
+    if not isinstance(value, list) or len(value) != 5:
+        raise PeerError("a flow is [protocol, source, port, destination, port]")
+    protocol, source, source_port, destination, destination_port = value
+    if isinstance(protocol, str):
+        protocol = PROTOCOL_NUMBERS.get(protocol)
+    flow = FlowKey(
+        _integer("protocol", protocol, 256),
+        _address("source", source),
+        _integer("source port", source_port, 65536),
+        _address("destination", destination),
+        _integer("destination port", destination_port, 65536),
+    )
+    if flow.source.version != flow.destination.version:
+        raise PeerError("a flow has addresses of two families")
+    return flow
+
+
+def _read_results(document: _Document) -> tuple[HandoverResult, ...]:
+    found = []
+    for value in document.list("results", []):
+        result = _Document(value, "a result")
+        accepted = result.get("accepted")
+        if not isinstance(accepted, bool):
+            raise PeerError("'accepted' is neither true nor false")
+        found.append(
+            HandoverResult(
+                accepted,
+                _read_tunnel_id("tunnelID", result.get("tunnelID")) if result.has("tunnelID") else None,
+                result.number("flows", 0),
+                result.text("reason") if result.has("reason") else None,
+            )
+        )
+    return tuple(found)
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")

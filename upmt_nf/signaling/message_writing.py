@@ -1,0 +1,147 @@
+"""Messages -> compact JSON, and long lists of flows cut so that each message fits its datagram."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from upmt_nf.model.flow import PROTOCOL_NAMES, FlowKey
+from upmt_nf.signaling.messages import (
+    VERSION,
+    AnchorNotice,
+    AssociationRequest,
+    AssociationResponse,
+    FlowSelector,
+    HandoverPair,
+    HandoverRequest,
+    HandoverResponse,
+    HandoverResult,
+    IptablesMatch,
+    NoticeAnswer,
+    TunnelSetupRequest,
+    TunnelSetupResponse,
+    UpmtMessage,
+)
+
+
+def encode(message: UpmtMessage) -> bytes:
+    """A message as compact JSON."""
+    return json.dumps(_document(message), separators=(",", ":")).encode()
+
+
+def split_pairs(pairs: Iterable[HandoverPair], max_bytes: int) -> Iterator[tuple[HandoverPair, ...]]:
+    """Pairs in groups whose JSON stays under `max_bytes`, long lists of flows cut in several; nothing is left out."""
+    group: list[HandoverPair] = []
+    room = max_bytes
+    for pair in pairs:
+        flows: tuple[FlowKey | None, ...] = (pair.match if isinstance(pair.match, tuple) else ()) or (None,)
+        rest = flows
+        while rest:
+            overhead = 90 + 14 * len(pair.tunnels)
+            taken = 0
+            used = overhead
+            for flow in rest:
+                cost = (
+                    len(json.dumps(_flow(flow))) + 1
+                    if flow is not None
+                    else len(json.dumps(_selector(pair.match)))
+                )
+                if used + cost > room:
+                    break
+                used += cost
+                taken += 1
+            if taken == 0 and group:
+                yield tuple(group)
+                group, room = [], max_bytes
+                continue
+            taken = max(taken, 1)
+            part: FlowSelector = pair.match
+            if isinstance(pair.match, tuple):
+                part = tuple(flow for flow in rest[:taken] if flow is not None)
+            group.append(HandoverPair(part, pair.tunnels))
+            room -= used
+            rest = rest[taken:]
+    if group:
+        yield tuple(group)
+
+
+# --- writing ---
+
+
+def _document(message: UpmtMessage) -> dict[str, Any]:
+    match message:
+        case AssociationRequest():
+            found: dict[str, Any] = {"mType": "AssociationRequest", "expires": message.expires}
+            if message.virtual_address is not None:
+                found["VIpAddr"] = str(message.virtual_address)
+        case AssociationResponse():
+            found = {
+                "mType": "AssociationResponse",
+                "VIpAddr": str(message.virtual_address),
+                "association": message.association,
+                "expires": message.expires,
+            }
+        case TunnelSetupRequest():
+            found = {
+                "mType": "TunnelSetupRequest",
+                "association": message.association,
+                "VIpAddr": str(message.virtual_address),
+            }
+            if message.network is not None:
+                found["network"] = message.network
+            if message.handover:
+                found["pairs"] = [_pair(pair) for pair in message.handover]
+        case TunnelSetupResponse():
+            found = {
+                "mType": "TunnelSetupResponse",
+                "tunnelID": str(message.tunnel_id),
+                "yourAddress": str(message.your_address),
+                "yourPort": message.your_port,
+            }
+            if message.results:
+                found["results"] = [_result(result) for result in message.results]
+        case HandoverRequest():
+            found = {"mType": "HandoverRequest", "association": message.association}
+            if len(message.pairs) == 1:
+                found |= _pair(message.pairs[0])
+            else:
+                found["pairs"] = [_pair(pair) for pair in message.pairs]
+        case HandoverResponse():
+            found = {"mType": "HandoverResponse", "results": [_result(result) for result in message.results]}
+        case AnchorNotice():
+            found = {"mType": "AnchorNotice", "kind": message.kind, "reason": message.reason}
+        case NoticeAnswer():
+            found = {"mType": "NoticeAnswer"}
+    return found | {"version": VERSION}
+
+
+def _pair(pair: HandoverPair) -> dict[str, Any]:
+    found: dict[str, Any] = {"match": _selector(pair.match)}
+    if pair.tunnels:
+        found["tunnelID"] = [str(tunnel) for tunnel in pair.tunnels]
+    return found
+
+
+def _selector(match: FlowSelector) -> dict[str, Any]:
+    match match:
+        case IptablesMatch():
+            return {"syntax": "IPtables", "match": match.text}
+        case tuple():
+            return {"syntax": "flows", "match": [_flow(flow) for flow in match]}
+        case _:
+            return {"syntax": "any"}
+
+
+def _flow(flow: FlowKey) -> list[str | int]:
+    protocol: str | int = PROTOCOL_NAMES.get(flow.protocol, flow.protocol)
+    return [protocol, str(flow.source), flow.source_port, str(flow.destination), flow.destination_port]
+
+
+def _result(result: HandoverResult) -> dict[str, Any]:
+    found: dict[str, Any] = {"accepted": result.accepted, "flows": result.flows}
+    if result.tunnel_id is not None:
+        found["tunnelID"] = str(result.tunnel_id)
+    if result.reason is not None:
+        found["reason"] = result.reason
+    return found
