@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upmt_nf.datapath.formats import BY_FIRST_BYTE, FORMATS, PLAIN, decode
+from upmt_nf.datapath.formats import PLAIN, decode, is_plain
 from upmt_nf.datapath.outer import packed_endpoint, parse_outer, unpacked_endpoint
 from upmt_nf.datapath.packet import build_udp, ip_packet
 from upmt_nf.model.flow import Endpoint, IPAddress
@@ -84,8 +84,7 @@ def test_no_bytes_make_the_reader_raise(data: bytes) -> None:
 
 def test_plain_is_told_by_the_ip_version_and_adds_28_or_48_bytes() -> None:
     assert (PLAIN.overhead(4), PLAIN.overhead(6)) == (28, 48)
-    assert FORMATS["plain"] is PLAIN
-    assert [byte for byte in range(256) if BY_FIRST_BYTE[byte] is PLAIN] == [
+    assert [byte for byte in range(256) if is_plain(bytes((byte,)))] == [
         *range(0x40, 0x50),
         *range(0x60, 0x70),
     ]

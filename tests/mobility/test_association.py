@@ -44,7 +44,7 @@ def register_of(identity: str, expires: int = 100, wanted: str | None = None) ->
         expires=expires,
         virtual_address=wanted,
     )
-    return raw(request, f"z9hG4bK{identity}{expires}")
+    return raw(request, f"z9hG4bK{identity}{expires}{wanted}")
 
 
 def message_of(body: UpmtMessage, source: IPAddress, branch: str = "z9hG4bKm") -> bytes:

@@ -3,7 +3,7 @@
 import pytest
 from mobility_world import NET0, NET1, NET2, VOICE, VOICE_ID, World, associated, misbehave
 
-from upmt_nf.mobility.host_events import FlowsAdopted
+from upmt_nf.mobility.host_events import FlowsAdopted, PathFailed
 from upmt_nf.model.flow import FlowKey
 from upmt_nf.model.identity import DEFAULT_APPLICATION, NetworkName
 
@@ -157,3 +157,30 @@ def test_a_flow_whose_own_network_dies_during_its_applications_handover_goes_alo
     world.host.vanish(NET2)
     mend(world)
     assert world.host.flow_network(flow) == NET1
+
+
+def test_a_setup_request_that_claims_flows_and_comes_late_does_not_take_them() -> None:
+    world, flows = with_flows()
+    world.host.vanish(NET1)
+    world.host.vanish(NET2)
+    world.run(1)
+    world.host.take(PathFailed(NET0, "network is unreachable"))
+    # net0 is being set up again and takes the flows along; now net1 appears and claims them as well, but slowly.
+    world.host.links[NET1].delay = 1.0
+    world.host.appear(NET1)
+    claims = [packet for packet in world.packets if b"TunnelSetupRequest" in packet.payload]
+    assert {packet.link.name for packet in claims if b'"pairs"' in packet.payload} == {NET0, NET1}
+    world.until(lambda: world.host.network_of() == NET0, 1)
+    world.run(5)
+    assert {world.host.flow_network(flow) for flow in flows} == {NET0}
+    world.assert_agreement()
+
+
+def test_the_first_packet_of_a_flow_that_comes_after_a_handover_does_not_pull_the_flow_back() -> None:
+    world, _ = with_flows()
+    world.host.links[NET0].delay = 0.5
+    flow = world.host.open_flow()
+    world.host.receipt(world.host.hand_over(DEFAULT_APPLICATION, NET1))
+    world.run(2)
+    assert world.host.flow_network(flow) == NET1
+    world.assert_agreement()

@@ -30,6 +30,9 @@ _DEFAULT = "upmt"
 def up(
     name: Name = _DEFAULT,
     datapath: Annotated[str, typer.Option("--datapath", help="auto, agent or fast.")] = "auto",
+    protection: Annotated[
+        str, typer.Option("--protection", help="Tunnel format: plain, cookie or sealed.")
+    ] = "plain",
     daemons: Annotated[
         bool, typer.Option("--daemons/--no-daemons", help="Start anchor and mobile host.")
     ] = True,
@@ -40,7 +43,9 @@ def up(
 
     if datapath not in ("auto", "agent", "fast"):
         raise UsageError(f"there is no datapath {datapath!r}: auto, agent or fast")
-    the_lab.up(namespaces.check_lab_name(name), datapath, with_daemons=daemons, say=typer.echo)
+    if protection not in ("plain", "cookie", "sealed"):
+        raise UsageError(f"there is no protection {protection!r}: plain, cookie or sealed")
+    the_lab.up(namespaces.check_lab_name(name), datapath, protection, with_daemons=daemons, say=typer.echo)
 
 
 @lab_app.command()

@@ -31,6 +31,12 @@ class AnchorSection(Section):
     """File of `upmt anchor user`; with it every host must prove who it is. Without it everybody is let in."""
     leases: str = "/var/lib/upmt/leases.sqlite"
     """File that remembers which host had which virtual address."""
+    protection: Annotated[tuple[Literal["plain", "cookie", "sealed"], ...], Field(min_length=1)] = (
+        "plain",
+        "cookie",
+        "sealed",
+    )
+    """Tunnel formats that hosts may choose; leave `plain` out to insist on protection."""
     nat_ports: Ports | None = None
     """Source ports of translated TCP and UDP flows; the kernel's own choice when left out."""
     datapath: Literal["auto", "agent", "fast"] = "auto"

@@ -65,7 +65,8 @@ class NetworkSection(Section):
     """Next hop; by default that of the interface's own default route."""
     cost: Annotated[float, Field(ge=0)] = 0.0
     """Cost of a gigabyte in the administrator's own unit."""
-    protection: Literal["plain"] = "plain"
+    protection: Literal["plain", "cookie", "sealed"] = "plain"
+    """Tunnel format: none, against forgers off the path, against readers and changers on the path."""
 
 
 class MatchSection(Section):
@@ -126,6 +127,11 @@ def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
     for index, network in enumerate(config.network):
         if network.name == "any":
             yield ("network", index, "name"), "'any' stands for all networks and cannot be the name of one"
+        if network.protection != "plain" and config.mobile_host.secret_file is None:
+            yield (
+                ("network", index, "protection"),
+                "needs a secret: set mobile_host.secret_file (`enroll` does)",
+            )
         if network.gateway and network.gateway.version != config.anchor.address.version:
             yield ("network", index, "gateway"), "is of another address family than the anchor"
     for index, application in enumerate(config.application):

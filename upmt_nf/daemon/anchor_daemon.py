@@ -41,7 +41,6 @@ from upmt_nf.signaling.digest import REALM, DigestServer
 log = logging.getLogger(__name__)
 
 LEVELS = {Level.DEBUG: logging.DEBUG, Level.INFO: logging.INFO, Level.WARNING: logging.WARNING}
-OVERHEAD = {4: 28, 6: 48}
 
 
 class AnchorDaemon:
@@ -120,7 +119,8 @@ class AnchorDaemon:
             minimum_lifetime=config.minimum_lease_time,
             tunnel_timeout=config.tunnel_timeout,
             max_associations=config.max_associations,
-            tunnel_mtu=mtu - OVERHEAD[config.address.version],
+            outer_mtu=mtu,
+            formats=config.protection,
         )
 
     async def run(self) -> None:

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
-from upmt_nf.datapath.packet import build_udp
 from upmt_nf.datapath.verdict import Outbound, TunnelSignal
 from upmt_nf.linux.inject import inject
 from upmt_nf.linux.packet_queue import Packet, PacketQueue
@@ -35,7 +34,6 @@ class AnchorPlane:
         heard: Callable[[TunnelSignal], None],
     ) -> None:
         self._loop = loop
-        self._address = address
         self._forwarder = forwarder
         self._heard = heard
         self._socket = TunnelSocket(None, address, tunnel_port, 0, None)
@@ -53,8 +51,7 @@ class AnchorPlane:
 
     def send_signal(self, remote: Endpoint, destination: Endpoint, port: int, payload: bytes) -> None:
         """Send a datagram of our own inside a tunnel, from our inner address and `port` to `destination`."""
-        packet = build_udp(self._address, port, destination.address, destination.port, payload)
-        self._send_to(remote, packet, 0)
+        self._send_to(remote, self._forwarder.signal(remote, destination, port, payload), 0)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""

@@ -133,6 +133,7 @@ class HostDaemon:
             lifetime=host.lease_time,
             default_policy=self.config.default_networks,
             secret=self._secret,
+            protection={NetworkName(section.name): section.protection for section in self.config.network},
         )
 
     async def run(self) -> None:
@@ -207,7 +208,7 @@ class HostDaemon:
     def _perform(self, command: HostCommand) -> None:
         match command:
             case SendTunnelSignal(network, port, payload):
-                self._send_signal(network, port, payload)
+                self.plane.send_signal(network, port, payload)
             case SendSip(network, destination, data):
                 self.networks.send_sip(network, destination, data)
             case OpenTunnel(network, tunnel_id, _, _):
@@ -230,10 +231,6 @@ class HostDaemon:
                 log.log(LEVELS[level], "%s", text)
             case Stopped():
                 self._stopped.set()
-
-    def _send_signal(self, network: NetworkName, port: int, payload: bytes) -> None:
-        if (source := self.networks.virtual_address) is not None:
-            self.plane.send_signal(network, source, port, payload, port)
 
     def _configure(self, address: IPAddress) -> None:
         """Address before routes: a route may name it as source. Both before the first packet can come."""

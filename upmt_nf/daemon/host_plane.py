@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 
 from upmt_nf.datapath.host_forwarder import HostForwarder
-from upmt_nf.datapath.packet import build_udp
 from upmt_nf.datapath.verdict import Outbound, TunnelSignal
 from upmt_nf.linux.inject import inject
 from upmt_nf.linux.packet_queue import Packet, PacketQueue
@@ -80,12 +79,10 @@ class HostPlane:
         socket = self._sockets.get(network)
         return socket.local if socket is not None else None
 
-    def send_signal(
-        self, network: NetworkName, source: IPAddress, port: int, payload: bytes, to_port: int
-    ) -> None:
+    def send_signal(self, network: NetworkName, port: int, payload: bytes) -> None:
         """Send a datagram of our own inside a network's tunnel, to the anchor's inner address."""
-        packet = build_udp(source, port, self._anchor.address, to_port, payload)
-        self._send(network, packet, 0)
+        if self._forwarder is not None:
+            self._send(network, self._forwarder.signal(network, port, payload), 0)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""

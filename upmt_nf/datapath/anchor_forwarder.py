@@ -10,11 +10,12 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
-from upmt_nf.datapath.formats import decode
+from upmt_nf.datapath.formats import PLAIN, decode, is_plain
 from upmt_nf.datapath.fragment import Reassembler
 from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, TIME_EXCEEDED, ErrorBudget
-from upmt_nf.datapath.outer import Outer, parse_outer, unpacked_endpoint
+from upmt_nf.datapath.outer import Outer, packed_endpoint, parse_outer, unpacked_endpoint
 from upmt_nf.datapath.packet import (
+    build_udp,
     destination_of,
     flow_of,
     is_fragment,
@@ -26,9 +27,10 @@ from upmt_nf.datapath.packet import (
     source_of,
 )
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.datapath.protected import tunnel_hint
 from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
-from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 from upmt_nf.model.names import MEASUREMENT_PORT, SIGNALLING_PORT
 
@@ -65,6 +67,7 @@ class AnchorForwarder:
         signalling_port: int = SIGNALLING_PORT,
     ) -> None:
         self._paft = paft
+        self._address = address
         self._address_packed = address.packed
         self._signalling_port = signalling_port
         self._refused = (*NEVER_FORWARDED, *refused)
@@ -84,16 +87,23 @@ class AnchorForwarder:
         tunnels = self._paft.tunnels_by_remote.get(outer.remote)
         tunnel = None
         if tunnels is not None and len(payload) >= 20:
-            source = source_of(payload)
-            for known in tunnels:
-                if known.owner_packed == source:
-                    tunnel = known
-                    break
+            if is_plain(payload):
+                source = source_of(payload)
+                for known in tunnels:
+                    if known.owner_packed == source and known.format is PLAIN:
+                        tunnel = known
+                        break
+            else:
+                tunnel = _protected_tunnel(tunnels, payload)
+                if tunnel is None:
+                    return self._drop("unknown_tunnel")
         inner = decode(tunnel, payload)
         if inner is None:
             return self._drop("malformed_inner")
         if tunnel is None:
             return self._stranger(outer, inner, "unknown_tunnel" if tunnels is None else "forged_source")
+        if tunnel.format is not PLAIN and source_of(inner) != tunnel.owner_packed:
+            return self._drop("forged_source")
         if outer.tos & 3:
             inner = decapsulated(inner, outer.tos)
             if inner is None:
@@ -140,8 +150,21 @@ class AnchorForwarder:
             entry.bytes_out += len(inner)
         return Inbound(deliver=inner)
 
+    def signal(self, remote: Endpoint, destination: Endpoint, port: int, payload: bytes) -> bytes:
+        """The outer payload of a datagram of ours to a host, from our inner address and `port`.
+
+        Measurement goes in the tunnel's own format. SIP, which proves itself, is always plain: it is what formats
+        are agreed by.
+        """
+        packet = build_udp(self._address, port, destination.address, destination.port, payload)
+        if port == MEASUREMENT_PORT:
+            tunnel = self._paft.tunnel_from(packed_endpoint(remote), destination.address.packed)
+            if tunnel is not None:
+                return tunnel.format.encode(tunnel, packet)
+        return packet
+
     def _stranger(self, outer: Outer, inner: bytes, reason: str) -> Inbound:
-        """From an endpoint that has no tunnel for this source only a request to set one up is heard."""
+        """From an endpoint that has no tunnel for this source only signalling is heard, which must prove itself."""
         datagram = parse_udp(inner) if destination_of(inner) == self._address_packed else None
         if datagram is None or datagram.destination.port != self._signalling_port:
             return self._drop(reason)
@@ -223,3 +246,14 @@ class AnchorForwarder:
     def _drop(self, reason: str) -> Inbound:
         self.counters.add(reason)
         return DROPPED_IN
+
+
+def _protected_tunnel(tunnels: Iterable[Tunnel], payload: bytes) -> Tunnel | None:
+    """The tunnel that a protected payload names; its format then checks whether it is so."""
+    hint = tunnel_hint(payload)
+    if hint is not None:
+        number, mask = hint
+        for known in tunnels:
+            if known.id & mask == number:
+                return known
+    return None

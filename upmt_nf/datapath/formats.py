@@ -1,6 +1,6 @@
-"""Tunnel formats: what stands between the outer UDP header and the inner packet. The first byte tells them apart.
+"""Tunnel formats: what stands between the outer UDP header and the inner packet. The first four bits tell them apart.
 
-`plain` is the paper's: nothing at all. Others add their class and their first bytes here; nothing else changes.
+`plain` is the paper's: nothing at all. The others are in `protected`, each with the state of one tunnel.
 """
 
 from __future__ import annotations
@@ -51,19 +51,12 @@ class Plain:
 
 PLAIN: Final = Plain()
 
-FORMATS: Final[dict[str, TunnelFormat]] = {PLAIN.name: PLAIN}
-"""By the name in the configuration."""
 
-BY_FIRST_BYTE: Final[tuple[TunnelFormat | None, ...]] = tuple(
-    PLAIN if byte >> 4 in (4, 6) else None for byte in range(256)
-)
-"""An inner packet begins with its IP version, 4 or 6; every other first byte is free for other formats."""
+def is_plain(payload: bytes) -> bool:
+    """Whether a payload is an inner packet as it is: it begins with its IP version, 4 or 6."""
+    return bool(payload) and payload[0] >> 4 in (4, 6)
 
 
 def decode(tunnel: Tunnel | None, payload: bytes) -> bytes | None:
     """The inner packet of a payload in the tunnel's own format; None otherwise. Strangers may speak `plain` only."""
-    if not payload:
-        return None
-    spoken = BY_FIRST_BYTE[payload[0]]
-    agreed = PLAIN if tunnel is None else tunnel.format
-    return spoken.decode(tunnel, payload) if spoken is not None and spoken is agreed else None
+    return (PLAIN if tunnel is None else tunnel.format).decode(tunnel, payload) if payload else None

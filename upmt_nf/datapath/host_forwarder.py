@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
-from upmt_nf.datapath.formats import decode
+from upmt_nf.datapath.formats import PLAIN, decode, is_plain
 from upmt_nf.datapath.fragment import Reassembler
 from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, ErrorBudget
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint, parse_outer, unpacked_endpoint
 from upmt_nf.datapath.packet import (
+    build_udp,
     destination_of,
     flow_of,
     is_fragment,
@@ -66,6 +67,8 @@ class HostForwarder:
         answer_no_network: bool = False,
     ) -> None:
         self._paft = paft
+        self._own = virtual_address
+        self._anchor = anchor
         self._own_packed = virtual_address.packed
         self._anchor_packed = anchor.packed
         self._classify = classify
@@ -164,6 +167,8 @@ class HostForwarder:
         if path is None or path.remote != outer.remote:
             return self._drop("unknown_tunnel")
         tunnel = self._tunnels.get(path.network)
+        if tunnel is not None and tunnel.format is not PLAIN and is_plain(outer.payload):
+            return self._unprotected(outer.payload, path)
         inner = decode(tunnel, outer.payload)
         if inner is None:
             return self._drop("malformed_inner")
@@ -190,6 +195,33 @@ class HostForwarder:
             entry.bytes_in += len(inner)
             entry.last_seen = now
         return Inbound(deliver=inner)
+
+    def _unprotected(self, payload: bytes, path: Path) -> Inbound:
+        """A plain packet where a protected format was agreed: SIP, which proves itself, or nothing."""
+        inner = decode(None, payload)
+        if (
+            inner is not None
+            and source_of(inner) == self._anchor_packed
+            and destination_of(inner) == self._own_packed
+        ):
+            signal = self._signal_in(inner, path, None)
+            if signal is not None and signal.port != MEASUREMENT_PORT:
+                return Inbound(signal=signal)
+        return self._drop("unprotected")
+
+    def signal(self, network: NetworkName, port: int, payload: bytes) -> bytes:
+        """The outer payload of a datagram of ours to the anchor's inner address, from and to `port`.
+
+        Measurement goes in the tunnel's own format. SIP, which proves itself, is always plain: it is what formats
+        are agreed by.
+        """
+        packet = build_udp(self._own, port, self._anchor, port, payload)
+        tunnel = self._tunnels.get(network)
+        return (
+            tunnel.format.encode(tunnel, packet)
+            if tunnel is not None and port == MEASUREMENT_PORT
+            else packet
+        )
 
     def _signal_in(self, inner: bytes, path: Path, tunnel: Tunnel | None) -> TunnelSignal | None:
         datagram = parse_udp(inner)

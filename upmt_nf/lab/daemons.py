@@ -31,7 +31,7 @@ def state_of(lab: str) -> Path:
     return Path(STATE_DIRECTORY) / f"lab-{lab}"
 
 
-def write_configurations(lab: str, datapath: str) -> None:
+def write_configurations(lab: str, datapath: str, protection: str) -> None:
     """Both files, as an administrator would write them."""
     directory = state_of(lab)
     directory.mkdir(parents=True, exist_ok=True)
@@ -58,6 +58,7 @@ refuse_private = false
 name = "{network.name}"
 interface = "{network.interface}"
 tunnel_port = {network.tunnel_port}
+protection = "{protection}"
 """
         for network in NETWORKS.values()
     )

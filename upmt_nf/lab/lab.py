@@ -13,7 +13,7 @@ from upmt_nf.lab.topology import HOSTS, NETWORKS
 from upmt_nf.model.errors import UpmtError
 
 
-def up(lab: str, datapath: str, *, with_daemons: bool, say: Callable[[str], None]) -> None:
+def up(lab: str, datapath: str, protection: str, *, with_daemons: bool, say: Callable[[str], None]) -> None:
     """Build the lab and return when everything is up; a broken one is built anew."""
     with namespaces.locked(lab):
         if _is_there(lab):
@@ -25,7 +25,7 @@ def up(lab: str, datapath: str, *, with_daemons: bool, say: Callable[[str], None
             _take_down(lab)
         try:
             build.build(lab)
-            daemons.write_configurations(lab, datapath)
+            daemons.write_configurations(lab, datapath, protection)
             if with_daemons:
                 for host in daemons.ROLES:
                     daemons.start(lab, host)

@@ -67,12 +67,14 @@ class SockDiag:
         identity = _SOCKET_ID.pack(0, 0, bytes(16), bytes(16)) + _SOCKET_ID_TAIL.pack(
             0, _NO_COOKIE, _NO_COOKIE
         )
+        own = _padded(flow.source.packed)
         found = [
-            facts
+            (address, facts)
             for (port, address), facts in self._ask(flow, flow.protocol, identity, dump=True)
-            if port == flow.source_port and address in (bytes(16), _padded(flow.source.packed))
+            if port == flow.source_port and address in (bytes(16), own)
         ]
-        return found[0] if found else None
+        # `max` gives the first of equals.
+        return max(found, key=lambda each: each[0] == own)[1] if found else None
 
     @staticmethod
     def _newest(flow: FlowKey) -> SocketFacts | None:

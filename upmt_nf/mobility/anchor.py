@@ -13,6 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 from upmt_nf.datapath.counters import Counters
+from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
@@ -28,13 +29,15 @@ from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.host_answers import NO_ASSOCIATION
 from upmt_nf.mobility.host_signalling import TOKEN_HEADER
-from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseRefused, Leases
+from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseKeys, LeaseRefused, Leases
 from upmt_nf.mobility.settings import AnchorSettings
+from upmt_nf.mobility.tunnel_keys import SALT_BYTES, expose, protect
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import TerminalId
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.signaling.digest import DigestServer, Unproven
+from upmt_nf.signaling.keys import KeyPair
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.message_writing import encode
 from upmt_nf.signaling.messages import (
@@ -248,6 +251,11 @@ class Anchor:
         if isinstance(given, LeaseRefused):
             return self._refuse_lease(request, asked, given)
         lease = given.lease
+        if asked.key is not None and self._guard is not None:
+            try:
+                self._agree(lease, asked.key)
+            except PeerError as reason:
+                return self._no(request, 400, f"Bad Request: {reason}")
         if given.has_restarted:
             self._tunnels.remove_all(lease.address)
             self._moves.start_over(lease.address)
@@ -263,7 +271,8 @@ class Anchor:
         )
         if (contact := request.header("contact")) is not None:
             headers = (("Contact", f"{contact};expires={expires}"), *headers)
-        body = encode(AssociationResponse(lease.address, lease.token, expires))
+        key = lease.keys.ours if lease.keys is not None else None
+        body = encode(AssociationResponse(lease.address, lease.token, expires, key))
         return response_to(request, 200, tag=self._tag, source=path.remote, headers=headers, body=body)
 
     def _read_register(self, request: Request) -> LeaseAsked:
@@ -276,19 +285,19 @@ class Anchor:
         if not (expires.isascii() and expires.isdigit()):
             raise ValueError("Expires is not a number")
         wanted = request.header("vipaddr")
-        if request.body:
-            self._compare(request, expires, wanted)
+        key = self._compare(request, expires, wanted) if request.body else None
         return LeaseAsked(
             identity=TerminalId(identity),
             call_id=request.header("call-id") or "",
             cseq=cseq,
             expires=min(int(expires[:10]), 2**32 - 1),
             wanted=ip_address(wanted.strip()) if wanted else None,
+            key=key,
         )
 
     @staticmethod
-    def _compare(request: Request, expires: str, wanted: str | None) -> None:
-        """The body, which a proof covers, must say what the headers say. Raises ValueError."""
+    def _compare(request: Request, expires: str, wanted: str | None) -> bytes | None:
+        """The body, which a proof covers, must say what the headers say; gives its key. Raises ValueError."""
         try:
             body = decode(request.body)
         except PeerError as reason:
@@ -298,6 +307,14 @@ class Anchor:
         address = None if wanted is None else ip_address(wanted.strip())
         if (body.expires, body.virtual_address) != (int(expires[:10]), address):
             raise ValueError("headers and body contradict each other")
+        return body.key
+
+    @staticmethod
+    def _agree(lease: Lease, key: bytes) -> None:
+        """Keys for an association, once for each key of the host. Raises PeerError."""
+        if lease.keys is None or lease.keys.theirs != key:
+            pair = KeyPair()
+            lease.keys = LeaseKeys(key, pair.public, pair.agree(key, is_host=False))
 
     def _refuse_lease(self, request: Request, asked: LeaseAsked, refused: LeaseRefused) -> Response:
         headers: list[Header] = []
@@ -346,12 +363,30 @@ class Anchor:
             return self._no(request, NO_ASSOCIATION, "no such association")
         if lease.address != body.virtual_address or inner.address != lease.address:
             return self._no(request, 403, "that is not this association's virtual address")
+        if body.format not in self._settings.formats:
+            return self._no(request, 403, f"tunnels here are {' or '.join(self._settings.formats)}")
+        if body.format != PLAIN.name and lease.keys is None:
+            return self._no(request, 403, "no keys were agreed with this association")
         tunnel = self._tunnels.set_up(lease, body.network, path.remote, cseq, now)
         if isinstance(tunnel, str):
             return self._no(request, 403, tunnel)
+        key_id, salt = self._protect(tunnel, lease, body.format)
         results = self._moves.apply(lease, body.handover, tunnel, cseq, now)
         remote = path.remote
-        return self._yes(request, TunnelSetupResponse(tunnel.id, remote.address, remote.port, results))
+        return self._yes(
+            request,
+            TunnelSetupResponse(tunnel.id, remote.address, remote.port, results, body.format, key_id, salt),
+        )
+
+    def _protect(self, tunnel: Tunnel, lease: Lease, format: str) -> tuple[int, bytes | None]:
+        """Give a tunnel the format that its host chose; gives the number and the salt of its keys."""
+        tunnel.mtu = self._tunnels.mtu_of(tunnel.remote, format)
+        if format == PLAIN.name or lease.keys is None:
+            expose(tunnel)
+            return 0, None
+        key_id, salt = self._tunnels.next_key_id(tunnel), self._random.randbytes(SALT_BYTES)
+        protect(tunnel, format, lease.keys.association, key_id, salt, is_host=False)
+        return key_id, salt
 
     def _hand_over(
         self,

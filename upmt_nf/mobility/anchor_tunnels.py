@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.leases import Lease
 from upmt_nf.mobility.settings import AnchorSettings
+from upmt_nf.mobility.tunnel_keys import inner_mtu
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 
@@ -22,6 +24,7 @@ class _Kept:
     tunnel: Tunnel
     cseq: int
     """Of the newest setup request: an older one that comes late must not move the endpoint back."""
+    key_id: int = 0
 
 
 class AnchorTunnels:
@@ -63,7 +66,7 @@ class AnchorTunnels:
             if len(networks) >= self._settings.max_tunnels:
                 return f"an association has at most {self._settings.max_tunnels} tunnels"
             tunnel = Tunnel(
-                self._new_id(), lease.address, remote, self._settings.tunnel_mtu, NetworkName(name), now
+                self._new_id(), lease.address, remote, self.mtu_of(remote, PLAIN.name), NetworkName(name), now
             )
             networks[name] = _Kept(tunnel, cseq)
             self._paft.add_tunnel(tunnel)
@@ -73,6 +76,18 @@ class AnchorTunnels:
         if kept.tunnel.remote != remote:
             self._paft.move_endpoint(kept.tunnel, remote)
         return kept.tunnel
+
+    def mtu_of(self, remote: Endpoint, format: str) -> int:
+        """The largest inner packet of a tunnel, as far as we know the path to its end."""
+        return inner_mtu(self._settings.outer_mtu, remote.address.version, format)
+
+    def next_key_id(self, tunnel: Tunnel) -> int:
+        """The number of a tunnel's next keys, 0 to 255."""
+        for kept in self._kept.get(tunnel.owner, {}).values():
+            if kept.tunnel is tunnel:
+                kept.key_id = (kept.key_id + 1) & 0xFF
+                return kept.key_id
+        return 0
 
     def remove(self, tunnel: Tunnel) -> None:
         """Forget one tunnel; its flows have none until they are moved or learnt again."""

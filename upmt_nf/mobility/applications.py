@@ -35,3 +35,5 @@ class Lost:
     """... which ones the anchor confirmed ..."""
     claimed_at: float = 0.0
     """... and when it was asked (seconds)."""
+    last_claim: tuple[NetworkName, float] | None = None
+    """The newest setup request that took flows along, whatever became of it: its network, when it was asked."""

@@ -112,6 +112,8 @@ class Grant:
     expires: int
     asked_at: float
     cseq: int
+    key: bytes | None = None
+    """The anchor's public key."""
 
 
 class HostAssociation:

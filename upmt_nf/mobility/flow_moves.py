@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.datapath.paft import SETTLE_SECONDS, Paft, Tunnel
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.leases import Lease
 from upmt_nf.model.errors import PeerError
@@ -63,7 +63,12 @@ class FlowMoves:
         for key in keys:
             if orders.get(key, -1) <= cseq:
                 orders[key] = cseq
-                self._paft.move(key, tunnel, now)
+                is_unheard = key not in self._paft.flows
+                entry = self._paft.move(key, tunnel, now)
+                if is_unheard:
+                    # Its first packets may still be on their way by any other tunnel.
+                    others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)
+                    entry.left = tuple((other, now + SETTLE_SECONDS) for other in others)
         self._prune(orders, lease.address)
         return HandoverResult(True, tunnel.id, len(keys))
 

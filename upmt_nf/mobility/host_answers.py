@@ -61,7 +61,9 @@ def _read_proven(purpose: Registering, response: Response) -> Grant | Refusal:
         return Refusal(f"its answer cannot be read: {reason}")
     if not isinstance(body, AssociationResponse) or not body.association or not body.expires:
         return Refusal("not an answer to an association request")
-    return Grant(body.virtual_address, body.association, body.expires, purpose.asked_at, purpose.cseq)
+    return Grant(
+        body.virtual_address, body.association, body.expires, purpose.asked_at, purpose.cseq, body.key
+    )
 
 
 def read_setup(response: Response) -> TunnelSetupResponse | Refusal:

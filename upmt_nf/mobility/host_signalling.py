@@ -155,6 +155,7 @@ class HostSignalling:
         expires: int,
         virtual_address: IPAddress | None,
         token: str | None,
+        key: bytes | None,
         now: float,
     ) -> None:
         """Association request (M1 of the paper's figure 9), outside the tunnels."""
@@ -168,7 +169,7 @@ class HostSignalling:
             tag=self._tag,
             expires=expires,
             virtual_address=None if virtual_address is None else str(virtual_address),
-            body=encode(AssociationRequest(expires, virtual_address)),
+            body=encode(AssociationRequest(expires, virtual_address, key)),
         )
         if token is not None:
             request = replace(request, headers=(*request.headers, (TOKEN_HEADER, token)))
@@ -188,7 +189,9 @@ class HostSignalling:
         if flows:
             pairs = next(iter(split_pairs((HandoverPair(tuple(flows)),), CLAIMED_BYTES)))
             claimed = tuple(flow for pair in pairs if isinstance(pair.match, tuple) for flow in pair.match)
-        body = TunnelSetupRequest(token, virtual_address, network, pairs)
+        body = TunnelSetupRequest(
+            token, virtual_address, network, pairs, self._settings.protection.get(network, "plain")
+        )
         self._send_message(body, network, virtual_address, SettingUp(network, now, claimed), now)
 
     def move(

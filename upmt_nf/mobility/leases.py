@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.flow import IPAddress
@@ -25,6 +25,16 @@ class Lease:
     call_id: str
     cseq: int
     expires_at: float
+    keys: LeaseKeys | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseKeys:
+    """What the tunnels' keys are made of: the host's public key, ours, and the association's key."""
+
+    theirs: bytes
+    ours: bytes
+    association: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +46,7 @@ class LeaseAsked:
     cseq: int
     expires: int
     wanted: IPAddress | None = None
+    key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ owner performs the commands in order, calls again at `next_timeout`, and may rea
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from random import Random
 
+from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.association import (
     AssociationAction,
@@ -72,6 +74,7 @@ from upmt_nf.mobility.host_tunnel import (
 )
 from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import (
@@ -82,12 +85,11 @@ from upmt_nf.model.identity import (
     TunnelId,
 )
 from upmt_nf.model.names import MEASUREMENT_PORT
+from upmt_nf.signaling.keys import KeyPair
 from upmt_nf.signaling.messages import TunnelSetupResponse
 from upmt_nf.signaling.sip.message import Response
 from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
 
-OVERHEAD = {4: 28, 6: 48}
-"""Bytes that the plain format adds, by the outer IP version."""
 LEAST_MTU = 512
 """No path is believed to be narrower: a forged ICMP error must not stop everything."""
 AGEING_INTERVAL = 5.0
@@ -108,6 +110,8 @@ class MobileHost:
         self._association = HostAssociation(settings.lifetime, settings.leave_patience, random)
         self._placement = Placement(paft, self._tunnels, settings.return_after)
         self._signalling = HostSignalling(settings, random, lambda name: self._tunnels[name].rtt)
+        self._keys = KeyPair() if settings.secret is not None else None
+        self._association_key: bytes | None = None
         self._commands: list[HostCommand] = []
         self._age_at: float | None = None
         self._configured: IPAddress | None = None
@@ -164,7 +168,7 @@ class MobileHost:
                     self._on_tunnel(tunnel, tunnel.break_path(reason, now), now)
             case PathNarrowed(network, mtu):
                 if (tunnel := self._known(network)) is not None:
-                    self._set_mtu(tunnel, min(tunnel.mtu, self._inner_mtu(mtu)))
+                    self._set_mtu(tunnel, min(tunnel.mtu, self._inner_mtu(tunnel, mtu)))
             case SipDatagramReceived(network, data):
                 if self._known(network) is not None:
                     self._signalling.receive(data, SipPath(network, False), now)
@@ -238,10 +242,10 @@ class MobileHost:
         if tunnel.state is not TunnelState.DOWN:
             if tunnel.care_of_address == event.care_of_address and tunnel.interface == event.interface:
                 tunnel.gateway = event.gateway
-                return self._set_mtu(tunnel, self._inner_mtu(event.mtu))
+                return self._set_mtu(tunnel, self._inner_mtu(tunnel, event.mtu))
             self._vanish(event.network, f"its address is {event.care_of_address} now", now)
         tunnel.interface, tunnel.care_of_address = event.interface, event.care_of_address
-        tunnel.gateway, tunnel.mtu = event.gateway, self._inner_mtu(event.mtu)
+        tunnel.gateway, tunnel.mtu = event.gateway, self._inner_mtu(tunnel, event.mtu)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
         self._on_association(self._association.appear(event.network, now), now)
@@ -263,8 +267,8 @@ class MobileHost:
         self._rank_networks()
         self._on_association(self._association.vanish(network, now), now)
 
-    def _inner_mtu(self, outer: int) -> int:
-        return max(LEAST_MTU, outer - OVERHEAD[self._settings.anchor.version])
+    def _inner_mtu(self, tunnel: HostTunnel, outer: int) -> int:
+        return max(LEAST_MTU, inner_mtu(outer, self._settings.anchor.version, self._format_of(tunnel)))
 
     def _set_mtu(self, tunnel: HostTunnel, mtu: int) -> None:
         tunnel.mtu = mtu
@@ -304,7 +308,10 @@ class MobileHost:
         self._signalling.cancel(lambda purpose: isinstance(purpose, SettingUp) and purpose.network == network)
         if rebind:
             self._commands.append(RebindTunnel(network))
-        self._signalling.set_up(network, token, address, self._placement.claims(network), now)
+        claims = self._placement.claims(network)
+        if claims:
+            self._placement.note_claims(network, now)
+        self._signalling.set_up(network, token, address, claims, now)
 
     def _hurry_setup(self, now: float) -> None:
         """Applications lost their last network: set the next one up at once, with their flows in the request."""
@@ -350,7 +357,13 @@ class MobileHost:
         if care_of is not None:
             association = self._association
             self._signalling.register(
-                network, care_of, expires, association.virtual_address, association.token, now
+                network,
+                care_of,
+                expires,
+                association.virtual_address,
+                association.token,
+                self._keys.public if self._keys is not None else None,
+                now,
             )
 
     def _on_granted(self, is_new: bool, now: float) -> None:
@@ -417,6 +430,9 @@ class MobileHost:
             return self._association.accept_goodbye()
         answer = read_registration(purpose, response, is_proven=self._settings.secret is not None)
         if not isinstance(answer, Refusal):
+            if self._keys is not None and answer.key is not None:
+                with suppress(PeerError):
+                    self._association_key = self._keys.agree(answer.key, is_host=True)
             return self._association.accept(network, answer, now)
         return self._association.refuse(
             network, answer.reason, now, least_lifetime=answer.least_lifetime, retry_after=answer.retry_after
@@ -431,6 +447,8 @@ class MobileHost:
         now: float,
     ) -> None:
         answer = Refusal("no answer") if response is None else read_setup(response)
+        if not isinstance(answer, Refusal) and (wrong := self._wrong_format(tunnel, answer)) is not None:
+            answer = Refusal(wrong)
         address = self._association.virtual_address
         if isinstance(answer, Refusal) or address is None or self._is_taken(answer.tunnel_id, tunnel):
             reason = answer.reason if isinstance(answer, Refusal) else "the anchor gave one id to two tunnels"
@@ -447,6 +465,18 @@ class MobileHost:
             self._placement.confirm_claims(tunnel.network, claimed, asked_at)
         self._placement.settle(now)
 
+    def _wrong_format(self, tunnel: HostTunnel, answer: TunnelSetupResponse) -> str | None:
+        """Why a tunnel set up like this is not what its network's protection asks for: a downgrade is refused."""
+        wanted = self._format_of(tunnel)
+        if answer.format != wanted:
+            return f"the anchor offers the format {answer.format}, not {wanted}"
+        if wanted != PLAIN.name and (answer.salt is None or self._association_key is None):
+            return f"the anchor gave no keys for the format {wanted}"
+        return None
+
+    def _format_of(self, tunnel: HostTunnel) -> str:
+        return self._settings.protection.get(tunnel.network, PLAIN.name)
+
     def _is_taken(self, tunnel_id: TunnelId, tunnel: HostTunnel) -> bool:
         others = (other.tunnel for other in self._tunnels.values() if other is not tunnel)
         return any(other is not None and other.id == tunnel_id for other in others)
@@ -454,17 +484,24 @@ class MobileHost:
     def _open(self, tunnel: HostTunnel, answer: TunnelSetupResponse, address: IPAddress, now: float) -> None:
         reflexive = Endpoint(answer.your_address, answer.your_port)
         old = tunnel.tunnel
-        if old is not None and old.id == answer.tunnel_id and tunnel.reflexive == reflexive:
-            return
+        if old is not None and old.id == answer.tunnel_id:
+            self._protect(old, answer)
+            if tunnel.reflexive == reflexive:
+                return
         if old is not None and old.id != answer.tunnel_id:
             self._paft.remove_tunnel(old.id)
         if old is None or old.id != answer.tunnel_id:
             tunnel.tunnel = Tunnel(
                 answer.tunnel_id, address, self._settings.anchor_tunnels, tunnel.mtu, tunnel.network, now
             )
+            self._protect(tunnel.tunnel, answer)
             self._paft.add_tunnel(tunnel.tunnel)
         tunnel.reflexive = reflexive
         self._commands.append(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
+
+    def _protect(self, tunnel: Tunnel, answer: TunnelSetupResponse) -> None:
+        if answer.salt is not None and self._association_key is not None:
+            protect(tunnel, answer.format, self._association_key, answer.key_id, answer.salt, is_host=True)
 
     # --- handovers ---
 

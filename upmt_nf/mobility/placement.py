@@ -155,12 +155,22 @@ class Placement:
                 found += [entry.flow for entry in self._flows_of(application)]
         return found
 
+    def note_claims(self, network: NetworkName, asked_at: float) -> None:
+        """A setup request with the claims of this network leaves now (seconds)."""
+        for application in self.applications.values():
+            lost = application.lost
+            if application.network is None and lost is not None and self._claimant(application) == network:
+                lost.last_claim = network, asked_at
+
     def confirm_claims(self, network: NetworkName, flows: Sequence[FlowKey], asked_at: float) -> None:
-        """The anchor has done so; `settle` follows. `asked_at` in seconds."""
+        """The anchor has done so; `settle` follows. `asked_at` in seconds.
+
+        Worth something only when no newer request claimed flows for another network: that one may arrive yet.
+        """
         moved = {flow.packed() for flow in flows}
         for application in self.applications.values():
-            if application.network is None and application.lost is not None:
-                lost = application.lost
+            lost = application.lost
+            if application.network is None and lost is not None and lost.last_claim == (network, asked_at):
                 lost.claimant, lost.claimed, lost.claimed_at = network, moved, asked_at
 
     def _claimant(self, application: Application) -> NetworkName | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,6 +40,8 @@ class HostSettings:
     """The longest pause between two attempts to set a tunnel up."""
     leave_patience: float = 2.0
     """How long a stopping host waits for the anchor's goodbye."""
+    protection: Mapping[NetworkName, str] = field(default_factory=dict)
+    """Tunnel format by network; `plain` where it says nothing. Others need a secret."""
     secret: str | None = field(default=None, repr=False)
     """Shared with the anchor. With it both ends must prove that they know it; without, neither does."""
 
@@ -70,7 +72,9 @@ class AnchorSettings:
     max_associations: int = 65536
     max_tunnels: int = 16
     """Per association."""
-    tunnel_mtu: int = 1472
-    """Largest inner packet of a tunnel, as the anchor's own interface allows it."""
+    outer_mtu: int = 1500
+    """Largest outer packet that the anchor's own interface takes."""
+    formats: tuple[str, ...] = ("plain", "cookie", "sealed")
+    """Tunnel formats that hosts may choose."""
     notice_patience: float = 1.0
     """How long a stopping anchor waits for the answers to its notices."""

@@ -80,6 +80,14 @@ class _Document:
     def number(self, key: str, default: Any = _MISSING) -> int:
         return _integer(key, self.get(key, default), 2**32)
 
+    def octets(self, key: str, count: int) -> bytes | None:
+        if not self.has(key):
+            return None
+        text = self.text(key)
+        if len(text) != 2 * count or not all(digit in "0123456789abcdef" for digit in text):
+            raise PeerError(f"{key!r} is not {count} bytes in lower-case hex")
+        return bytes.fromhex(text)
+
     def list(self, key: str, default: Any = _MISSING) -> list[Any]:
         value = self.get(key, default)
         if not isinstance(value, list):
@@ -114,12 +122,15 @@ def _read_tunnel_id(key: str, value: Any) -> TunnelId:
 
 def _read_association_request(document: _Document) -> AssociationRequest:
     address = _address("VIpAddr", document.get("VIpAddr")) if document.has("VIpAddr") else None
-    return AssociationRequest(document.number("expires"), address)
+    return AssociationRequest(document.number("expires"), address, document.octets("key", 32))
 
 
 def _read_association_response(document: _Document) -> AssociationResponse:
     return AssociationResponse(
-        _address("VIpAddr", document.get("VIpAddr")), document.text("association"), document.number("expires")
+        _address("VIpAddr", document.get("VIpAddr")),
+        document.text("association"),
+        document.number("expires"),
+        document.octets("key", 32),
     )
 
 
@@ -129,6 +140,7 @@ def _read_setup_request(document: _Document) -> TunnelSetupRequest:
         virtual_address=_address("VIpAddr", document.get("VIpAddr")),
         network=document.text("network") if document.has("network") else None,
         handover=_read_pairs(document) if document.has("pairs") or document.has("match") else (),
+        format=document.text("format", "plain"),
     )
 
 
@@ -138,6 +150,9 @@ def _read_setup_response(document: _Document) -> TunnelSetupResponse:
         your_address=_address("yourAddress", document.get("yourAddress")),
         your_port=_integer("yourPort", document.get("yourPort"), 65536),
         results=_read_results(document),
+        format=document.text("format", "plain"),
+        key_id=_integer("keyID", document.get("keyID", 0), 256),
+        salt=document.octets("salt", 16),
     )
 
 

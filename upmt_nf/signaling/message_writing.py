@@ -75,6 +75,8 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
             found: dict[str, Any] = {"mType": "AssociationRequest", "expires": message.expires}
             if message.virtual_address is not None:
                 found["VIpAddr"] = str(message.virtual_address)
+            if message.key is not None:
+                found["key"] = message.key.hex()
         case AssociationResponse():
             found = {
                 "mType": "AssociationResponse",
@@ -82,6 +84,8 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 "association": message.association,
                 "expires": message.expires,
             }
+            if message.key is not None:
+                found["key"] = message.key.hex()
         case TunnelSetupRequest():
             found = {
                 "mType": "TunnelSetupRequest",
@@ -90,6 +94,8 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
             }
             if message.network is not None:
                 found["network"] = message.network
+            if message.format != "plain":
+                found["format"] = message.format
             if message.handover:
                 found["pairs"] = [_pair(pair) for pair in message.handover]
         case TunnelSetupResponse():
@@ -99,6 +105,8 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 "yourAddress": str(message.your_address),
                 "yourPort": message.your_port,
             }
+            if message.salt is not None:
+                found |= {"format": message.format, "keyID": message.key_id, "salt": message.salt.hex()}
             if message.results:
                 found["results"] = [_result(result) for result in message.results]
         case HandoverRequest():

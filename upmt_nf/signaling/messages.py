@@ -50,10 +50,14 @@ class HandoverResult:
 
 @dataclass(frozen=True, slots=True)
 class AssociationRequest:
-    """In a REGISTER: what its headers say too, but under the proof that covers the body. `expires` in seconds."""
+    """In a REGISTER: what its headers say too, but under the proof that covers the body. `expires` in seconds.
+
+    `key`: the host's public key (X25519, 32 bytes), for protected tunnels.
+    """
 
     expires: int
     virtual_address: IPAddress | None = None
+    key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class AssociationResponse:
     virtual_address: IPAddress
     association: str
     expires: int
+    key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class TunnelSetupRequest:
     virtual_address: IPAddress
     network: str | None = None
     handover: tuple[HandoverPair, ...] = ()
+    format: str = "plain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,10 @@ class TunnelSetupResponse:
     your_address: IPAddress
     your_port: int
     results: tuple[HandoverResult, ...] = ()
+    format: str = "plain"
+    key_id: int = 0
+    salt: bytes | None = None
+    """Of the keys that this answer brings (16 bytes), numbered `key_id` (0 to 255); None for `plain`."""
 
 
 @dataclass(frozen=True, slots=True)
