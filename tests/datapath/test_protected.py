@@ -15,7 +15,7 @@ from upmt_nf.datapath.protected import PROTECTED, Cookie, Sealed, tunnel_hint
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import TunnelId
 
-UP, DOWN, OTHER = b"u" * 32, b"d" * 32, b"o" * 32
+UP, DOWN, OTHER, THIRD = (letter * 32 for letter in (b"u", b"d", b"o", b"t"))
 HOST, ANCHOR, CORRESPONDENT = ip_address("1.2.3.4"), ip_address("45.0.0.1"), ip_address("86.0.0.1")
 
 Format = Cookie | Sealed
@@ -129,11 +129,11 @@ def test_a_forgery_with_a_huge_counter_does_not_move_the_window() -> None:
 def test_new_keys_lose_nothing_whichever_end_has_them_first(name: str) -> None:
     host, anchor = pair(name)
     on_the_way = host.format.encode(host, packet())
-    renew(anchor, OTHER, UP[::-1] + b"x", 1)
+    renew(anchor, OTHER, THIRD, 1)
     # The anchor's answer is still under way: the host knows the old keys only.
     assert carried(anchor, host)
     assert carried(host, anchor)
-    renew(host, UP[::-1] + b"x", OTHER, 1)
+    renew(host, THIRD, OTHER, 1)
     assert anchor.format.decode(anchor, on_the_way) == packet()
     assert carried(anchor, host)
     assert carried(host, anchor)
