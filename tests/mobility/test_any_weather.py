@@ -3,7 +3,8 @@
 from random import Random
 
 import pytest
-from mobility_world import NET0, NET1, VOICE, VOICE_ID, World, associated, misbehave
+from mobility_terminal import NET0, NET1, VOICE, VOICE_ID
+from mobility_world import World, associated, misbehave
 
 from upmt_nf.mobility.host_events import ApplicationAssigned, FlowsAdopted, PathFailed
 from upmt_nf.model.identity import DEFAULT_APPLICATION

@@ -1,7 +1,8 @@
 """Handovers that cross each other, administrators and losses: the anchor is told where every flow is at last."""
 
 import pytest
-from mobility_world import NET0, NET1, NET2, VOICE, VOICE_ID, World, associated, misbehave
+from mobility_terminal import NET0, NET1, NET2, VOICE, VOICE_ID
+from mobility_world import World, associated, misbehave
 
 from upmt_nf.mobility.host_events import FlowsAdopted, PathFailed
 from upmt_nf.model.flow import FlowKey

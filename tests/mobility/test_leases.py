@@ -2,6 +2,7 @@
 
 import itertools
 from ipaddress import ip_address
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ ANNA, BERT, CARL, DORA = (TerminalId(f"{name}@upmt") for name in ("anna", "bert"
 
 
 def leases(
-    last: str = "10.0.0.4", remembered: dict[TerminalId, IPAddress] | None = None, **settings: int
+    last: str = "10.0.0.4", remembered: dict[TerminalId, IPAddress] | None = None, **settings: Any
 ) -> Leases:
     """Three addresses beside the anchor's own, which is in the pool by mistake."""
     tokens = itertools.count(1)

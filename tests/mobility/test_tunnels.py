@@ -5,7 +5,8 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mobility_world import NET0, NET1, Packet, World, associated, misbehave
+from mobility_terminal import NET0, NET1, Packet
+from mobility_world import World, associated, misbehave
 
 from upmt_nf.mobility.host_events import PathFailed, PathNarrowed
 from upmt_nf.mobility.host_tunnel import AskSetup, HostTunnel, SendProbe, TunnelState

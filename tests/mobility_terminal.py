@@ -1,0 +1,275 @@
+"""One pretend mobile host and its access networks in `mobility_world`: daemon and forwarder, in memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from random import Random
+from typing import TYPE_CHECKING
+
+from upmt_nf.datapath.paft import Paft
+from upmt_nf.mobility.commands import Announce, Stopped
+from upmt_nf.mobility.events import StopAsked
+from upmt_nf.mobility.host_commands import (
+    CloseTunnel,
+    ConfigureVirtualAddress,
+    HandoverFinished,
+    HostCommand,
+    OpenTunnel,
+    RebindTunnel,
+    Receipt,
+    ReleaseVirtualAddress,
+    SendSip,
+    SendTunnelSignal,
+)
+from upmt_nf.mobility.host_events import (
+    ApplicationDefined,
+    HandoverAsked,
+    HostEvent,
+    NetworkAppeared,
+    NetworkVanished,
+    SipDatagramReceived,
+    TunnelSignalReceived,
+)
+from upmt_nf.mobility.mobile_host import MobileHost
+from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.model.flow import TCP, Endpoint, FlowKey, IPAddress
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName, NetworkName, TunnelId
+from upmt_nf.model.names import SIGNALLING_PORT
+
+if TYPE_CHECKING:
+    from mobility_world import World
+
+ANCHOR = ip_address("160.80.100.1")
+CORRESPONDENT = ip_address("86.0.0.1")
+NET0, NET1, NET2 = NetworkName("net0"), NetworkName("net1"), NetworkName("net2")
+VOICE, VOICE_ID = ApplicationName("voice"), ApplicationId(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One datagram. `host`: the host's outer end after NAT; `inner`: the host's inner end (not for SIP outside)."""
+
+    kind: str
+    """`sip` outside the tunnels, `signal` inside, `data`: a packet of the flow whose key is the payload."""
+    is_up: bool
+    link: Link
+    host: Endpoint
+    inner: Endpoint
+    port: int
+    payload: bytes
+    sent_at: float
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """One access network between a host and the anchor. Times in seconds, chances from 0 to 1, both ways alike."""
+
+    name: NetworkName
+    terminal: Terminal
+    care_of: IPAddress
+    public: IPAddress
+    delay: float = 0.02
+    jitter: float = 0.0
+    loss: float = 0.0
+    duplication: float = 0.0
+    is_up: bool = False
+    is_black_hole: bool = False
+    port: int = 40000
+    """Of the tunnel's mapping in the NAT."""
+    dead_ports: set[int] = field(default_factory=set)
+    """Mappings that carry nothing any more, though the host's socket does not know."""
+    drops: Callable[[Packet], bool] = lambda packet: False
+    """Says what else is lost."""
+
+    @property
+    def reflexive(self) -> Endpoint:
+        """The host's end of the tunnel as the anchor sees it."""
+        return Endpoint(self.public, self.port)
+
+    def rebind(self) -> None:
+        """Another mapping in the NAT; what comes to the old one is lost."""
+        self.port += 1
+
+    def carries(self, packet: Packet) -> bool:
+        if not self.is_up or self.is_black_hole:
+            return False
+        return packet.kind == "sip" or (packet.host == self.reflexive and self.port not in self.dead_ports)
+
+
+class Terminal:
+    """A mobile host in the world: its machine, its PAFT, and what was done of what it wanted."""
+
+    def __init__(self, world: World, settings: HostSettings, number: int) -> None:
+        self.world = world
+        self.settings = settings
+        self.links = {
+            name: Link(name, self, ip_address(f"192.168.{index}.7"), ip_address(f"203.0.{number}.{index}"))
+            for index, name in enumerate(settings.networks)
+        }
+        self.releases = 0
+        self.rebinds: list[NetworkName] = []
+        self.said: list[tuple[float, str]] = []
+        self._tokens = itertools.count(1)
+        self._ports = itertools.count(2000)
+        self.start()
+
+    def start(self) -> None:
+        """A machine without any memory; no network is there yet."""
+        self.paft = Paft()
+        self.machine = MobileHost(self.settings, self.paft, Random(self.world.random.getrandbits(64)))
+        self.virtual_address: IPAddress | None = None
+        self.open_tunnels: dict[NetworkName, TunnelId] = {}
+        self.finished: list[HandoverFinished] = []
+        self.arrived: list[bytes] = []
+        self.has_stopped = False
+
+    def restart(self) -> None:
+        """Crash, and start again on the networks that are there."""
+        there = [link.name for link in self.links.values() if link.is_up]
+        self.start()
+        for name in there:
+            self.links[name].rebind()
+            self.appear(name)
+
+    # --- what happens to it ---
+
+    def appear(self, *names: NetworkName) -> None:
+        for name in names:
+            link = self.links[name]
+            link.is_up = True
+            self.take(NetworkAppeared(name, f"if-{name}", link.care_of, None, 1500))
+
+    def vanish(self, name: NetworkName) -> None:
+        self.links[name].is_up = False
+        self.take(NetworkVanished(name, "the cable was pulled"))
+
+    def define(self, name: ApplicationName, id: ApplicationId, *policy: str) -> None:
+        self.take(ApplicationDefined(name, id, policy or None))
+
+    def hand_over(self, what: ApplicationName | FlowKey, target: NetworkName) -> int:
+        token = next(self._tokens)
+        self.take(HandoverAsked(token, what, target))
+        return token
+
+    def open_flow(self, application: ApplicationName = DEFAULT_APPLICATION) -> FlowKey:
+        """A new flow; its first packet leaves at once."""
+        assert self.virtual_address is not None
+        flow = FlowKey(TCP, self.virtual_address, next(self._ports), CORRESPONDENT, 3000)
+        self.paft.insert(flow.packed(), self.machine.applications[application].id, self.world.now)
+        self.send(flow)
+        return flow
+
+    def send(self, flow: FlowKey) -> None:
+        """An uplink packet of a flow, by the tunnel that it takes now, if any."""
+        entry = self.paft.flows[flow.packed()]
+        entry.last_seen = self.world.now
+        tunnel = self.paft.tunnel_of(entry)
+        if tunnel is not None:
+            self._send_inside(tunnel.network, "data", 0, entry.key)
+
+    def stop(self) -> None:
+        self.take(StopAsked())
+
+    # --- looking ---
+
+    @property
+    def state(self) -> str:
+        return self.machine.association.state
+
+    def network_state(self, name: NetworkName) -> str:
+        return self.machine.networks[name].state
+
+    def network_of(self, application: ApplicationName = DEFAULT_APPLICATION) -> NetworkName | None:
+        return self.machine.applications[application].network
+
+    def flow_network(self, flow: FlowKey) -> NetworkName | None:
+        tunnel = self.paft.tunnel_of(self.paft.flows[flow.packed()])
+        return None if tunnel is None else tunnel.network
+
+    def is_settled(self) -> bool:
+        """Associated, each network that is there has a tunnel, each application is somewhere and nothing moves."""
+        there = [name for name, link in self.links.items() if link.is_up]
+        return (
+            self.state == "associated"
+            and all(self.network_state(name) == "up" for name in there)
+            and all(
+                shown.network is not None and not shown.is_moving
+                for shown in self.machine.applications.values()
+            )
+        )
+
+    def outcome(self, token: int) -> HandoverFinished | None:
+        """The answer to `hand_over`; there is never a second one."""
+        answers = [finished for finished in self.finished if finished.token == token]
+        assert len(answers) <= 1, answers
+        return answers[0] if answers else None
+
+    def receipt(self, token: int) -> Receipt:
+        """What an asked handover did; waits for it."""
+        self.world.until(lambda: self.outcome(token) is not None, 60)
+        answer = self.outcome(token)
+        assert answer is not None
+        assert answer.receipt is not None, answer.failure
+        return answer.receipt
+
+    # --- driving ---
+
+    def take(self, event: HostEvent) -> None:
+        for command in self.machine.handle(event, self.world.now):
+            self._perform(command)
+
+    def _perform(self, command: HostCommand) -> None:
+        assert not self.has_stopped, f"{command} after Stopped"
+        match command:
+            case SendSip(name, destination, data):
+                assert destination == Endpoint(ANCHOR, SIGNALLING_PORT)
+                end = Endpoint(self.links[name].public, SIGNALLING_PORT)
+                self.world.carry(Packet("sip", True, self.links[name], end, end, 0, data, self.world.now))
+            case SendTunnelSignal(name, port, payload):
+                self._send_inside(name, "signal", port, payload)
+            case ConfigureVirtualAddress(address):
+                assert self.virtual_address is None
+                self.virtual_address = address
+            case ReleaseVirtualAddress(address):
+                assert self.virtual_address == address
+                self.virtual_address = None
+                self.releases += 1
+            case OpenTunnel(name, id, reflexive, _):
+                assert id in self.paft.tunnels
+                assert reflexive.address == self.links[name].public
+                self.open_tunnels[name] = id
+            case CloseTunnel(name):
+                assert self.open_tunnels.pop(name) not in self.paft.tunnels
+            case RebindTunnel(name):
+                self.links[name].rebind()
+                self.rebinds.append(name)
+            case HandoverFinished():
+                assert (command.receipt is None) != (command.failure is None)
+                self.finished.append(command)
+            case Announce(_, text):
+                self.said.append((self.world.now, text))
+            case Stopped():
+                self.has_stopped = True
+
+    def _send_inside(self, name: NetworkName, kind: str, port: int, payload: bytes) -> None:
+        if self.virtual_address is not None:
+            link = self.links[name]
+            inner = Endpoint(self.virtual_address, port)
+            self.world.carry(Packet(kind, True, link, link.reflexive, inner, port, payload, self.world.now))
+
+    def hear(self, packet: Packet) -> None:
+        """What the forwarder lets through."""
+        name = packet.link.name
+        if packet.kind == "sip":
+            return self.take(SipDatagramReceived(name, packet.payload))
+        if packet.inner.address != self.virtual_address:
+            return None
+        for tunnel in self.paft.tunnels.values():
+            if tunnel.network == name:
+                tunnel.heard = self.world.now
+        if packet.kind == "data":
+            return self.arrived.append(packet.payload)
+        return self.take(TunnelSignalReceived(name, packet.port, packet.payload))
