@@ -123,7 +123,7 @@ class KernelEvents:
 
     def kinds(self) -> list[str]:
         """The kinds of the messages since the last call, such as `new route`."""
-        found: list[bytes] = []
+        found: list[str] = []
         while True:
             try:
                 data = self._socket.recv(1 << 16)

@@ -138,8 +138,23 @@ def test_a_flow_that_changes_its_application_is_not_claimed_by_later_rounds_of_t
     world.run(1)
     world.host.paft.insert(flow.packed(), VOICE_ID, world.now)
     world.host.take(FlowsAdopted(VOICE, (flow,)))
+    world.run(8)
+    assert world.host.machine.applications[DEFAULT_APPLICATION].is_moving, "the first round is over"
     mend(world)
     assert world.host.flow_network(flow) == NET2
+
+
+def test_an_anchor_that_does_not_hear_of_flows_that_fled_is_told_again() -> None:
+    world, flows = with_flows()
+    lose(world, NET1, is_up=UP)
+    world.host.vanish(NET0)
+    world.run(15)
+    assert world.host.machine.applications[DEFAULT_APPLICATION].is_moving
+    mend(world)
+    assert {world.host.flow_network(flow) for flow in flows} == {NET1}
+    receipt = world.host.finished[-1].receipt
+    assert receipt is not None
+    assert receipt.flows == len(flows)
 
 
 def test_a_flow_whose_own_network_dies_during_its_applications_handover_goes_along() -> None:
