@@ -8,7 +8,7 @@ from mobility_terminal import NET0, NET1
 from mobility_world import World, associated, misbehave
 
 from upmt_nf.mobility.events import StopAsked
-from upmt_nf.model.identity import TerminalId
+from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, TerminalId
 
 SEEDS = range(25)
 
@@ -95,7 +95,11 @@ def test_an_exhausted_pool_is_told_and_the_host_tries_again() -> None:
     world.until(lambda: second.state == "lost", 1.0)
     assert "503" in (second.machine.association.failure or "")
     assert second.virtual_address is None
-    world.run(10)
+    start = world.now
+    world.run(20)
+    assert not [
+        packet for packet in world.packets if packet.link.terminal is second and packet.sent_at > start
+    ]
     world.host.stop()
     world.until(lambda: world.host.has_stopped, 3)
     assert second.state == "lost", "it was told to wait for 30 s"
@@ -190,7 +194,22 @@ def test_a_restarted_host_has_its_address_again_and_new_tunnels() -> None:
     assert len(world.granted) == 1
     for _ in range(3):
         world.host.open_flow()
-    world.host.receipt(world.host.hand_over(next(iter(world.host.machine.applications)), NET1))
+    world.host.receipt(world.host.hand_over(DEFAULT_APPLICATION, NET1))
+    world.assert_agreement()
+
+
+def test_requests_of_a_restarted_host_count_anew() -> None:
+    world = associated(World())
+    flow = world.host.open_flow()
+    for target in (NET1, NET0) * 5:
+        world.host.receipt(world.host.hand_over(DEFAULT_APPLICATION, target))
+    world.host.restart()
+    world.settle()
+    world.host.paft.insert(flow.packed(), DEFAULT_APPLICATION_ID, world.now)
+    world.host.send(flow)
+    world.run(1)
+    world.host.receipt(world.host.hand_over(DEFAULT_APPLICATION, NET1))
+    assert world.host.flow_network(flow) == NET1
     world.assert_agreement()
 
 

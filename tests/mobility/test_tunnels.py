@@ -227,6 +227,27 @@ def test_a_new_care_of_address_makes_a_new_tunnel_end() -> None:
     world.assert_agreement()
 
 
+def test_a_late_setup_request_from_an_old_address_does_not_move_the_tunnel_back() -> None:
+    world = associated(World())
+    link = world.host.links[NET1]
+    link.delay = 2.0
+    world.host.vanish(NET1)
+    world.host.appear(NET1)
+    world.run(0.05)
+    old, link.delay = link.reflexive, 0.02
+    link.care_of += 1
+    link.rebind()
+    world.host.appear(NET1)
+    world.until(lambda: world.host.network_state(NET1) == "up", 1)
+    world.run(2.1)
+    late = [packet for packet in world.packets if packet.host == old and b"SetupRequest" in packet.payload]
+    assert late
+    world.assert_agreement()
+    assert {tunnel.remote for tunnel in world.anchor_paft.tunnels.values()} == {
+        each.reflexive for each in world.host.links.values()
+    }
+
+
 # --- late answers ---
 
 

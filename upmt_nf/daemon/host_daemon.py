@@ -73,8 +73,7 @@ class HostDaemon:
         if config.mobile_host.datapath == "fast":
             raise FacilityError('the fast datapath is not built yet: say datapath = "auto" or "agent"')
         self.config = config
-        secret_file = config.mobile_host.secret_file
-        self._secret = read_secret(Path(secret_file)) if secret_file is not None else None
+        self._secret: str | None = None
         self.paft = Paft(max_flows=config.mobile_host.max_flows)
         self.forwarder: HostForwarder | None = None
         self._events: deque[HostEvent] = deque()
@@ -91,6 +90,8 @@ class HostDaemon:
         loop = asyncio.get_running_loop()
         self._loop, self._stopped = loop, asyncio.Event()
         self._control.claim()
+        secret_file = self.config.mobile_host.secret_file
+        self._secret = read_secret(Path(secret_file)) if secret_file is not None else None
         self.applications = Applications(self.config.application)
         self.kernel = HostKernel(self.config)
         try:
