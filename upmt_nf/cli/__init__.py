@@ -3,6 +3,7 @@
 main       the `upmt` command: composition, errors -> one line and an exit code
 daemons    `anchor run`, `mobile-host run`
 reading    `status`, `networks`, `tunnels`, `apps`, `flows`
+why        `why`: from process to wire
 steering   `run`, `assign`, `handover`
 rules      `rules show|install|remove|verify`, `cleanup`
 lab        `lab up|down|exec|link|shape|status|demo`
