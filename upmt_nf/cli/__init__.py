@@ -6,6 +6,7 @@ reading    `status`, `networks`, `tunnels`, `apps`, `flows`
 why        `why`: from process to wire
 steering   `run`, `assign`, `handover`
 rules      `rules show|install|remove|verify`, `cleanup`
+doctor     `doctor`
 lab        `lab up|down|exec|link|shape|status|demo`
 reading_config  configuration files from disk
 tables     values -> tables for people

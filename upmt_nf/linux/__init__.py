@@ -14,6 +14,8 @@ sock_diag           flow -> socket
 packet_queue        NFQUEUE (NetfilterQueue)
 tunnel_socket       UDP sockets bound to one access network
 link_monitor        carrier, addresses and gateways of the access interfaces
+facilities          which kernel facilities there are, tried in a namespace of their own
+host_facts          what `upmt doctor` must know
 off_loop            netlink calls from inside an event loop
 inject              ready-made packets to a sender
 """
