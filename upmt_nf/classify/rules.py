@@ -50,6 +50,16 @@ class ApplicationRule:
         if not 0 < length <= _MAX_COMMAND:
             raise UsageError(f"a command's name has 1 to {_MAX_COMMAND} bytes")
 
+    def __str__(self) -> str:
+        """The conditions as people write them: `command=ping uid=34`."""
+        names = ("command", "executable", "uid", "gid", "cgroup", "unit", "pid")
+        said = [f"{name}={value}" for name in names if (value := getattr(self, name)) is not None]
+        if self.destination is not None:
+            network = f"[{self.destination.network_address}]" if self.destination.version == 6 else None
+            where = str(self.destination) if network is None else f"{network}/{self.destination.prefixlen}"
+            said.append(f"destination={where}" + (f":{self.port}" if self.port is not None else ""))
+        return " ".join(said)
+
     @property
     def needs_process(self) -> bool:
         """Whether only a look at the process can decide it."""

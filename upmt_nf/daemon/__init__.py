@@ -9,6 +9,9 @@ host_daemon      the mobile host: machine, agent plane and kernel state put toge
 host_plane       its packets: queues, tunnel sockets, forwarder
 host_kernel      its kernel state: interface, rules, routes, sysctls, all journalled
 host_control     its commands on the control socket
+explain          why a flow goes where it goes, from the process to the wire
+diagnosis        `upmt doctor`: facts -> findings
+doctor           has facts found and judged, and puts right what is safe
 anchor_daemon, anchor_plane, anchor_kernel: the same for the anchor
 reports          state -> the JSON of the reading commands
 """

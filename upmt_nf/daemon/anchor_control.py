@@ -40,6 +40,7 @@ class AnchorControl:
             "role": "anchor",
             "datapath": "agent",
             "virtual_interface": daemon.kernel.interface.name,
+            "interface": daemon.config.interface,
             "address": str(daemon.config.address),
             "pool": str(daemon.config.pool),
             "associations": [

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from upmt_nf.classify.facts import ProcessFacts
+from upmt_nf.classify.reasons import MARKED, UNNAMED, Decider, Reason
 from upmt_nf.classify.rules import (
     ApplicationRule,
     first_match,
@@ -24,7 +25,7 @@ from upmt_nf.config.mobile_host import ApplicationSection, MatchSection
 from upmt_nf.datapath.host_forwarder import Classified
 from upmt_nf.datapath.paft import FlowEntry
 from upmt_nf.linux.processes import Processes
-from upmt_nf.linux.sock_diag import SockDiag
+from upmt_nf.linux.sock_diag import SockDiag, SocketFacts
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.flow import FlowBytes, FlowKey
 from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
@@ -121,13 +122,15 @@ class Applications:
         marked = ApplicationId(application_in(mark))
         is_marked = marked in self.by_id
         if is_marked:
-            return Classified(marked, 0, "")
+            return Classified(marked, 0, "", MARKED)
         # Without a rule that asks for it, who it is can be found out when somebody wants to know (`name_processes`).
         pid = self._pid_behind(flow) if needs_lookup(self.rules) else 0
         facts = self._processes.facts_of(pid) if pid else None
         rule = first_match(self.rules, flow, facts)
-        application = rule.application if rule is not None else DEFAULT_APPLICATION_ID
-        return Classified(application, pid, facts.command if facts is not None else "")
+        command = facts.command if facts is not None else ""
+        if rule is None:
+            return Classified(DEFAULT_APPLICATION_ID, pid, command, UNNAMED)
+        return Classified(rule.application, pid, command, Reason(Decider.AGENT, rule))
 
     def reclassify(self, entries: Iterable[FlowEntry], rule: ApplicationRule) -> list[FlowKey]:
         """Running flows that a new rule claims become its application's; gives them (adopting a program)."""
@@ -144,7 +147,7 @@ class Applications:
             else:
                 facts = None
             if entry.application_id != rule.application and first_match(self.rules, flow, facts) == rule:
-                entry.application_id = rule.application
+                entry.application_id, entry.why = rule.application, Reason(Decider.AGENT, rule)
                 moved.append(flow)
         return moved
 
@@ -168,6 +171,22 @@ class Applications:
         for entry in unnamed:
             entry.pid = owners.get(sockets.get(entry.key, 0), 0)
             entry.command = self._processes.command_of(entry.pid) if entry.pid else ""
+
+    def look(self, flow: FlowKey) -> tuple[SocketFacts | None, ProcessFacts | None]:
+        """The socket and the process behind a flow as they are now, whatever it costs: for people who ask."""
+        socket = self._sockets.find(flow)
+        pid = self._processes.owners_of([socket.inode]).get(socket.inode) if socket is not None else None
+        return socket, self.facts_of(pid) if pid else None
+
+    def facts_of(self, pid: int) -> ProcessFacts | None:
+        """What can be known of a process; None when there is none of that number."""
+        return self._processes.facts_of(pid)
+
+    def origin_of(self, rule: ApplicationRule) -> str:
+        """Where a rule comes from: `upmt run`, `upmt assign` or the configuration."""
+        if rule in self._started:
+            return "upmt run"
+        return "upmt assign" if rule in self._assigned else "configuration"
 
     def _pid_behind(self, flow: FlowKey) -> int:
         socket = self._sockets.find(flow)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from upmt_nf.daemon.applications import Application
 from upmt_nf.daemon.control_server import Handler
+from upmt_nf.daemon.explain import Explainer
 from upmt_nf.daemon.reports import (
     application_report,
     association_report,
@@ -26,7 +27,7 @@ from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
 if TYPE_CHECKING:
     from upmt_nf.daemon.host_daemon import HostDaemon
 
-READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules"))
+READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "why"))
 """What any user may ask."""
 
 
@@ -45,6 +46,7 @@ class HostControl:
             "apps": self.apps,
             "flows": self.flows,
             "rules": self.rules,
+            "why": Explainer(self._daemon).why,
             "join": self.join,
             "assign": self.assign,
             "handover": self.handover,

@@ -155,6 +155,10 @@ class HostDaemon:
         """De-associate, then end."""
         self.take(StopAsked())
 
+    def now(self) -> float:
+        """The clock that flows and timers go by, seconds."""
+        return self._loop.time()
+
     # --- events in ---
 
     def take(self, event: HostEvent) -> None:

@@ -19,7 +19,7 @@ from upmt_nf.model.errors import FacilityError
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import ApplicationName
 from upmt_nf.model.names import MARK_OUTER, QUEUE_INBOUND, QUEUE_OUTBOUND, VIRTUAL_INTERFACE
-from upmt_nf.routing.plan import NetworkRouting, host_routing
+from upmt_nf.routing.plan import NetworkRouting, Routing, host_routing
 from upmt_nf.routing.rule_text import RuleSet
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class HostKernel:
         self._cgroups: ApplicationCgroups | None = None
         self._mtu = _FIRST_MTU
         self.rules = RuleSet(())
+        self.routing = Routing()
 
     def prepare(self) -> None:
         """Interface and sysctls. What a killed daemon left is taken over where it fits and put right where not."""
@@ -69,7 +70,8 @@ class HostKernel:
 
     def route(self, virtual_address: IPAddress | None, networks: Iterable[NetworkRouting]) -> None:
         """Bring policy routing into line."""
-        routes.apply(host_routing(virtual_address, networks, self._config.anchor.address), self.journal)
+        self.routing = host_routing(virtual_address, networks, self._config.anchor.address)
+        routes.apply(self.routing, self.journal)
 
     def set_mtu(self, mtu: int) -> None:
         """Applications may send packets of this size."""

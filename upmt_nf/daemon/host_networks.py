@@ -120,7 +120,12 @@ class HostNetworks:
 
     def apply_routing(self) -> None:
         """Bring policy routing into line with what is there. Raises KernelError."""
-        self._kernel.route(self.virtual_address, [present.routing for present in self._present.values()])
+        self._kernel.route(self.virtual_address, self.routings)
+
+    @property
+    def routings(self) -> list[NetworkRouting]:
+        """How the networks that are there are routed."""
+        return [present.routing for present in self._present.values()]
 
     def send_sip(self, network: NetworkName, destination: Endpoint, data: bytes) -> None:
         """Send SIP outside the tunnels; retransmission takes care of what the kernel refuses."""

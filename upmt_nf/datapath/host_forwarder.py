@@ -39,6 +39,8 @@ class Classified(NamedTuple):
     application_id: ApplicationId
     pid: int
     command: str
+    why: object = None
+    """How that was found out, in the classifier's own terms: kept with the flow for whoever asks."""
 
 
 class Path(NamedTuple):
@@ -138,6 +140,7 @@ class HostForwarder:
             classified = self._classify(key, mark)
             entry = self._paft.insert(key, classified.application_id, now, classified.pid, classified.command)
             entry.mark = mark & MARK_MASK
+            entry.why = classified.why
         return packet, entry
 
     def _why_refused(self, packet: bytes) -> str | None:
@@ -155,7 +158,7 @@ class HostForwarder:
         field = mark & MARK_MASK
         if field and not field & MARK_OUTER:
             classified = self._classify(entry.key, mark)
-            entry.application_id = classified.application_id
+            entry.application_id, entry.why = classified.application_id, classified.why
             entry.mark = field
 
     def inbound(self, outer_packet: bytes, now: float) -> Inbound:

@@ -84,7 +84,8 @@ class FlowEntry:
     """One flow. `pinned` overrides the application's tunnel.
 
     `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
-    `previous` is the one that learnt data made it leave. `mark` is the fwmark that it was classified by.
+    `previous` is the one that learnt data made it leave. `mark` is the fwmark that it was classified by, `why` what
+    the classifier said of its reasons.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent.
     """
 
@@ -103,6 +104,7 @@ class FlowEntry:
         "pid",
         "pinned",
         "previous",
+        "why",
     )
 
     def __init__(
@@ -117,6 +119,7 @@ class FlowEntry:
         self.mark = 0
         self.pid = pid
         self.command = command
+        self.why: object = None
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
 
     @property

@@ -30,7 +30,7 @@ class ApplicationCgroups:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._root = _hierarchy() or self._mount()
+        self._root = hierarchy() or self._mount()
         self._own = f"{CGROUP_ROOT}/{namespace_cookie()}"
 
     def path_of(self, application: ApplicationName) -> str:
@@ -71,7 +71,7 @@ class ApplicationCgroups:
         return place
 
 
-def _hierarchy() -> Path | None:
+def hierarchy() -> Path | None:
     """Where cgroup v2 is mounted in this mount namespace."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         fields = line.split()

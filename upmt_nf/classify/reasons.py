@@ -1,0 +1,53 @@
+"""How it was found out whose a flow is: kept with the flow, so that `upmt why` can say it later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from upmt_nf.classify.rules import ApplicationRule
+
+
+class Decider(Enum):
+    """Who looked."""
+
+    NETFILTER = "netfilter"
+    """A rule in mangle OUTPUT wrote the application's id into the mark, before the agent saw the packet."""
+    AGENT = "agent"
+    """The agent held the flow, and its process where needed, against the rules."""
+
+
+class Mechanism(Enum):
+    """By what a flow was told from others. The values are those of `upmt why --json`."""
+
+    CGROUP = "cgroup"
+    OWNER = "owner"
+    DESTINATION = "destination"
+    PROCESS = "process"
+    MARK = "mark"
+    """A mark that no rule of ours explains: the program's own SO_MARK, or somebody else's rule."""
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a flow is an application's. `rule` None: by the mark alone, or because nothing names it."""
+
+    decider: Decider
+    rule: ApplicationRule | None = None
+
+
+MARKED = Reason(Decider.NETFILTER)
+UNNAMED = Reason(Decider.AGENT)
+"""No rule matched: the default application."""
+
+
+def mechanism_of(rule: ApplicationRule) -> Mechanism:
+    """The strongest condition of a rule: what costs most to find out decides what it is called."""
+    if rule.needs_process:
+        return Mechanism.PROCESS
+    if rule.cgroup is not None:
+        return Mechanism.CGROUP
+    if rule.uid is not None or rule.gid is not None:
+        return Mechanism.OWNER
+    return Mechanism.DESTINATION

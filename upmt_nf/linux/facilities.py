@@ -1,0 +1,127 @@
+"""Which kernel facilities there are, tried out for real in a network namespace of its own that ends with the trial.
+
+Run as a process of its own (`python -m upmt_nf.linux.facilities`), as it leaves its network namespace for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from upmt_nf.model.errors import FacilityError, UpmtError
+
+_CLONE_NEWNET = 0x40000000
+_SECONDS = 30
+
+RULES: Mapping[str, tuple[str, str]] = {
+    "queue_target": ("mangle", "-j NFQUEUE --queue-num 7000"),
+    "owner_match": ("mangle", "-m owner --uid-owner 0 -j RETURN"),
+    "cgroup_match": ("mangle", '-m cgroup --path "/" -j RETURN'),
+    "mark_target": ("mangle", "-m mark --mark 0x0/0x1fff -j MARK --set-xmark 0x1/0x1fff"),
+    "notrack_target": ("raw", "-j CT --notrack"),
+    "masquerade_target": ("nat", "-m iprange --src-range 10.0.0.1-10.0.0.2 -j MASQUERADE"),
+    "conntrack_match": ("filter", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
+}
+"""A rule for each match and target that the packaged rule files use: its table and its words."""
+
+Outcome = str | None
+"""Why a facility is not there; None when it is."""
+
+
+def probe() -> dict[str, Outcome]:
+    """Every facility with why it is not there. Raises FacilityError when nothing could be tried."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "upmt_nf.linux.facilities"],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as reason:
+        raise FacilityError(f"trying the kernel's facilities took longer than {_SECONDS} s") from reason
+    try:
+        found: dict[str, Outcome] = json.loads(done.stdout)
+    except ValueError as reason:
+        said = done.stderr.strip().rpartition("\n")[2]
+        raise FacilityError(f"the kernel's facilities could not be tried: {said}") from reason
+    return found
+
+
+def try_all() -> dict[str, Outcome]:
+    """Try everything in a new network namespace. For a process that ends afterwards."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        return {"network_namespace": os.strerror(ctypes.get_errno())}
+    found: dict[str, Outcome] = {"network_namespace": None}
+    for kind in ("dummy", "ifb", "tun"):
+        found[f"interface_{kind}"] = _outcome(lambda kind=kind: _make_interface(kind))  # type: ignore[misc]
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, (table, words) in RULES.items():
+            found[name] = _outcome(
+                lambda table=table, words=words: _install(table, words, Path(scratch))  # type: ignore[misc]
+            )
+        found["policy_routing"] = _outcome(lambda: _route(Path(scratch)))
+    found["packet_queue"] = _outcome(_take_queue)
+    return found
+
+
+def _outcome(attempt: Callable[[], None]) -> Outcome:
+    try:
+        attempt()
+    except UpmtError as reason:
+        return str(reason)
+    except Exception as reason:  # noqa: BLE001 (whatever a library makes of a kernel without it is the answer)
+        return f"{type(reason).__name__}: {reason}"
+    return None
+
+
+def _make_interface(kind: str) -> None:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        route.link("add", ifname=f"try{kind}", kind=kind, **({"mode": "tun"} if kind == "tun" else {}))
+
+
+def _install(table: str, words: str, scratch: Path) -> None:
+    from upmt_nf.linux import netfilter
+    from upmt_nf.linux.journal import Journal
+    from upmt_nf.routing.rule_text import expand
+
+    hook = {"nat": "POSTROUTING"}.get(table, "OUTPUT")
+    text = f"*{table}\n-A {hook} -j UPMT-TRIAL\n-A UPMT-TRIAL {words}\nCOMMIT\n"
+    netfilter.install(expand(text, "trial", {}), Journal(scratch))
+
+
+def _route(scratch: Path) -> None:
+    from upmt_nf.linux import routes
+    from upmt_nf.linux.journal import Journal
+    from upmt_nf.routing.plan import Routing, RuleSpec
+
+    wanted = Routing(
+        rules=(RuleSpec(4600, 4, 7001, mark=0x1001), RuleSpec(4680, 4, suppress_prefixlength=0)),
+    )
+    journal = Journal(scratch)
+    routes.apply(wanted, journal)
+    # What the kernel did not understand it leaves out in silence.
+    if changes := routes.apply(wanted, journal):
+        raise FacilityError(f"the kernel does not take {changes[0]}")
+
+
+def _take_queue() -> None:
+    from upmt_nf.linux.packet_queue import PacketQueue
+
+    PacketQueue(7000, lambda packet: packet.drop()).close()
+
+
+if __name__ == "__main__":
+    with contextlib.redirect_stdout(sys.stderr):
+        outcomes = try_all()
+    print(json.dumps(outcomes))
