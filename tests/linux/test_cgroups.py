@@ -42,7 +42,7 @@ def made(namespace: Namespace, journal: Journal) -> Iterator[ApplicationCgroups]
 
 
 def root() -> Path:
-    found = cgroups._hierarchy()
+    found = cgroups.hierarchy()
     if found is None:
         pytest.skip("no cgroup v2 hierarchy is mounted")
     return found

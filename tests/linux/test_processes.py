@@ -129,9 +129,9 @@ def test_many_sockets_are_found_by_one_search() -> None:
         inodes = [int(word) for word in line(process).split()]
         mine = inode_of(own)
         expected = {**dict.fromkeys(inodes, process.pid), mine: os.getpid()}
-        assert Processes.owners_of([*inodes, mine, 0, 1]) == expected
-    assert Processes.owners_of(inodes) == {}
-    assert Processes.owners_of([]) == {}
+        assert Processes().owners_of([*inodes, mine, 0, 1]) == expected
+    assert Processes().owners_of(inodes) == {}
+    assert Processes().owners_of([]) == {}
 
 
 def test_the_facts_of_a_process() -> None:

@@ -6,6 +6,7 @@ First match wins: what `upmt run` started, then what was assigned at run time (l
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -56,7 +57,8 @@ class Applications:
         self._assigned: list[ApplicationRule] = []
         self._configured: list[ApplicationRule] = []
         self._sockets = SockDiag()
-        self._processes = Processes()
+        # The daemon's own raw sockets send no application's packets.
+        self._processes = Processes(ignored=os.getpid())
         self._add(DEFAULT_APPLICATION)
         for section in configured:
             application = self.define(ApplicationName(section.name))

@@ -25,10 +25,11 @@ class Processes:
     """Looks into /proc of the pid namespace that this process is in.
 
     Packets wait for the answers, so searching is limited to `share` of the time: a program with very many sockets
-    must not hold everybody up. What was not looked for is counted in `unsearched`.
+    must not hold everybody up. What was not looked for is counted in `unsearched`. The pid `ignored` owns nothing.
     """
 
-    def __init__(self, share: float = 0.3) -> None:
+    def __init__(self, share: float = 0.3, ignored: int = 0) -> None:
+        self._ignored = ignored
         self._lately: OrderedDict[int, _Known] = OrderedDict()
         self._share = share
         self._budget = _MOST_SAVED
@@ -57,7 +58,7 @@ class Processes:
         """The processes that answered lately, those of the socket's owner, the others: one may be set-uid."""
         own: list[int] = []
         others: list[int] = []
-        for pid in _newest_first():
+        for pid in _newest_first(self._ignored):
             (own if _uid_of(pid) == uid else others).append(pid)
         for pid in (*reversed(self._lately), *own, *others):
             for number, name in _open_files(pid):
@@ -65,12 +66,11 @@ class Processes:
                     return self._remember(pid, number)
         return None
 
-    @staticmethod
-    def owners_of(inodes: Collection[int]) -> dict[int, int]:
+    def owners_of(self, inodes: Collection[int]) -> dict[int, int]:
         """Which pid has which of these sockets open, by one search of all processes."""
         wanted = {f"socket:[{inode}]": inode for inode in inodes if inode}
         found: dict[int, int] = {}
-        for pid in _newest_first() if wanted else ():
+        for pid in _newest_first(self._ignored) if wanted else ():
             for _, name in _open_files(pid):
                 if name in wanted:
                     found.setdefault(wanted[name], pid)
@@ -142,9 +142,10 @@ class _Known:
         return False
 
 
-def _newest_first() -> list[int]:
-    """All pids, the likeliest first: what opens new flows is often a new process."""
-    return sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True)
+def _newest_first(ignored: int) -> list[int]:
+    """All pids but one, the likeliest first: what opens new flows is often a new process."""
+    found = sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True)
+    return [pid for pid in found if pid != ignored]
 
 
 def _open_files(pid: int) -> Iterator[tuple[int, str]]:
