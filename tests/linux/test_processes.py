@@ -88,7 +88,7 @@ def test_a_socket_that_nobody_has_open_has_no_owner() -> None:
 def test_searching_takes_its_share_of_the_time_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, searches = [0.0], [0]
 
-    def slow_search() -> list[int]:
+    def slow_search(_: int) -> list[int]:
         clock[0] += 0.2
         searches[0] += 1
         return []
@@ -117,7 +117,7 @@ def test_the_next_socket_of_who_answered_lately_needs_no_search(monkeypatch: pyt
             held.callback(os.close, place - 1)
         assert known.owner_of(inode_of(made[0]), 0, later()) == os.getpid()
 
-        def search() -> list[int]:
+        def search(_: int) -> list[int]:
             pytest.fail("all processes were searched")
 
         monkeypatch.setattr(processes, "_newest_first", search)
@@ -191,7 +191,7 @@ def test_a_process_replaced_while_it_is_read_has_no_facts(monkeypatch: pytest.Mo
 def test_a_pid_that_was_given_again_is_searched_for_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     known, searches = Processes(), [0]
 
-    def search() -> list[int]:
+    def search(_: int) -> list[int]:
         searches[0] += 1
         return []
 
