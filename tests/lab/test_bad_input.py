@@ -14,7 +14,7 @@ pytestmark = pytest.mark.lab
 CORRESPONDENT = "86.0.0.1"
 
 FLOOD = r"""
-import random, socket, sys
+import random, socket, sys, time
 from ipaddress import ip_address
 from upmt_nf.datapath.packet import build_udp
 chance = random.Random(7)
@@ -30,6 +30,7 @@ for number in range(1500):
     for port in (1800, 5060):
         for data in (garbage, sip, sip[: chance.randrange(len(sip))], spoofed):
             sender.sendto(data[:60000], ("45.0.0.1", port))
+    time.sleep(0.002)  # more at once would be lost in the lab's own wires, pings included
 """
 
 
