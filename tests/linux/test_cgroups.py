@@ -183,7 +183,7 @@ def test_removing_says_whether_there_was_anything(made: ApplicationCgroups) -> N
 def test_where_no_hierarchy_is_to_be_seen_one_is_mounted_and_unmounted(
     namespace: Namespace, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cgroups, "_hierarchy", lambda: None)
+    monkeypatch.setattr(cgroups, "hierarchy", lambda: None)
     place = journal.directory / "cgroup2"
     try:
         path = ApplicationCgroups(journal).make(VOICE)
