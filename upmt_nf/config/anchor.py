@@ -40,6 +40,8 @@ class AnchorSection(Section):
     nat_ports: Ports | None = None
     """Source ports of translated TCP and UDP flows; the kernel's own choice when left out."""
     datapath: Literal["auto", "agent", "fast"] = "auto"
+    virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"
+    """What `upmt0` is made of; `auto` takes the best that the kernel has."""
     refuse_private: bool = True
     """Do not forward to private networks (RFC 1918, RFC 4193) behind the anchor."""
     max_associations: Annotated[int, Field(ge=1)] = 65536

@@ -21,6 +21,7 @@ from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.lease_store import LeaseStore
 from upmt_nf.linux.link_monitor import interface_mtu
+from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.tunnel_socket import SignallingSocket
 from upmt_nf.linux.users import UsersFile
 from upmt_nf.mobility.anchor import Anchor
@@ -36,6 +37,7 @@ from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
+from upmt_nf.model.names import VIRTUAL_INTERFACE
 from upmt_nf.signaling.digest import REALM, DigestServer
 
 log = logging.getLogger(__name__)
@@ -92,8 +94,11 @@ class AnchorDaemon:
         )
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
-        self.plane = AnchorPlane(loop, config.address, config.tunnel_port, self.forwarder, heard=self._hear)
         self.kernel.prepare()
+        tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
+        self.plane = AnchorPlane(
+            loop, config.address, config.tunnel_port, self.forwarder, tun, heard=self._hear
+        )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
 

@@ -9,7 +9,7 @@ from upmt_nf.linux import netfilter, routes, sysctl
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.journal import Journal
 from upmt_nf.linux.rule_files import read_rules
-from upmt_nf.linux.virtual_interface import VirtualInterface
+from upmt_nf.linux.virtual_interface import KINDS, VirtualInterface, interface_kinds
 from upmt_nf.model.names import QUEUE_INBOUND, QUEUE_OUTBOUND, VIRTUAL_INTERFACE
 from upmt_nf.routing.plan import anchor_routing
 from upmt_nf.routing.rule_text import RuleSet
@@ -20,14 +20,15 @@ _LARGEST_MTU = 65535
 """The agent splits or refuses packets itself, tunnel by tunnel, as the errors must come from it."""
 
 
-def anchor_rules(config: AnchorSection) -> RuleSet:
-    """The anchor's rules."""
+def anchor_rules(config: AnchorSection, kind: str = KINDS[0]) -> RuleSet:
+    """The anchor's rules; `kind` is that of the virtual interface."""
+    by_queue = kind != "tun"
     values = {
         "anchor": str(config.address),
         "tunnel_port": str(config.tunnel_port),
         "virtual_interface": VIRTUAL_INTERFACE,
-        "queue_outbound": str(QUEUE_OUTBOUND),
-        "queue_inbound": str(QUEUE_INBOUND),
+        "queue_outbound": str(QUEUE_OUTBOUND) if by_queue else "",
+        "queue_inbound": str(QUEUE_INBOUND) if by_queue else "",
         "pool": str(config.pool),
         "nat_ports": str(config.nat_ports or ""),
     }
@@ -41,11 +42,12 @@ class AnchorKernel:
         self._config = config
         self.journal = Journal()
         self.interface = VirtualInterface(self.journal)
-        self.rules = anchor_rules(config)
+        self.rules = RuleSet(())
 
     def prepare(self) -> None:
         """Interface, sysctls, routes, rules. What a killed daemon left is taken over where it fits."""
-        self.interface.make(_LARGEST_MTU)
+        self.interface.make(_LARGEST_MTU, interface_kinds(self._config.virtual_interface))
+        self.rules = anchor_rules(self._config, self.interface.kind)
         sysctl.loosen_reverse_path([self._config.interface, VIRTUAL_INTERFACE], self.journal)
         sysctl.enable_forwarding(self.journal)
         routes.apply(anchor_routing(self._config.pool.networks()), self.journal)

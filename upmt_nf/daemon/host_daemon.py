@@ -24,6 +24,7 @@ from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.link_monitor import LinkMonitor
+from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
@@ -53,6 +54,7 @@ from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.errors import FacilityError, UpmtError, UsageError
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TerminalId
+from upmt_nf.model.names import VIRTUAL_INTERFACE
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +106,9 @@ class HostDaemon:
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self.kernel.prepare()
         anchor = Endpoint(self.config.anchor.address, self.config.anchor.tunnel_port)
+        tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
         self.plane = HostPlane(
-            loop, anchor, heard=self._hear, lost=self._lose_path, narrowed=self._narrow_path
+            loop, anchor, tun, heard=self._hear, lost=self._lose_path, narrowed=self._narrow_path
         )
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
@@ -281,4 +284,5 @@ class HostDaemon:
         wanted = (self.networks.ports, self.applications.netfilter_lines())
         if wanted != self._rules_in_place:
             self.kernel.set_rules(*wanted)
+            self.plane.judged = self.kernel.judged
             self._rules_in_place = wanted

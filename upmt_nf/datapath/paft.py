@@ -35,8 +35,8 @@ _BUSY_SECONDS = 0.2
 class Tunnel:
     """One IP-in-UDP path. `mtu` is the largest inner packet, `heard` when the other end was last heard (seconds).
 
-    `network` is the access network at the mobile host and empty at the anchor. Change `remote` by
-    `Paft.move_endpoint` only.
+    `network` is the access network at the mobile host and empty at the anchor. Change `remote`, which is there in
+    three forms for who needs it fast, by `Paft.move_endpoint` only.
     """
 
     __slots__ = (
@@ -52,6 +52,7 @@ class Tunnel:
         "packets_in",
         "packets_out",
         "remote",
+        "remote_name",
         "remote_packed",
     )
 
@@ -70,6 +71,7 @@ class Tunnel:
         self.owner_packed = owner.packed
         self.remote = remote
         self.remote_packed: EndpointBytes = packed_endpoint(remote)
+        self.remote_name = (str(remote.address), remote.port)
         self.mtu = mtu
         self.network = network
         self.heard = heard
@@ -197,6 +199,7 @@ class Paft:
         self._leave_remote(tunnel)
         tunnel.remote = remote
         tunnel.remote_packed = packed_endpoint(remote)
+        tunnel.remote_name = (str(remote.address), remote.port)
         self._enter_remote(tunnel)
 
     def tunnel_from(self, remote: EndpointBytes, owner: bytes) -> Tunnel | None:
