@@ -86,8 +86,10 @@ def _outcome(attempt: Callable[[], None]) -> Outcome:
 def _make_interface(kind: str) -> None:
     from pyroute2 import IPRoute
 
+    from upmt_nf.linux.virtual_interface import add_interface
+
     with IPRoute() as route:
-        route.link("add", ifname=f"try{kind}", kind=kind, **({"mode": "tun"} if kind == "tun" else {}))
+        add_interface(route, f"try{kind}", kind)
 
 
 def _install(table: str, words: str, scratch: Path) -> None:

@@ -49,6 +49,14 @@ def likely_kind(wanted: str) -> str:
     return wanted
 
 
+def add_interface(route: IPRoute, name: str, kind: str) -> None:
+    """Make an interface of one of KINDS. Raises NetlinkError or OSError when the kernel has no such."""
+    log.debug("ip link add %s type %s", name, kind)
+    # A tun is made by its device, which the library does under another name.
+    options: dict[str, Any] = {"kind": "tuntap", "mode": "tun"} if kind == "tun" else {"kind": kind}
+    route.link("add", ifname=name, **options)
+
+
 class VirtualInterface:
     """`upmt0`. `kind` is what it is made of, `why` the reason for the choice."""
 
@@ -136,10 +144,8 @@ class VirtualInterface:
     def _create(self, route: IPRoute, kinds: tuple[str, ...]) -> None:
         missing: list[str] = []
         for kind in kinds:
-            options: dict[str, Any] = {"mode": "tun"} if kind == "tun" else {}
             try:
-                log.debug("ip link add %s type %s", self.name, kind)
-                route.link("add", ifname=self.name, kind=kind, **options)
+                add_interface(route, self.name, kind)
             except (NetlinkError, OSError) as reason:
                 missing.append(f"{kind}: {getattr(reason, 'args', reason)}")
                 continue

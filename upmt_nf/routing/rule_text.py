@@ -41,14 +41,15 @@ class RuleSet:
         return tuple(table for table in TABLES if any(rule.table == table for rule in self.rules))
 
     def chains(self, table: str) -> tuple[str, ...]:
-        """Our own chains in a table, in the order of their first mention."""
-        return tuple(
-            dict.fromkeys(
-                rule.chain
-                for rule in self.rules
-                if rule.table == table and rule.chain.startswith(CHAIN_PREFIX)
-            )
+        """Our own chains in a table, in the order of their first mention; one that is only jumped to is empty."""
+        mentioned = (
+            chain
+            for rule in self.rules
+            if rule.table == table
+            for chain in (rule.chain, rule.words[-1])
+            if chain.startswith(CHAIN_PREFIX)
         )
+        return tuple(dict.fromkeys(mentioned))
 
     def in_chain(self, table: str, chain: str) -> tuple[NetfilterRule, ...]:
         """The rules of one chain."""
