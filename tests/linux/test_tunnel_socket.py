@@ -108,7 +108,7 @@ def test_an_anchors_socket_sends_to_any_tunnel(host: Namespace, stack: ExitStack
     made = TunnelSocket(None, CARE_OF, 1800, 0, None)
     stack.callback(made.close)
     for number in (1, 2):
-        made.send_to(b"x", Endpoint(ip_address(f"160.80.100.{number}"), 1500 + number), number << 2)
+        made.send(b"x", number << 2, remote=(f"160.80.100.{number}", 1500 + number))
         packet = listening.packet()
         assert (packet[1], packet[19]) == (number << 2, number)
         assert struct.unpack_from("!HH", packet, 20) == (1800, 1500 + number)

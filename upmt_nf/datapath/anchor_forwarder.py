@@ -155,11 +155,11 @@ class AnchorForwarder:
     ) -> Inbound:
         """An inner packet, which may stand for more of its kind: `packets` of `size` bytes in all."""
         if tunnel.format is not PLAIN and source_of(inner) != tunnel.owner_packed:
-            return self._drop("forged_source")
+            return self._drop("forged_source", packets)
         if tos & 3:
             changed = decapsulated(inner, tos)
             if changed is None:
-                return self._drop("congestion_unheard")
+                return self._drop("congestion_unheard", packets)
             inner = changed
         tunnel.packets_in += packets
         tunnel.bytes_in += size
@@ -174,15 +174,15 @@ class AnchorForwarder:
         if destination == self._address_packed:
             return self._to_ourselves(remote, inner, tunnel)
         if self._is_refused(destination):
-            self.counters.add("refused_destination")
+            self.counters.add("refused_destination", packets)
             return self._refuse(inner, ADMINISTRATIVELY_PROHIBITED, tunnel, now)
         if (inner[8] if len(destination) == 4 else inner[7]) <= 1:
             # The kernel would answer, but cannot hand us its answer about a flow that conntrack does not know yet.
-            self.counters.add("time_exceeded")
+            self.counters.add("time_exceeded", packets)
             return self._refuse(inner, TIME_EXCEEDED, tunnel, now)
         key = flow_of(inner)
         if key is None:
-            return self._drop("cut_short")
+            return self._drop("cut_short", packets)
         if is_icmp_error(inner):
             return self._error_from_host(inner, key, tunnel, now)
         entry = self._paft.learn(key, tunnel, now)
@@ -304,8 +304,8 @@ class AnchorForwarder:
         """The lease of this virtual address ended."""
         self._latest.pop(owner.packed, None)
 
-    def _drop(self, reason: str) -> Inbound:
-        self.counters.add(reason)
+    def _drop(self, reason: str, packets: int = 1) -> Inbound:
+        self.counters.add(reason, packets)
         return DROPPED_IN
 
 

@@ -1,7 +1,8 @@
 """Packets that came together -> runs that one large TCP packet can stand for: the kernel's GRO, done by us.
 
-Only what segmentation would give back byte for byte is merged, and only packets whose checksums are right: the
-kernel makes new ones, which must not hide damage.
+Only what segmentation would give back byte for byte is merged (but for the identification of IPv4 packets that must
+not be fragmented, which means nothing: RFC 6864 section 4), and only packets whose checksums are right: the kernel
+makes new ones, which must not hide damage.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from upmt_nf.model.flow import TCP
 _ACK, _PSH = 0x10, 0x08
 _CHECKSUM_FIELD = 16
 _LARGEST = 65535
+_DONT_FRAGMENT = 0x40
 
 
 def _columns(start: int, *varying: range) -> NDArray[np.bool_]:
@@ -99,11 +101,11 @@ def _run_length(data: bytes, at: int, size: int, first: bytes) -> int:
 def _mergeable_head(packet: bytes) -> int | None:
     """The headers' size of a TCP packet with data and nothing special; None for all others."""
     size = len(packet)
-    if size >= 54 and packet[0] == 0x45 and packet[9] == TCP:
+    if size > 40 and packet[0] == 0x45 and packet[9] == TCP:
         if packet[6] & 0x3F or packet[7]:
             return None
         start = 20
-    elif size >= 74 and packet[0] >> 4 == 6 and packet[6] == TCP:
+    elif size > 60 and packet[0] >> 4 == 6 and packet[6] == TCP:
         start = 40
     else:
         return None
@@ -128,6 +130,9 @@ def _equal_run(data: bytes, at: int, size: int, start: int, head: int, whole: in
     length = int.from_bytes(data[at + 2 : at + 4], "big")
     if start == 20:
         good &= words[:, :10].sum(axis=1, dtype=np.uint32) % np.uint32(0xFFFF) == 0
+        if not data[at + 6] & _DONT_FRAGMENT:
+            identifications = np.ascontiguousarray(rows[:, 4:6]).view(">u2")[:, 0]
+            good &= identifications == identifications[0] + np.arange(whole, dtype=np.uint16)
     else:
         pseudo = (pseudo + 0xFFFF - ones_sum(data[at : at + start])) % 0xFFFF
         length = 40 + int.from_bytes(data[at + 4 : at + 6], "big")
@@ -145,6 +150,8 @@ def _continues(first: bytes, packet: bytes, start: int, head: int, offset: int) 
         return False
     sequence = int.from_bytes(first[start + 4 : start + 8], "big") + offset
     if int.from_bytes(packet[start + 4 : start + 8], "big") != sequence & 0xFFFFFFFF:
+        return False
+    if start == 20 and not packet[6] & _DONT_FRAGMENT:
         return False
     if (ones_sum(packet[start:]) + pseudo_sum(packet, len(packet) - start)) % 0xFFFF:
         return False

@@ -243,10 +243,10 @@ class HostForwarder:
         if tos & 3:
             changed = decapsulated(inner, tos)
             if changed is None:
-                return self._drop("congestion_unheard")
+                return self._drop("congestion_unheard", packets)
             inner = changed
         if destination_of(inner) != self._own_packed:
-            return self._drop("foreign_destination")
+            return self._drop("foreign_destination", packets)
         if tunnel is not None:
             tunnel.packets_in += packets
             tunnel.bytes_in += size
@@ -309,6 +309,6 @@ class HostForwarder:
         else:
             self._tunnels[network] = tunnel
 
-    def _drop(self, reason: str) -> Inbound:
-        self.counters.add(reason)
+    def _drop(self, reason: str, packets: int = 1) -> Inbound:
+        self.counters.add(reason, packets)
         return DROPPED_IN

@@ -68,13 +68,13 @@ class VirtualInterface:
 
     @off_loop
     def make(self, mtu: int, kinds: tuple[str, ...] = KINDS) -> None:
-        """Create it and bring it up; one that is there already is adopted if it is of the first kind.
+        """Create it and bring it up; one that is there already is adopted unless the kernel has a better kind.
 
         Raises FacilityError when the kernel has none of `kinds`.
         """
         self._journal.note(InterfaceMade(self.name))
         with IPRoute() as route:
-            if not self._adopt(route, kinds[0]):
+            if not self._adopt(route, kinds):
                 self._create(route, kinds)
             if self.kind == "tun" and (index := self._index(route)) is not None:
                 log.debug("ip link set %s txqueuelen %d", self.name, _QUEUE_LENGTH)
@@ -128,18 +128,30 @@ class VirtualInterface:
                 with contextlib.suppress(NetlinkError):
                     route.link("set", index=index, IFLA_GSO_MAX_SIZE=_LARGEST_PACKET)
 
-    def _adopt(self, route: IPRoute, wanted: str) -> bool:
+    def _adopt(self, route: IPRoute, kinds: tuple[str, ...]) -> bool:
         found = self._index(route)
         if found is None:
             return False
         info = route.link("get", index=found)[0].get_attr("IFLA_LINKINFO")
         self.kind = info.get_attr("IFLA_INFO_KIND") if info else "interface of unknown kind"
         self.why = "it was there already"
-        if self.kind == wanted:
+        better = kinds[: kinds.index(self.kind)] if self.kind in kinds else kinds
+        if not any(self._can_make(route, kind) for kind in better):
             return True
         log.debug("ip link del %s: it is a %s", self.name, self.kind)
         route.link("del", index=found)
         return False
+
+    def _can_make(self, route: IPRoute, kind: str) -> bool:
+        trial = f"{self.name}-trial"
+        self._journal.note(InterfaceMade(trial))
+        try:
+            add_interface(route, trial, kind)
+        except (NetlinkError, OSError):
+            return False
+        for index in route.link_lookup(ifname=trial):
+            route.link("del", index=index)
+        return True
 
     def _create(self, route: IPRoute, kinds: tuple[str, ...]) -> None:
         missing: list[str] = []
