@@ -89,7 +89,7 @@ COMMIT
 
 
 def test_without_a_tun_interface_every_packet_of_the_mobile_host_goes_through_the_queues() -> None:
-    text = packaged("mobile-host", mark_outer="0x1000", **BY_QUEUE)
+    text = packaged("mobile-host", (), mark_outer="0x1000", **BY_QUEUE)
     assert "connmark" not in text
     assert "--dport 1501 -j NFQUEUE --queue-num 7001\n" in text
     assert text.index("--queue-num 7001") < text.index("--sport 1800 --dport 1500 -j CT")
@@ -134,7 +134,7 @@ def test_the_anchors_rules() -> None:
 
 
 def test_without_a_tun_interface_every_packet_of_the_anchor_goes_through_the_queues() -> None:
-    text = packaged("anchor", pool="1.2.3.4-1.2.3.9", nat_ports="", **BY_QUEUE)
+    text = packaged("anchor", (), pool="1.2.3.4-1.2.3.9", nat_ports="", **BY_QUEUE)
     assert "-A UPMT-INBOUND -d 45.0.0.1 -p udp -m udp --dport 1800 -j NFQUEUE --queue-num 7001\n" in text
     assert "-A UPMT-OUTBOUND -o upmt0 -j NFQUEUE --queue-num 7000\n" in text
 
