@@ -252,6 +252,7 @@ class HostDaemon:
             self.config.anchor.address,
             self.applications.classify,
             self.config.anchor.signalling_port,
+            classify_incoming=self.applications.classify_incoming,
             stray=self._adopt_stray,
         )
         for tunnel in self.paft.tunnels.values():

@@ -58,10 +58,10 @@ class HostForwarder:
     """Decides for the packets of one virtual address.
 
     `classify` is asked once a flow, with its key and the packet's fwmark, and again when packets of the flow begin
-    to carry another application's mark. With `answer_no_network` the sender of a packet that no network can take
-    is told so; without, a short time without any network breaks nothing. `stray` is called once with the key of a
-    flow that a correspondent began and we never answer, when it comes by another tunnel than its application's:
-    no packet of ours will ever teach the anchor.
+    to carry another application's mark; `classify_incoming` for a flow that a correspondent began. With
+    `answer_no_network` the sender of a packet that no network can take is told so; without, a short time without any
+    network breaks nothing. `stray` is called once with the key of a flow that a correspondent began and we never
+    answer, when it comes by another tunnel than its application's: no packet of ours will ever teach the anchor.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class HostForwarder:
         signalling_port: int = SIGNALLING_PORT,
         *,
         answer_no_network: bool = False,
+        classify_incoming: Callable[[FlowBytes], Classified] | None = None,
         stray: Callable[[FlowBytes], None] = lambda key: None,
     ) -> None:
         self._paft = paft
@@ -83,6 +84,7 @@ class HostForwarder:
         self._classify = classify
         self._signal_ports = frozenset((signalling_port, MEASUREMENT_PORT))
         self._answer_no_network = answer_no_network
+        self._classify_incoming = classify_incoming or (lambda key: classify(key, 0))
         self._stray = stray
         self._paths: dict[EndpointBytes, Path] = {}
         self._tunnels: dict[NetworkName, Tunnel] = {}
@@ -215,7 +217,7 @@ class HostForwarder:
 
     def _begun_by_other(self, key: FlowBytes, now: float) -> FlowEntry:
         """A flow that a correspondent began: it has an application before our first answer, and if there is none."""
-        classified = self._classify(key, 0)
+        classified = self._classify_incoming(key)
         entry = self._paft.insert(key, classified.application_id, now, classified.pid, classified.command)
         entry.why = classified.why
         return entry
