@@ -165,7 +165,7 @@ def test_forwards_wait_for_their_host_and_survive_a_restart_of_the_anchor(
         lab.upmt("lab", "up", "--name", lab.name, "--no-daemons")
         bare = rules_of(lab)
         lab.start_daemon("an")
-        wait_until(lambda: lab.is_answering("an"), "the anchor answers")
+        wait_until(lambda: lab.is_answering("an"), "the anchor answers", 30)
         (identity,) = [
             line.split('"')[1]
             for line in (lab.directory_of_state() / "mobile-host.toml").read_text().splitlines()
@@ -176,10 +176,10 @@ def test_forwards_wait_for_their_host_and_survive_a_restart_of_the_anchor(
         assert rules_of(lab) == closed
         lab.end_programs()
         lab.start_daemon("an")
-        wait_until(lambda: lab.is_answering("an"), "the anchor answers again")
+        wait_until(lambda: lab.is_answering("an"), "the anchor answers again", 30)
         assert [(row["ports"], row["state"]) for row in forwards(lab)] == [("8022", "waiting")]
         lab.start_daemon("mh")
-        wait_until(lambda: lab.is_answering("mh"), "the host answers")
+        wait_until(lambda: lab.is_answering("mh"), "the host answers", 30)
         lab.await_networks_up()
         assert [row["state"] for row in forwards(lab)] == ["open"]
         assert "--dport 8022" in rules_of(lab)
@@ -192,7 +192,23 @@ def test_forwards_wait_for_their_host_and_survive_a_restart_of_the_anchor(
         lab.upmt("lab", "down", "--name", lab.name)
 
 
-def test_static_nat_works_both_ways_and_leaves_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+STATIC_NAT = f"""
+[[anchor.static_nat]]
+external = "{EXTERNAL}"
+host = "1.2.3.4"
+"""
+STATIC_POOL = """
+nat = "static"
+external_pool = "45.0.0.2-45.0.0.5"
+"""
+
+
+@pytest.mark.parametrize(
+    ("section", "pool"), [(STATIC_NAT, "1.2.3.4-1.2.3.254"), (STATIC_POOL, "1.2.3.4-1.2.3.7")]
+)
+def test_static_nat_works_both_ways_and_leaves_nothing(
+    tmp_path_factory: pytest.TempPathFactory, section: str, pool: str
+) -> None:
     directory = tmp_path_factory.mktemp("lab")
     lab = Lab(unique_lab_name(), directory)
     try:
@@ -200,12 +216,12 @@ def test_static_nat_works_both_ways_and_leaves_nothing(tmp_path_factory: pytest.
         lab.on("an", "ip", "address", "add", f"{EXTERNAL}/24", "dev", "wan")
         bare = rules_of(lab)
         config = directory / "anchor.toml"
-        more = f'\n[[anchor.static_nat]]\nexternal = "{EXTERNAL}"\nhost = "1.2.3.4"\n'
-        more += '\n[[anchor.forward]]\nprotocol = "tcp"\nport = 8022\nhost = "1.2.3.4"\nhost_port = 8080\n'
-        config.write_text((lab.directory_of_state() / "anchor.toml").read_text() + more)
+        text = (lab.directory_of_state() / "anchor.toml").read_text().replace("1.2.3.4-1.2.3.254", pool)
+        port = '\n[[anchor.forward]]\nprotocol = "tcp"\nport = 8022\nhost = "1.2.3.4"\nhost_port = 8080\n'
+        config.write_text(text + section + port)
         lab.start_daemon("an", config)
         lab.start_daemon("mh")
-        wait_until(lambda: lab.is_answering("mh"), "the host answers")
+        wait_until(lambda: lab.is_answering("mh"), "the host answers", 30)
         lab.await_networks_up()
         (directory / "hello").write_text("hello from the mobile host")
         serve(lab, directory, 8080)
@@ -219,10 +235,7 @@ def test_static_nat_works_both_ways_and_leaves_nothing(tmp_path_factory: pytest.
         for network in ("net1", "net0"):
             lab.ask("handover", "default", "--to", network)
             assert lab.on("mh", "socat", "-", f"TCP:{CORRESPONDENT}:7777").stdout.strip() == EXTERNAL
-        assert {(row["protocol"], row["state"], row["origin"]) for row in forwards(lab)} == {
-            ("any", "open", "configuration"),
-            ("tcp", "open", "configuration"),
-        }
+        assert {(row["state"], row["origin"]) for row in forwards(lab)} == {("open", "configuration")}
         refused = lab.on("an", *UPMT, "anchor", "forward", "remove", "tcp", "8022", check=False)
         assert refused.returncode == 1
         assert "configuration" in refused.stderr

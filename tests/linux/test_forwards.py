@@ -11,6 +11,7 @@ import pytest
 from kernel_namespace import Namespace
 
 from upmt_nf.config.forwards import forward_of
+from upmt_nf.config.values import AddressPool, matching_blocks
 from upmt_nf.linux import netfilter
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.forward_store import ForwardStore
@@ -82,6 +83,22 @@ def test_openings_go_in_and_out_and_leave_nothing(namespace: Namespace, journal:
     netfilter.install(opened, journal)
     cleanup(journal)
     assert namespace.rules() == bare
+
+
+@pytest.mark.kernel
+def test_a_whole_pool_is_translated_by_few_rules(namespace: Namespace, journal: Journal) -> None:
+    namespace.iptables("-t nat -A POSTROUTING -j NETMAP --to 10.0.0.0/28")
+    namespace.iptables("-t nat -F")
+    inside, outside = (
+        AddressPool(ip_address(f"{net}.4"), ip_address(f"{net}.254")) for net in ("1.2.3", "45.0.1")
+    )
+    pools = matching_blocks(inside, outside)
+    blocks = {"incoming": incoming_lines((), pools), "outgoing": outgoing_lines((), pools)}
+    wanted = read_rules("anchor", VALUES, blocks=blocks)
+    netfilter.install(wanted, journal)
+    assert netfilter.verify(wanted) == []
+    assert namespace.rules().count("NETMAP") == 2 * len(pools) <= 2 * 16
+    assert "-A UPMT-INCOMING -d 45.0.1.128/26 -j NETMAP --to 1.2.3.128/26" in namespace.rules()
 
 
 @pytest.mark.kernel
