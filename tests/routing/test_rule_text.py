@@ -109,7 +109,10 @@ COMMIT
 -A POSTROUTING -j UPMT-OUTBOUND
 COMMIT
 *nat
+:UPMT-INCOMING - [0:0]
 :UPMT-NAT - [0:0]
+-A PREROUTING -j UPMT-INCOMING
+-A UPMT-INCOMING -m iprange --src-range 1.2.3.4-1.2.3.9 -j RETURN
 -A POSTROUTING -j UPMT-NAT
 -A UPMT-NAT -o upmt0 -j RETURN
 -A UPMT-NAT -p tcp -m iprange --src-range 1.2.3.4-1.2.3.9 -j MASQUERADE --to-ports 40000-60999
@@ -122,6 +125,7 @@ COMMIT
 -A FORWARD -j UPMT-FORWARD
 -A UPMT-FORWARD -m iprange --src-range 1.2.3.4-1.2.3.9 ! -o upmt0 -j ACCEPT
 -A UPMT-FORWARD -m iprange --dst-range 1.2.3.4-1.2.3.9 -o upmt0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A UPMT-FORWARD -m iprange --dst-range 1.2.3.4-1.2.3.9 -o upmt0 -m conntrack --ctstate DNAT -j ACCEPT
 -A INPUT -j UPMT-INPUT
 -A UPMT-INPUT -d 45.0.0.1 -p udp -m udp --dport 1800 -j ACCEPT
 COMMIT
@@ -157,6 +161,10 @@ def test_what_is_written_is_read_again_as_the_same(role: str) -> None:
         ("# why\n-A UPMT-X -j DROP\n", "my.rules:2: a rule stands outside of a table"),
         ("*raw\nCOMMIT\n-A UPMT-X -j DROP\n", "my.rules:3: a rule stands outside of a table"),
         ("*raw\nCOMMIT\n@applications\n", "my.rules:3: a rule stands outside of a table"),
+        (
+            "*nat\n@incomming\n",
+            "my.rules:2: there is no @incomming; there are @applications, @incoming, @outgoing",
+        ),
         ("*raw\n-A UPMT-X -s {ancor} -j DROP\n", "my.rules:2: there is no value {ancor}; there are anchor, "),
         ("*raw\n-A UPMT-X -i {network_name} -j DROP\n", "my.rules:2: there is no value {network_name}"),
         ('*raw\n\n-A UPMT-X --comment "open -j DROP\n', "my.rules:3: No closing quotation"),

@@ -105,7 +105,7 @@ def _ruleset(role: Role, config: Path | None) -> RuleSet:
         from upmt_nf.daemon.anchor_kernel import anchor_rules
 
         section = anchor_config(config).anchor
-        return anchor_rules(section, likely_kind(section.virtual_interface))
+        return anchor_rules(section, (), likely_kind(section.virtual_interface))
     from upmt_nf.cli.reading_config import mobile_host_config
     from upmt_nf.daemon.applications import Applications
     from upmt_nf.daemon.host_kernel import host_rules

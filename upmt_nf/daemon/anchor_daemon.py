@@ -12,6 +12,7 @@ from typing import Any
 
 from upmt_nf.config.anchor import AnchorSection
 from upmt_nf.daemon.anchor_control import READING, AnchorControl
+from upmt_nf.daemon.anchor_forwards import AnchorForwards
 from upmt_nf.daemon.anchor_kernel import AnchorKernel
 from upmt_nf.daemon.anchor_plane import AnchorPlane
 from upmt_nf.daemon.control_server import ControlServer
@@ -51,6 +52,7 @@ class AnchorDaemon:
     machine: Anchor
     plane: AnchorPlane
     forwarder: AnchorForwarder
+    forwards: AnchorForwards
     _signalling: SignallingSocket
     _leases: LeaseStore
     _wake_up: WakeUp
@@ -89,6 +91,7 @@ class AnchorDaemon:
         refused = [*config.pool.networks(), *(PRIVATE_NETWORKS if config.refuse_private else ())]
         self.forwarder = AnchorForwarder(self.paft, config.address, refused, config.signalling_port)
         self._leases = LeaseStore(Path(config.leases))
+        self.forwards = AnchorForwards(config, self.kernel)
         self.machine = Anchor(
             self._settings(mtu), self.paft, SystemRandom(), self._leases.remembered(), self._guard()
         )
@@ -137,6 +140,7 @@ class AnchorDaemon:
             self._loop.remove_reader(self._signalling.fileno())
             self._signalling.close()
             self._leases.close()
+            self.forwards.close()
             self.plane.stop()
             self.kernel.restore()
             await self._control.close()
@@ -182,8 +186,10 @@ class AnchorDaemon:
                 self._signalling.send_to(data, destination)
             case LeaseGranted(identity, address):
                 self._leases.keep(identity, address)
-            case LeaseEnded(_, address, _):
+                self.forwards.grant(identity, address)
+            case LeaseEnded(identity, address, _):
                 self.forwarder.forget_owner(address)
+                self.forwards.end(identity)
             case Announce(level, text):
                 log.log(LEVELS[level], "%s", text)
             case Stopped():

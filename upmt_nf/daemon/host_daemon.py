@@ -42,6 +42,7 @@ from upmt_nf.mobility.host_commands import (
 )
 from upmt_nf.mobility.host_events import (
     ApplicationDefined,
+    FlowsAdopted,
     HandoverAsked,
     HostEvent,
     PathFailed,
@@ -52,7 +53,7 @@ from upmt_nf.mobility.host_events import (
 from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.errors import FacilityError, UpmtError, UsageError
-from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
+from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TerminalId
 from upmt_nf.model.names import VIRTUAL_INTERFACE
 
@@ -200,6 +201,12 @@ class HostDaemon:
         self.take(PathNarrowed(network, mtu))
         self._fit_mtu()
 
+    def _adopt_stray(self, key: FlowBytes) -> None:
+        entry = self.paft.flows[key]
+        application = self.applications.by_id.get(entry.application_id)
+        if application is not None:
+            self.take(FlowsAdopted(application.name, (entry.flow,)))
+
     async def hand_over(self, what: ApplicationName | FlowKey, target: NetworkName) -> Receipt:
         """Move an application or a flow. Raises UsageError or UpmtError with the reason."""
         token = next(self._tokens)
@@ -248,6 +255,8 @@ class HostDaemon:
             self.config.anchor.address,
             self.applications.classify,
             self.config.anchor.signalling_port,
+            classify_incoming=self.applications.classify_incoming,
+            stray=self._adopt_stray,
         )
         for tunnel in self.paft.tunnels.values():
             self.forwarder.use_tunnel(tunnel.network, tunnel)

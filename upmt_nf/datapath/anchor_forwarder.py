@@ -281,14 +281,16 @@ class AnchorForwarder:
         tunnel = entry.pinned if entry is not None else None
         destination = destination_of(packet)
         if tunnel is None or tunnel.owner_packed != destination:
-            # Aged, or its tunnel is gone, or an error that quotes another host's flow: the tunnel that the
-            # packet's host used last is the best guess.
-            latest = self._latest.get(destination)
-            tunnel = self._paft.tunnels.get(latest) if latest is not None else None
-            if tunnel is None or tunnel.owner_packed != destination:
-                self.counters.add("no_tunnel")
-                return Outbound(None, (), 0, self._sender.refuse(packet, NETWORK_UNREACHABLE, now))
-            self.counters.add("guessed_tunnel")
+            # Never seen: where the host wants what others begin. Aged, or its tunnel is gone, or an error that quotes
+            # another host's flow: the tunnel that the packet's host used last is the best guess.
+            tunnel = self._paft.newcomers.get(destination) if entry is None else None
+            if tunnel is None:
+                latest = self._latest.get(destination)
+                tunnel = self._paft.tunnels.get(latest) if latest is not None else None
+                if tunnel is None or tunnel.owner_packed != destination:
+                    self.counters.add("no_tunnel")
+                    return Outbound(None, (), 0, self._sender.refuse(packet, NETWORK_UNREACHABLE, now))
+                self.counters.add("guessed_tunnel")
         verdict, count = (
             (self._sender.send(packet, tunnel, now), 1)
             if offload is None

@@ -21,6 +21,7 @@ from upmt_nf.datapath.packet import (
     destination_of,
     flow_of,
     is_fragment,
+    is_icmp_error,
     is_to_one_host,
     is_whole,
     parse_udp,
@@ -33,6 +34,9 @@ from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound,
 from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import ApplicationId, NetworkName
 from upmt_nf.model.names import MARK_MASK, MARK_OUTER, MEASUREMENT_PORT, SIGNALLING_PORT
+
+_STRAY_PACKETS = 4
+"""A flow without an answer to so many packets will hardly get one."""
 
 
 class Classified(NamedTuple):
@@ -56,8 +60,10 @@ class HostForwarder:
     """Decides for the packets of one virtual address.
 
     `classify` is asked once a flow, with its key and the packet's fwmark, and again when packets of the flow begin
-    to carry another application's mark. With `answer_no_network` the sender of a packet that no network can take
-    is told so; without, a short time without any network breaks nothing.
+    to carry another application's mark; `classify_incoming` for a flow that a correspondent began. With
+    `answer_no_network` the sender of a packet that no network can take is told so; without, a short time without any
+    network breaks nothing. `stray` is called once with the key of a flow that a correspondent began and we never
+    answer, when it comes by another tunnel than its application's: no packet of ours will ever teach the anchor.
     """
 
     def __init__(
@@ -69,6 +75,8 @@ class HostForwarder:
         signalling_port: int = SIGNALLING_PORT,
         *,
         answer_no_network: bool = False,
+        classify_incoming: Callable[[FlowBytes], Classified] | None = None,
+        stray: Callable[[FlowBytes], None] = lambda key: None,
     ) -> None:
         self._paft = paft
         self._own = virtual_address
@@ -78,6 +86,8 @@ class HostForwarder:
         self._classify = classify
         self._signal_ports = frozenset((signalling_port, MEASUREMENT_PORT))
         self._answer_no_network = answer_no_network
+        self._classify_incoming = classify_incoming or (lambda key: classify(key, 0))
+        self._stray = stray
         self._paths: dict[EndpointBytes, Path] = {}
         self._path_of: dict[NetworkName, Path] = {}
         self._tunnels: dict[NetworkName, Tunnel] = {}
@@ -260,11 +270,24 @@ class HostForwarder:
             return Inbound(signal=signal)
         key = flow_of(inner)
         entry = self._paft.flows.get(reverse(key)) if key is not None else None
+        if entry is None and key is not None and not is_icmp_error(inner):
+            entry = self._begun_by_other(reverse(key), now)
         if entry is not None:
             entry.packets_in += packets
             entry.bytes_in += size
             entry.last_seen = now
+            if entry.packets_in == _STRAY_PACKETS and not entry.packets_out and tunnel is not None:
+                own = self._paft.tunnel_of(entry)
+                if own is not None and own is not tunnel:
+                    self._stray(entry.key)
         return Inbound(deliver=inner)
+
+    def _begun_by_other(self, key: FlowBytes, now: float) -> FlowEntry:
+        """A flow that a correspondent began: it has an application before our first answer, and if there is none."""
+        classified = self._classify_incoming(key)
+        entry = self._paft.insert(key, classified.application_id, now, classified.pid, classified.command)
+        entry.why = classified.why
+        return entry
 
     def _unprotected(self, payload: bytes, path: Path) -> Inbound:
         """A plain packet where a protected format was agreed: SIP, which proves itself, or nothing."""

@@ -166,6 +166,8 @@ class Paft:
         self.tunnels: dict[TunnelId, Tunnel] = {}
         self.tunnels_by_remote: dict[EndpointBytes, list[Tunnel]] = {}
         self.applications: dict[int, Tunnel | None] = {}
+        self.newcomers: dict[bytes, Tunnel] = {}
+        """Anchor: where a virtual address (packed) wants the flows that correspondents begin."""
         self.counters = Counters()
         self._max_flows = max(1, max_flows)
         self._max_per_owner = max(1, max_flows_per_owner or max_flows)
@@ -225,6 +227,11 @@ class Paft:
         for application, tunnel in self.applications.items():
             if tunnel is old:
                 self.applications[application] = new
+        if self.newcomers.get(old.owner_packed) is old:
+            if new is None:
+                del self.newcomers[old.owner_packed]
+            else:
+                self.newcomers[old.owner_packed] = new
         for entry in self._owned.get(old.owner_packed, {}).values():
             if entry.pinned is old:
                 entry.pinned = new

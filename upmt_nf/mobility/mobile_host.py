@@ -76,7 +76,7 @@ from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
 from upmt_nf.model.errors import PeerError
-from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
+from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress, newcomers_of
 from upmt_nf.model.identity import (
     DEFAULT_APPLICATION,
     DEFAULT_APPLICATION_ID,
@@ -376,6 +376,7 @@ class MobileHost:
                 self._commands.append(ReleaseVirtualAddress(self._configured))
             self._configured = association.virtual_address
             self._commands.append(ConfigureVirtualAddress(self._configured))
+            self._placement.newcomers = newcomers_of(self._configured)
         if is_new:
             self._say(Level.INFO, f"associated with anchor {anchor} as {association.virtual_address}")
             self._drop_tunnels(now)
