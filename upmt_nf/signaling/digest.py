@@ -187,7 +187,7 @@ class DigestServer:
         """The first that are for us, in an algorithm that we take; others are for others (RFC 3261 section 22.3)."""
         for value in request.all("authorization"):
             # One of another scheme is as good as none (RFC 4475 section 3.3.7).
-            if value.partition(" ")[0].lower() != "digest":
+            if not _is_digest(value):
                 continue
             given = parse_digest(value)
             if given.get("realm") == self._realm and _algorithm(given) in self._hash_of:
@@ -235,12 +235,18 @@ class DigestServer:
 
 
 class DigestClient:
-    """Proves who we are and checks the anchor's proof. `token` gives a new unguessable word a call."""
+    """Proves who we are and checks the anchor's proof. `token` gives a new unguessable word a call.
 
-    def __init__(self, identity: str, secret: str, token: Callable[[], str]) -> None:
+    `qop` is what it insists on: `auth-int` covers the body, `auth` does not and is for registrars that are no anchors.
+    """
+
+    def __init__(
+        self, identity: str, secret: str, token: Callable[[], str], *, qop: str = "auth-int"
+    ) -> None:
         self._identity = identity
         self._secret = secret
         self._token = token
+        self._qop = qop
         self._realm: str | None = None
         self._hash = ""
         self._nonce: str | None = None
@@ -258,31 +264,32 @@ class DigestClient:
             self._nonce,
             f"{self._count:08x}",
             self._token(),
-            "auth-int",
+            self._qop,
             request.uri,
         )
         value = (
             f'Digest username="{self._identity}", realm="{self._realm}", nonce="{ticket.nonce}", uri="{ticket.uri}", '
             f'response="{ticket.proof(request.method, request.body)}", algorithm={ALGORITHM}, '
-            f'cnonce="{ticket.client_nonce}", qop=auth-int, nc={ticket.count}'
+            f'cnonce="{ticket.client_nonce}", qop={ticket.qop}, nc={ticket.count}'
         )
         return replace(request, headers=(*headers, ("Authorization", value))), ticket
 
     def take_challenge(self, response: Response, used: Ticket | None) -> str | None:
         """Learn the nonce of a 401; gives why another try makes no sense, or None when it does."""
         try:
-            offers = [parse_digest(value) for value in response.all("www-authenticate")]
+            values = [value for value in response.all("www-authenticate") if _is_digest(value)]
+            offers = [parse_digest(value) for value in values]
         except PeerError as reason:
             return str(reason)
         # A weaker algorithm or no integrity for the body would be a downgrade: better no association.
-        asked = next((offer for offer in offers if _is_good_enough(offer)), None)
+        asked = next((offer for offer in offers if _is_good_enough(offer, self._qop)), None)
         if asked is None:
-            return "the anchor offers no Digest with SHA-256 and auth-int"
+            return f"the anchor offers no Digest with SHA-256 and {self._qop}"
         realm, nonce = asked.get("realm", ""), asked.get("nonce", "")
         if not nonce or '"' in realm + nonce or "\\" in realm + nonce:
             return "the anchor's challenge is malformed"
         is_stale = asked.get("stale", "").lower() == "true"
-        if used is not None and not is_stale and used.nonce == self._nonce:
+        if used is not None and not is_stale and realm == self._realm:
             self._nonce = None
             return "the anchor does not accept our secret"
         if realm != self._realm:
@@ -316,9 +323,13 @@ def _algorithm(given: dict[str, str]) -> str:
     return given.get("algorithm", MD5).upper()
 
 
-def _is_good_enough(offer: dict[str, str]) -> bool:
+def _is_digest(value: str) -> bool:
+    return value.strip().partition(" ")[0].lower() == "digest"
+
+
+def _is_good_enough(offer: dict[str, str], qop: str) -> bool:
     offered = [word.strip() for word in offer.get("qop", "").split(",")]
-    return _algorithm(offer) == ALGORITHM and "auth-int" in offered
+    return _algorithm(offer) == ALGORITHM and qop in offered
 
 
 def _hash(data: str | bytes, algorithm: str = ALGORITHM) -> str:
