@@ -18,8 +18,11 @@ From: <sip:{peer}>;tag=4
 Call-ID: sipsak-message
 CSeq: 7 MESSAGE
 Max-Forwards: 70
-Content-Type: application/json
-Content-Length: {length}
+X-Folded: one
+  two
+	three
+c :  Application/JSON;charset=utf-8
+l: {length}
 
 {body}"""
 BODY = '{"mType":"NoticeAnswer","list":[1,{}],"version":1}'

@@ -293,6 +293,7 @@ class HostAssociation:
 
     def _lose(self, reason: str, now: float, retry_after: float) -> list[AssociationAction]:
         self.failure = reason
+        self._doubt = None
         self.token = None
         self.expires_at = None
         self._asked.clear()

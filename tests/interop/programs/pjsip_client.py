@@ -103,7 +103,7 @@ def step(endpoint: Any, name: str, answers: list[dict[str, Any]]) -> int:
     end = time.monotonic() + PATIENCE
     while not answers and time.monotonic() < end:
         endpoint.libHandleEvents(20)
-    said = answers.pop(0) if answers else {"status": 0, "reason": "no answer"}
+    said: dict[str, Any] = answers.pop(0) if answers else {"status": 0, "reason": "no answer"}
     print("STEP " + json.dumps({"step": name, **said}), flush=True)
     answers.clear()
     status: int = said["status"]
