@@ -50,6 +50,8 @@ class AnchorSection(Section):
     """Seconds without a packet after which a tunnel is forgotten."""
     users: str | None = None
     """File of `upmt anchor user`; with it every host must prove who it is. Without it everybody is let in."""
+    digest_algorithms: Annotated[tuple[Literal["SHA-256", "MD5"], ...], Field(min_length=1)] = ("SHA-256",)
+    """How hosts may prove who they are. MD5 is broken: only to test with SIP programs that know nothing else."""
     leases: str = "/var/lib/upmt/leases.sqlite"
     """File that remembers which host had which virtual address."""
     protection: Annotated[tuple[Literal["plain", "cookie", "sealed"], ...], Field(min_length=1)] = (

@@ -24,7 +24,7 @@ from upmt_nf.linux.lease_store import LeaseStore
 from upmt_nf.linux.link_monitor import interface_mtu
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.tunnel_socket import SignallingSocket
-from upmt_nf.linux.users import UsersFile
+from upmt_nf.linux.users import MD5_DIGITS, UsersFile
 from upmt_nf.mobility.anchor import Anchor
 from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
@@ -39,7 +39,7 @@ from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
 from upmt_nf.model.names import VIRTUAL_INTERFACE
-from upmt_nf.signaling.digest import REALM, DigestServer
+from upmt_nf.signaling.digest import MD5, REALM, DigestServer
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,15 @@ class AnchorDaemon:
             return None
         users = UsersFile(Path(self.config.users))
         log.info("%d users in %s", len(users.identities()), users.path)
+        if MD5 in self.config.digest_algorithms:
+            log.warning("MD5 is taken as proof: for testing only")
         return DigestServer(
-            REALM, os.urandom(32), lambda identity: users.hash_of(identity, REALM), lambda: os.urandom(8)
+            REALM,
+            os.urandom(32),
+            lambda identity: users.hash_of(identity, REALM),
+            lambda: os.urandom(8),
+            algorithms=self.config.digest_algorithms,
+            md5_hash_of=lambda identity: users.hash_of(identity, REALM, digits=MD5_DIGITS),
         )
 
     def _settings(self, mtu: int) -> AnchorSettings:

@@ -48,6 +48,7 @@ from upmt_nf.mobility.host_events import (
 from upmt_nf.mobility.host_signalling import (
     INSIDE_T1,
     Answered,
+    Doubted,
     HostSignalling,
     Moving,
     Noticed,
@@ -209,6 +210,8 @@ class MobileHost:
                 match item:
                     case Answered(purpose, response):
                         self._hear(purpose, response, now)
+                    case Doubted(network):
+                        self._say(Level.WARNING, f"network {network}: {self._association.doubt()}")
                     case Noticed(network, notice):
                         self._say(Level.WARNING, f"the anchor by {network}: {notice.kind}: {notice.reason}")
                         if notice.kind in ENDING_NOTICES:
