@@ -9,7 +9,8 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest
 
 SYSTEM_PACKAGES := iptables iproute2 iputils-ping tcpdump curl dnsutils iperf3 openssh-server openssh-client \
-	socat conntrack procps build-essential python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev
+	socat conntrack procps build-essential python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev \
+	clang libbpf-dev libbpf1 ethtool
 
 INTEROP_PACKAGES := sip-tester sipsak kamailio
 INTEROP_STAMP := $(VENV)/.installed-interop
@@ -34,7 +35,7 @@ system system-interop:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(wildcard bpf/*)
 	@echo "installing the virtual environment"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

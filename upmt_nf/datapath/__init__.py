@@ -11,6 +11,7 @@ offload           what the kernel left undone on a packet
 segmentation      a large packet -> the packets that it stands for
 coalescing        packets -> a large one, the other way round
 gathering         payloads that one call sends
+fast_layout       what the maps of the fast plane hold: twins of bpf/layout.h
 paft              flow -> application -> tunnel
 sending           the last step out: into a tunnel that may be too narrow
 host_forwarder    the mobile host's decision on each packet

@@ -95,6 +95,10 @@ class Cookie:
             good.append(payload[_COOKIE_HEAD.size :])
         return b"".join(good), size - self.extra
 
+    def secrets(self) -> tuple[bytes, tuple[bytes, ...], bool]:
+        """What to send, what to believe, and whether the first of those must still be heard (for the fast plane)."""
+        return self._sending, tuple(self._receiving), bool(self._next)
+
     def renew(self, sending: bytes, receiving: bytes, key_id: int) -> None:
         """Other secrets from now on; those of before are still believed, for what is under way."""
         if self._waits:

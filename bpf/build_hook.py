@@ -1,0 +1,67 @@
+"""Compiles the fast plane when the package is built (a hatchling build hook); `python bpf/build_hook.py` does it alone.
+
+Without clang the package is built without the fast plane, with a warning that says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # run as a program, or read by a test
+    BuildHookInterface = object
+
+SOURCES = Path(__file__).resolve().parent
+OBJECT = SOURCES.parent / "upmt_nf" / "bpf" / "upmt.bpf.o"
+
+
+class CannotCompile(Exception):
+    """Why there is no fast plane, in words for whoever builds."""
+
+
+def compile_programs(target: Path = OBJECT, clang: str = "clang") -> None:
+    """C -> `target`. Raises CannotCompile."""
+    found = shutil.which(clang)
+    if found is None:
+        raise CannotCompile(
+            f"there is no {clang}: built without the fast plane; the agent plane works without it "
+            "(for both: apt-get install clang libbpf-dev, and build again)"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        found, "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror",
+        # The kernel's headers want <asm/types.h>, which Debian keeps with the machine's own.
+        f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or ''}",
+        "-c", str(SOURCES / "upmt.bpf.c"), "-o", str(target),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        target.unlink(missing_ok=True)
+        raise CannotCompile(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+
+
+class BpfBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-ignore]
+    """Called by hatchling, for wheels and for editable installs."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile before files are gathered."""
+        try:
+            compile_programs()
+        except CannotCompile as reason:
+            OBJECT.unlink(missing_ok=True)
+            self.app.display_warning(str(reason))
+            return
+        build_data["artifacts"].append("upmt_nf/bpf/upmt.bpf.o")
+
+
+if __name__ == "__main__":
+    try:
+        compile_programs()
+    except CannotCompile as reason:
+        sys.exit(str(reason))

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* In: from an access interface's ingress out of a tunnel and in by the virtual interface.
+ *
+ * Believes an inner packet only from the other end of a tunnel, with that tunnel's virtual address, of a flow that the
+ * agent has let in before. Everything else goes on to the tunnel's socket, where the agent judges, answers and counts.
+ * The kernel checks the inner header's sum, and that of the transport where it matters.
+ */
+#ifndef UPMT_DECAP_H
+#define UPMT_DECAP_H
+
+#include "packet.h"
+
+#define LARGEST_HEAD (PLAIN_HEADER + COOKIE_HEADER + sizeof(struct iphdr) + 8)
+
+static __always_inline bool is_secret_known(const struct tunnel *tunnel, __u64 given)
+{
+	for (int i = 0; i < MAX_SECRETS; i++)
+		if (i < tunnel->secrets && tunnel->receiving[i] == given)
+			return true;
+	return false;
+}
+
+/* RFC 6040 section 4.2, figure 4: what the ECN field inside becomes; negative when the packet must be dropped. */
+static __always_inline int decapsulated_ecn(__u8 outside, __u8 inside)
+{
+	if (outside == 3)
+		return inside ? 3 : -1;
+	return outside == 1 && inside == 2 ? 1 : inside;
+}
+
+static __always_inline void write_tos(struct iphdr *ip, __u8 tos)
+{
+	/* RFC 1624, equation 3. */
+	__u32 sum = (__u16)~ip->check + (__u16)~bpf_htons(ip->tos) + bpf_htons(tos);
+
+	ip->tos = tos;
+	ip->check = ~folded(sum);
+}
+
+static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anchor, const __u32 link)
+{
+	struct flow_key key = {};
+	struct counts *counts;
+	struct tunnel *tunnel;
+	struct udphdr *udp;
+	struct flow *flow;
+	struct iphdr *outer, *inner;
+	struct end end = {};
+	__u32 *found, id, slot, extra, length, packets = packets_in(skb);
+	__u64 secret = 0, now;
+	__u8 format, tos;
+	void *payload;
+	int ecn;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return TC_ACT_OK;
+	if (!has_bytes(skb, link + PLAIN_HEADER + sizeof(struct iphdr) + 8))
+		return TC_ACT_OK;
+	outer = data_of(skb) + link;
+	udp = (void *)(outer + 1);
+	payload = udp + 1;
+	if (payload + 1 > (void *)(long)skb->data_end)
+		return TC_ACT_OK;
+	if (outer->version != 4 || outer->ihl != 5 || outer->protocol != IPPROTO_UDP ||
+	    outer->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET))
+		return TC_ACT_OK;
+	/* One with a checksum is verified by the socket. It may also be one whose sum the kernel still has to fill in. */
+	if (udp->check)
+		return TC_ACT_OK;
+	length = bpf_ntohs(udp->len);
+	if (bpf_ntohs(outer->tot_len) != skb->len - link || length != skb->len - link - sizeof(*outer))
+		return TC_ACT_OK;
+
+	if ((*(__u8 *)payload & 0xf0) == COOKIE_TYPE) {
+		struct cookie *cookie;
+
+		if (!has_bytes(skb, link + LARGEST_HEAD))
+			return TC_ACT_OK;
+		outer = data_of(skb) + link;
+		udp = (void *)(outer + 1);
+		cookie = (void *)(udp + 1);
+		if ((void *)(cookie + 1) > (void *)(long)skb->data_end)
+			return TC_ACT_OK;
+		__builtin_memcpy(&secret, cookie->secret, sizeof(secret));
+		format = FORMAT_COOKIE;
+		extra = PLAIN_HEADER + COOKIE_HEADER;
+		inner = (void *)(cookie + 1);
+	} else {
+		format = FORMAT_PLAIN;
+		extra = PLAIN_HEADER;
+		inner = payload;
+	}
+	if ((void *)(inner + 1) + 8 > (void *)(long)skb->data_end)
+		return TC_ACT_OK;
+	if (inner->version != 4 || inner->ihl != 5)
+		return TC_ACT_OK;
+
+	end.remote = outer->saddr;
+	end.remote_port = udp->source;
+	end.local_port = udp->dest;
+	end.owner = is_anchor ? inner->saddr : inner->daddr;
+	found = bpf_map_lookup_elem(&ends, &end);
+	if (!found)
+		return leave_to_agent(UNKNOWN_END);
+	id = *found;
+	tunnel = bpf_map_lookup_elem(&tunnels, &id);
+	if (!tunnel || tunnel->format != format || tunnel->local != outer->daddr)
+		return leave_to_agent(UNKNOWN_END);
+	if (!is_anchor && tunnel->interface != skb->ifindex)
+		return leave_to_agent(UNKNOWN_END);
+	if (format == FORMAT_COOKIE &&
+	    (!is_secret_known(tunnel, secret) || (tunnel->is_waiting && secret == tunnel->receiving[0])))
+		return leave_to_agent(WRONG_SECRET);
+
+	/* Longer or shorter than it says: cut, or several merged by the receiving interface. */
+	if (bpf_ntohs(inner->tot_len) != skb->len - link - extra)
+		return leave_to_agent(NOT_DATA);
+	if (inner->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET))
+		return leave_to_agent(FRAGMENT);
+	/* Signalling and measurement; at the anchor also what would expire there. */
+	if (is_anchor ? inner->daddr == tunnel->local || inner->ttl <= 1 : inner->saddr == tunnel->remote)
+		return leave_to_agent(NOT_DATA);
+	if (!flow_of(inner, inner + 1, &key))
+		return leave_to_agent(OTHER_PROTOCOL);
+	if (!is_anchor)
+		reverse(&key);
+	flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow)
+		return leave_to_agent(UNKNOWN_FLOW);
+	ecn = decapsulated_ecn(outer->tos & ECN_MASK, inner->tos & ECN_MASK);
+	if (ecn < 0)
+		return leave_to_agent(CONGESTION);
+	tos = (inner->tos & ~ECN_MASK) | ecn;
+	if (tos != inner->tos)
+		write_tos(inner, tos);
+	length = skb->len - link - extra;
+	if (bpf_skb_adjust_room(skb, -(__s32)extra, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+		return leave_to_agent(NO_ROOM);
+
+	now = bpf_ktime_get_coarse_ns();
+	if (is_anchor) {
+		/* Answers go back where the last packet came from, but not where the flow was just moved away from. */
+		if (flow->tunnel != id && !(flow->left == id && now < flow->left_until))
+			flow->tunnel = id;
+		__sync_fetch_and_add(&flow->packets_out, packets);
+		__sync_fetch_and_add(&flow->bytes_out, length);
+	} else {
+		__sync_fetch_and_add(&flow->packets_in, packets);
+		__sync_fetch_and_add(&flow->bytes_in, length);
+	}
+	flow->last_seen = now;
+	slot = tunnel->slot;
+	counts = bpf_map_lookup_elem(&tunnel_counts, &slot);
+	if (counts) {
+		counts->packets_in += packets;
+		counts->bytes_in += length;
+		counts->heard = now;
+	}
+	return bpf_redirect(tunnel->virtual_interface, BPF_F_INGRESS);
+}
+
+#endif

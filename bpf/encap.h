@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Out: from the virtual interface's egress into a tunnel and on to its access interface.
+ *
+ * What this cannot do goes on to the virtual interface as if there were no program, where the agent reads it.
+ * The virtual interface is a tun: its packets have no Ethernet header.
+ */
+#ifndef UPMT_ENCAP_H
+#define UPMT_ENCAP_H
+
+#include "packet.h"
+
+#define WHOLE_WITH_HEADERS \
+	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP)
+
+struct outer {
+	struct iphdr ip;
+	struct udphdr udp;
+};
+
+/* The largest packet on the wire that a large one will be cut into; a packet that is none is its own. */
+static __always_inline __u32 largest_segment(struct __sk_buff *skb, __u8 protocol)
+{
+	__u32 transport = sizeof(struct udphdr);
+	__u8 offset;
+
+	if (!skb->gso_size)
+		return skb->len;
+	if (protocol == IPPROTO_TCP) {
+		if (bpf_skb_load_bytes(skb, sizeof(struct iphdr) + 12, &offset, 1))
+			return ~0U;
+		transport = (offset >> 4) * 4;
+	}
+	return sizeof(struct iphdr) + transport + skb->gso_size;
+}
+
+/* RFC 2003 section 3.1: our own TTL, DF set. RFC 6040 section 4.1: DSCP and ECN as inside. */
+static __always_inline void write_outer(struct outer *outer, const struct tunnel *tunnel, __u16 length, __u8 tos)
+{
+	__u32 sum;
+
+	outer->ip.version = 4;
+	outer->ip.ihl = 5;
+	outer->ip.tos = tos;
+	outer->ip.tot_len = bpf_htons(length);
+	outer->ip.id = 0; /* never fragmented, so it need not be unique: RFC 6864 section 4.1 */
+	outer->ip.frag_off = bpf_htons(DONT_FRAGMENT);
+	outer->ip.ttl = 64;
+	outer->ip.protocol = IPPROTO_UDP;
+	outer->ip.saddr = tunnel->local;
+	outer->ip.daddr = tunnel->remote;
+	sum = tunnel->sum + outer->ip.tot_len + bpf_htons(tos);
+	outer->ip.check = ~folded(sum);
+	outer->udp.source = tunnel->local_port;
+	outer->udp.dest = tunnel->remote_port;
+	outer->udp.len = bpf_htons(length - sizeof(outer->ip));
+	outer->udp.check = 0; /* the inner packet has its own: RFC 768, as RFC 7348 section 5 */
+}
+
+static __always_inline int encapsulate(struct __sk_buff *skb, const bool is_anchor)
+{
+	struct flow_key key = {};
+	struct counts *counts;
+	struct tunnel *tunnel;
+	struct outer *outer;
+	struct iphdr *ip;
+	struct flow *flow;
+	__u32 id, slot, extra, length = skb->len, packets = packets_in(skb);
+	__u32 *steered;
+	__u8 tos;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return leave_to_agent(OTHER_PROTOCOL);
+	if (!has_bytes(skb, sizeof(struct iphdr) + 8))
+		return leave_to_agent(OTHER_PROTOCOL);
+	ip = data_of(skb);
+	if ((void *)(ip + 1) + 8 > (void *)(long)skb->data_end)
+		return leave_to_agent(OTHER_PROTOCOL);
+	if (ip->version != 4 || ip->ihl != 5 || bpf_ntohs(ip->tot_len) != length)
+		return leave_to_agent(OTHER_PROTOCOL);
+	if (ip->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET))
+		return leave_to_agent(FRAGMENT);
+	if (!flow_of(ip, ip + 1, &key))
+		return leave_to_agent(OTHER_PROTOCOL);
+	tos = ip->tos;
+	if (is_anchor)
+		reverse(&key);
+	flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow)
+		return leave_to_agent(UNKNOWN_FLOW);
+	id = flow->tunnel;
+	if (!id && !is_anchor) {
+		steered = bpf_map_lookup_elem(&applications, &flow->application);
+		if (steered)
+			id = *steered;
+	}
+	tunnel = bpf_map_lookup_elem(&tunnels, &id);
+	if (!tunnel || tunnel->format == FORMAT_AGENT || tunnel->owner != key.source)
+		return leave_to_agent(NO_TUNNEL);
+	extra = tunnel->format == FORMAT_COOKIE ? PLAIN_HEADER + COOKIE_HEADER : PLAIN_HEADER;
+	if (largest_segment(skb, key.protocol) > tunnel->mtu || length + extra > 0xffff)
+		return leave_to_agent(TOO_LARGE);
+	if (bpf_skb_adjust_room(skb, extra, BPF_ADJ_ROOM_MAC, WHOLE_WITH_HEADERS))
+		return leave_to_agent(NO_ROOM);
+
+	/* From here on it is no inner packet any more: it leaves by the tunnel, or it is lost. */
+	/* An Ethernet header of zeros: bpf_redirect_neigh wants one to replace, and a tun has none. */
+	if (bpf_skb_change_head(skb, ETH_HLEN, 0))
+		return TC_ACT_SHOT;
+	outer = data_of(skb) + ETH_HLEN;
+	if ((void *)(outer + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	write_outer(outer, tunnel, length + extra, tos);
+	if (tunnel->format == FORMAT_COOKIE) {
+		struct cookie *cookie = (void *)(outer + 1);
+
+		if ((void *)(cookie + 1) > (void *)(long)skb->data_end)
+			return TC_ACT_SHOT;
+		cookie->type_and_application = bpf_htons(COOKIE_TYPE << 8);
+		cookie->tunnel = tunnel->id;
+		__builtin_memcpy(cookie->secret, &tunnel->sending, sizeof(cookie->secret));
+	}
+	if (is_anchor) {
+		__sync_fetch_and_add(&flow->packets_in, packets);
+		__sync_fetch_and_add(&flow->bytes_in, length);
+	} else {
+		__sync_fetch_and_add(&flow->packets_out, packets);
+		__sync_fetch_and_add(&flow->bytes_out, length);
+	}
+	flow->last_seen = bpf_ktime_get_coarse_ns();
+	slot = tunnel->slot;
+	counts = bpf_map_lookup_elem(&tunnel_counts, &slot);
+	if (counts) {
+		counts->packets_out += packets;
+		counts->bytes_out += length;
+	}
+	skb->mark = (skb->mark & ~MARK_MASK) | tunnel->mark;
+	return bpf_redirect_neigh(tunnel->interface, NULL, 0, 0);
+}
+
+#endif

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the maps hold. The Python twins are in upmt_nf/datapath/fast_layout.py; a test compares every offset.
+ *
+ *    flows         flow -> application, or a tunnel of its own          (the mobile host's view: source = virtual address)
+ *    applications  application -> tunnel: moving an application is one write here
+ *    tunnels       tunnel id -> what its outer packets look like
+ *    ends          where a tunnel packet comes from and whose it is -> tunnel id
+ *    tunnel_counts by `slot` of a tunnel, one a CPU
+ *    events        by `enum event`, one a CPU
+ */
+#ifndef UPMT_LAYOUT_H
+#define UPMT_LAYOUT_H
+
+#include <linux/types.h>
+
+#define MAX_APPLICATIONS 4096
+#define MAX_SECRETS 4
+#define MARK_MASK 0x1fff /* as in upmt_nf/model/names.py */
+
+enum format { FORMAT_AGENT = 0, FORMAT_PLAIN = 1, FORMAT_COOKIE = 2 }; /* AGENT: the agent alone can do it */
+
+struct flow_key {
+	__be32 source;
+	__be32 destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 zero[3];
+};
+
+struct flow {
+	__u32 application;
+	__u32 tunnel;     /* of its own: pinned at the host, learnt at the anchor; 0: the application's */
+	__u32 left;       /* at the anchor: explicitly moved away from this one, so late packets on it teach nothing ... */
+	__u32 unused;
+	__u64 left_until; /* ... until then, in nanoseconds of CLOCK_MONOTONIC */
+	__u64 last_seen;
+	__u64 packets_out; /* towards the correspondent, at both ends */
+	__u64 bytes_out;
+	__u64 packets_in;
+	__u64 bytes_in;
+};
+
+struct tunnel {
+	__be32 local;
+	__be32 remote;
+	__be16 local_port;
+	__be16 remote_port;
+	__be32 owner;            /* the virtual address */
+	__u32 interface;         /* by which outer packets leave; at the host also the only one by which they come */
+	__u32 virtual_interface; /* by which inner packets arrive */
+	__u32 mark;              /* of outer packets */
+	__u32 mtu;               /* the largest inner packet */
+	__u32 slot;
+	__u16 sum;      /* of the outer IP header's constant words, not yet inverted, as the CPU reads 16-bit words */
+	__u8 format;
+	__u8 is_waiting; /* the first of `receiving` is the other end's sign that it has new keys: the agent must see it */
+	__be16 id;       /* lower 16 bits of the tunnel's id, as the cookie format writes them */
+	__u16 secrets;   /* how many of `receiving` are valid */
+	__u32 unused;
+	__u64 sending;   /* secrets of the cookie format, in the bytes' own order */
+	__u64 receiving[MAX_SECRETS];
+};
+
+struct end {
+	__be32 remote;
+	__be32 owner;
+	__be16 remote_port;
+	__be16 local_port;
+};
+
+struct counts {
+	__u64 packets_out; /* into the tunnel */
+	__u64 bytes_out;
+	__u64 packets_in;
+	__u64 bytes_in;
+	__u64 heard;       /* last packet out of the tunnel, nanoseconds of CLOCK_MONOTONIC */
+};
+
+/* Why a packet was left to the agent. */
+enum event {
+	UNKNOWN_FLOW,
+	NO_TUNNEL,
+	TOO_LARGE,
+	FRAGMENT,
+	OTHER_PROTOCOL,
+	UNKNOWN_END,
+	NOT_DATA,
+	WRONG_SECRET,
+	CONGESTION,
+	NO_ROOM,
+	EVENTS,
+};
+
+#endif

@@ -1,0 +1,245 @@
+"""The fast plane's programs on their own: what they forward, and what they leave alone."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+from fast_pair import OWNER, TUNNEL_ID, WORLD, Pair, fast_pair
+from kernel_namespace import Namespace, eventually
+
+from upmt_nf.datapath.fast_layout import EVENTS, NUMBER, FlowRow, counts_of, events_of
+from upmt_nf.datapath.protected import Cookie
+from upmt_nf.model.flow import ICMP, TCP, UDP, FlowKey
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def pair(namespace: Namespace) -> Iterator[Pair]:
+    with fast_pair(namespace) as made:
+        yield made
+
+
+def flow(protocol: int, port: int, other: int) -> FlowKey:
+    return FlowKey(protocol, ip_address(OWNER), port, ip_address(WORLD), other)
+
+
+def know(pair: Pair, known: FlowKey) -> None:
+    """As the agents do once they saw its first packet."""
+    pair.host.know_flow(known, FlowRow(1))
+    pair.anchor.know_flow(known, FlowRow(0, TUNNEL_ID))
+
+
+def listening(pair: Pair, kind: int) -> socket.socket:
+    with pair.inside_anchor():
+        made = socket.socket(socket.AF_INET, kind)
+    made.bind((WORLD, 0))
+    made.settimeout(10)
+    return made
+
+
+def left_to_agent(pair: Pair, reason: str) -> tuple[int, int]:
+    key = NUMBER.pack(EVENTS.index(reason))
+    ends = (pair.host, pair.anchor)
+    here, there = (events_of(end.programs.maps["events"].lookup(key) or b"") for end in ends)
+    return here, there
+
+
+def test_datagrams_go_both_ways_and_are_counted(pair: Pair) -> None:
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    client.settimeout(10)
+    known = flow(UDP, client.getsockname()[1], server.getsockname()[1])
+    know(pair, known)
+    for size in (0, 1, 1400, 1444):
+        client.sendto(bytes(size), server.getsockname())
+        data, source = server.recvfrom(2000)
+        assert (len(data), source) == (size, client.getsockname())
+        server.sendto(data, source)
+        assert len(client.recv(2000)) == size
+    for end in (pair.host, pair.anchor):
+        row = end.flow(known)
+        assert (row.packets_out, row.bytes_out) == (4, 4 * 28 + 2845)
+        assert (row.packets_in, row.bytes_in) == (4, 4 * 28 + 2845)
+        assert row.last_seen > 0
+        counts = counts_of(end.programs.maps["tunnel_counts"].lookup(NUMBER.pack(1)) or b"")
+        assert (counts.packets_out, counts.packets_in) == (4, 4)
+    server.close()
+    client.close()
+
+
+def transfer(pair: Pair, megabytes: int) -> FlowKey:
+    """The same bytes up and down by TCP; gives the flow."""
+    server = listening(pair, socket.SOCK_STREAM)
+    server.listen()
+    client = socket.socket()
+    client.bind((OWNER, 0))
+    client.settimeout(30)
+    known = flow(TCP, client.getsockname()[1], server.getsockname()[1])
+    know(pair, known)
+    data = os.urandom(megabytes << 20)
+    echoed = hashlib.sha256()
+
+    def echo() -> None:
+        accepted = server.accept()[0]
+        with accepted:
+            accepted.settimeout(30)
+            while got := accepted.recv(1 << 20):
+                accepted.sendall(got)
+
+    def send() -> None:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+
+    threads = [threading.Thread(target=work) for work in (echo, send)]
+    client.connect(server.getsockname())
+    for thread in threads:
+        thread.start()
+    while got := client.recv(1 << 20):
+        echoed.update(got)
+    for thread in threads:
+        thread.join()
+    assert echoed.digest() == hashlib.sha256(data).digest()
+    client.close()
+    server.close()
+    return known
+
+
+@pytest.mark.parametrize("offload", ["on", "off"])
+def test_a_transfer_arrives_unchanged_both_ways(pair: Pair, offload: str) -> None:
+    if shutil.which("ethtool") is None:
+        pytest.skip("there is no ethtool")
+    for words in ("tso", "gso", "tx"):
+        pair.namespace.run(f"ethtool -K if0 {words} {offload}", check=False)
+        pair.namespace.run(f"nsenter -t {pair.other} -n ethtool -K wan {words} {offload}", check=False)
+    known = transfer(pair, 8)
+    row = pair.host.flow(known)
+    assert row.bytes_out > 8 << 20
+    assert row.bytes_in > 8 << 20
+    # Nothing of it took the slow way, which ends in a tun that nobody reads.
+    assert left_to_agent(pair, "unknown_flow") == (0, 0)
+    assert left_to_agent(pair, "no_room") == (0, 0)
+
+
+def test_large_packets_stay_whole(pair: Pair) -> None:
+    before = packets_of(pair)
+    known = transfer(pair, 8)
+    assert pair.host.flow(known).packets_out > 8 << 20 >> 11
+    assert packets_of(pair) - before < 3 * (8 << 20) / 1400 / 2
+
+
+def packets_of(pair: Pair) -> int:
+    link = json.loads(pair.namespace.run("ip -s -j link show dev if0"))[0]
+    return int(link["stats64"]["tx"]["packets"]) + int(link["stats64"]["rx"]["packets"])
+
+
+def test_pings_are_forwarded_by_their_identifier(pair: Pair) -> None:
+    with subprocess.Popen(
+        ["ping", "-c", "3", "-i", "0.2", "-e", "4321", "-I", OWNER, WORLD], stdout=subprocess.PIPE, text=True
+    ) as ping:
+        know(pair, flow(ICMP, 4321, 4321))
+        said, _ = ping.communicate(timeout=20)
+    assert pair.host.flow(flow(ICMP, 4321, 4321)).packets_in >= 2, said
+
+
+def test_unknown_flows_and_wide_packets_are_left_to_the_agent(pair: Pair) -> None:
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    client.sendto(b"who", server.getsockname())
+    eventually(lambda: left_to_agent(pair, "unknown_flow")[0] == 1, "it was counted")
+    know(pair, flow(UDP, client.getsockname()[1], server.getsockname()[1]))
+    pair.host.know_tunnel(mtu=1000)
+    client.sendto(bytes(1200), server.getsockname())
+    eventually(lambda: left_to_agent(pair, "too_large")[0] == 1, "it was counted")
+    client.sendto(bytes(4000), server.getsockname())
+    eventually(lambda: left_to_agent(pair, "fragment")[0] >= 1, "it was counted")
+    server.close()
+    client.close()
+
+
+def test_an_application_without_a_tunnel_waits_and_one_write_moves_it(pair: Pair) -> None:
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    know(pair, flow(UDP, client.getsockname()[1], server.getsockname()[1]))
+    pair.host.steer(1, 0)
+    client.sendto(b"1", server.getsockname())
+    eventually(lambda: left_to_agent(pair, "no_tunnel")[0] == 1, "it was counted")
+    pair.host.steer(1, TUNNEL_ID)
+    client.sendto(b"2", server.getsockname())
+    assert server.recv(10) == b"2"
+    server.close()
+    client.close()
+
+
+@pytest.mark.parametrize(("pinned", "left", "learns"), [(0, 0, True), (77, 0, True), (77, TUNNEL_ID, False)])
+def test_the_anchor_learns_where_a_flow_comes_from(pair: Pair, pinned: int, left: int, learns: bool) -> None:
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    known = flow(UDP, client.getsockname()[1], server.getsockname()[1])
+    know(pair, known)
+    pair.anchor.know_flow(known, FlowRow(0, pinned, left, 1 << 62))
+    client.sendto(b"x", server.getsockname())
+    assert server.recv(10) == b"x"
+    assert pair.anchor.flow(known).tunnel == (TUNNEL_ID if learns else pinned)
+    server.close()
+    client.close()
+
+
+def test_the_cookie_format_carries_the_secret_and_believes_no_other(pair: Pair) -> None:
+    up, down, wrong = b"upsecret", b"dnsecret", b"not that"
+    pair.host.know_tunnel(format=Cookie(up, down))
+    pair.anchor.know_tunnel(format=Cookie(down, up))
+    transfer(pair, 4)
+    pair.anchor.know_tunnel(format=Cookie(down, wrong))
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    know(pair, flow(UDP, client.getsockname()[1], server.getsockname()[1]))
+    client.sendto(b"forged", server.getsockname())
+    eventually(lambda: left_to_agent(pair, "wrong_secret")[1] == 1, "it was counted")
+    pair.anchor.know_tunnel()
+    client.sendto(b"protected where plain was agreed", server.getsockname())
+    eventually(lambda: left_to_agent(pair, "unknown_end")[1] == 1, "it was counted")
+    server.close()
+    client.close()
+
+
+def test_a_packet_of_another_virtual_address_is_not_let_in(pair: Pair) -> None:
+    server = listening(pair, socket.SOCK_DGRAM)
+    pair.namespace.run("ip address add 10.99.0.3/32 dev upmt0")
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind(("10.99.0.3", 0))
+    forged = FlowKey(
+        UDP, ip_address("10.99.0.3"), client.getsockname()[1], ip_address(WORLD), server.getsockname()[1]
+    )
+    pair.host.know_flow(forged, FlowRow(1))
+    pair.anchor.know_flow(forged, FlowRow(0, TUNNEL_ID))
+    client.sendto(b"x", server.getsockname())
+    eventually(lambda: left_to_agent(pair, "no_tunnel")[0] == 1, "our own end refused it")
+    server.close()
+    client.close()
+
+
+def test_congestion_and_service_marks_cross_the_tunnel(pair: Pair) -> None:
+    server = listening(pair, socket.SOCK_DGRAM)
+    server.setsockopt(socket.IPPROTO_IP, 13, 1)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    client.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, 0xB8 | 2)
+    know(pair, flow(UDP, client.getsockname()[1], server.getsockname()[1]))
+    client.sendto(b"x", server.getsockname())
+    _, ancillary, _, _ = server.recvmsg(100, 100)
+    assert ancillary[0][2][0] == 0xB8 | 2
+    server.close()
+    client.close()

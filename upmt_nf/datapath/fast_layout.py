@@ -1,0 +1,144 @@
+"""What the fast plane's maps hold: the Python twins of `bpf/layout.h`, byte for byte (a test compares the offsets).
+
+IPv4 inside and outside: what is IPv6 stays with the agent.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+from upmt_nf.datapath.outer import packed_endpoint
+from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.datapath.protected import Cookie
+from upmt_nf.model.flow import Endpoint, FlowBytes
+from upmt_nf.model.names import MAX_APPLICATION_ID
+
+FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
+FLOW: Final = struct.Struct("=IIIIQQQQQQ")
+TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sHI8s32s")
+END: Final = struct.Struct("=4s4s2s2s")
+COUNTS: Final = struct.Struct("=QQQQQ")
+NUMBER: Final = struct.Struct("=I")
+EVENT: Final = struct.Struct("=Q")
+
+APPLICATIONS: Final = MAX_APPLICATION_ID + 1
+MAX_SECRETS: Final = 4
+FORMAT_AGENT, FORMAT_PLAIN, FORMAT_COOKIE = 0, 1, 2
+EVENTS: Final = (
+    "unknown_flow",
+    "no_tunnel",
+    "too_large",
+    "fragment",
+    "other_protocol",
+    "unknown_end",
+    "not_data",
+    "wrong_secret",
+    "congestion",
+    "no_room",
+)
+"""Why a packet was left to the agent, in the order of `enum event`."""
+
+_TTL, _UDP = 64, 17
+_CONSTANT_WORDS = struct.Struct("=9H")
+
+
+def flow_key(key: FlowBytes) -> bytes | None:
+    """A flow as the programs key it; None for one that is the agent's business (IPv6)."""
+    return key[1:13] + key[:1] + b"\0\0\0" if len(key) == 13 else None
+
+
+def flow_bytes(key: bytes) -> FlowBytes:
+    """The inverse of `flow_key`."""
+    return key[12:13] + key[:12]
+
+
+class FlowRow(NamedTuple):
+    """A flow as the programs keep it. Times in nanoseconds of the monotonic clock."""
+
+    application: int
+    tunnel: int = 0
+    left: int = 0
+    left_until: int = 0
+    last_seen: int = 0
+    packets_out: int = 0
+    bytes_out: int = 0
+    packets_in: int = 0
+    bytes_in: int = 0
+
+    def packed(self) -> bytes:
+        """As the map holds it."""
+        return FLOW.pack(self.application, self.tunnel, self.left, 0, *self[3:])
+
+    @classmethod
+    def unpacked(cls, row: bytes) -> FlowRow:
+        """The inverse of `packed`."""
+        application, tunnel, left, _, *others = FLOW.unpack(row)
+        return cls(application, tunnel, left, *others)
+
+
+class TunnelRow(NamedTuple):
+    """A tunnel as the programs need it."""
+
+    end: bytes
+    """Key of the map `ends`."""
+    value: bytes
+    """Value of the map `tunnels`, whose key is the tunnel's id."""
+
+
+class Counts(NamedTuple):
+    """What passed a tunnel in the kernel, over all CPUs; `heard` in nanoseconds of the monotonic clock."""
+
+    packets_out: int = 0
+    bytes_out: int = 0
+    packets_in: int = 0
+    bytes_in: int = 0
+    heard: int = 0
+
+
+def counts_of(row: bytes) -> Counts:
+    """The sum over the CPUs."""
+    out = bytes_out = packets = bytes_in = heard = 0
+    for each in COUNTS.iter_unpack(row):
+        out, bytes_out = out + each[0], bytes_out + each[1]
+        packets, bytes_in, heard = packets + each[2], bytes_in + each[3], max(heard, each[4])
+    return Counts(out, bytes_out, packets, bytes_in, heard)
+
+
+def events_of(row: bytes) -> int:
+    """The sum over the CPUs."""
+    return sum(number for (number,) in EVENT.iter_unpack(row))
+
+
+def tunnel_row(
+    tunnel: Tunnel, local: Endpoint, interface: int, virtual_interface: int, mark: int, slot: int
+) -> TunnelRow | None:
+    """A tunnel whose near end is `local`; None when it is not IPv4. It also says that only the agent speaks a format."""
+    near, far, owner = packed_endpoint(local), tunnel.remote_packed, tunnel.owner_packed
+    if len(near) != 6 or len(far) != 6 or len(owner) != 4:
+        return None
+    receiving: tuple[bytes, ...] = ()
+    format, sending, waits = FORMAT_AGENT, bytes(8), False
+    if tunnel.format.name == "plain":
+        format = FORMAT_PLAIN
+    elif isinstance(tunnel.format, Cookie):
+        format = FORMAT_COOKIE
+        sending, receiving, waits = tunnel.format.secrets()
+    value = TUNNEL.pack(
+        near[:4], far[:4], near[4:], far[4:], owner,
+        interface, virtual_interface, mark, tunnel.mtu, slot,
+        header_sum(near[:4], far[:4]), format, waits,
+        (tunnel.id & 0xFFFF).to_bytes(2, "big"), len(receiving), 0,
+        sending, b"".join(receiving).ljust(8 * MAX_SECRETS, b"\0"),
+    )  # fmt: skip
+    return TunnelRow(END.pack(far[:4], owner, far[4:], near[4:]), value)
+
+
+def header_sum(local: bytes, remote: bytes) -> int:
+    """Of the constant words of an outer IP header (all but TOS and length), as the machine reads words."""
+    # Version and TOS, length, id, flags (DF), TTL and protocol; the sum's own word counts as nothing.
+    header = b"\x45\0" + bytes(4) + b"\x40\0" + bytes((_TTL, _UDP)) + local + remote
+    total: int = sum(_CONSTANT_WORDS.unpack(header))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
