@@ -140,7 +140,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anch
 	now = bpf_ktime_get_coarse_ns();
 	if (is_anchor) {
 		/* Answers go back where the last packet came from, but not where the flow was just moved away from. */
-		if (flow->tunnel != id && !(flow->left == id && now < flow->left_until))
+		if (flow->tunnel != id && !((flow->left[0] == id || flow->left[1] == id) && now < flow->left_until))
 			flow->tunnel = id;
 		__sync_fetch_and_add(&flow->packets_out, packets);
 		__sync_fetch_and_add(&flow->bytes_out, length);

@@ -31,8 +31,7 @@ struct flow_key {
 struct flow {
 	__u32 application;
 	__u32 tunnel;     /* of its own: pinned at the host, learnt at the anchor; 0: the application's */
-	__u32 left;       /* at the anchor: explicitly moved away from this one, so late packets on it teach nothing ... */
-	__u32 unused;
+	__u32 left[2];    /* at the anchor: explicitly moved away from these, so late packets on them teach nothing ... */
 	__u64 left_until; /* ... until then, in nanoseconds of CLOCK_MONOTONIC */
 	__u64 last_seen;
 	__u64 packets_out; /* towards the correspondent, at both ends */

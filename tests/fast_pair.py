@@ -23,7 +23,7 @@ from kernel_namespace import Namespace
 from upmt_nf.datapath.fast_layout import NUMBER, FlowRow, flow_key, tunnel_row
 from upmt_nf.datapath.formats import PLAIN, TunnelFormat
 from upmt_nf.datapath.paft import Tunnel
-from upmt_nf.linux.bpf import BpfObject, Hook, attach
+from upmt_nf.linux.libbpf import BpfObject, Hook, attach
 from upmt_nf.model.errors import FacilityError
 from upmt_nf.model.flow import Endpoint, FlowKey
 from upmt_nf.model.identity import TunnelId

@@ -188,7 +188,7 @@ def test_the_anchor_learns_where_a_flow_comes_from(pair: Pair, pinned: int, left
     client.bind((OWNER, 0))
     known = flow(UDP, client.getsockname()[1], server.getsockname()[1])
     know(pair, known)
-    pair.anchor.know_flow(known, FlowRow(0, pinned, left, 1 << 62))
+    pair.anchor.know_flow(known, FlowRow(0, pinned, 0, left, 1 << 62))
     client.sendto(b"x", server.getsockname())
     assert server.recv(10) == b"x"
     assert pair.anchor.flow(known).tunnel == (TUNNEL_ID if learns else pinned)

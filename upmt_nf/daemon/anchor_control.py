@@ -41,7 +41,8 @@ class AnchorControl:
         daemon, now = self._daemon, asyncio.get_running_loop().time()
         return {
             "role": "anchor",
-            "datapath": "agent",
+            "datapath": daemon.datapath.name,
+            "datapath_reason": daemon.datapath.reason,
             "virtual_interface": daemon.kernel.interface.name,
             "interface": daemon.config.interface,
             "address": str(daemon.config.address),
@@ -63,6 +64,7 @@ class AnchorControl:
     async def tunnels(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
         """The tunnels of all hosts."""
         daemon = self._daemon
+        daemon.count()
         return [
             tunnel_report(tunnel, daemon.plane.local, "up", None) for tunnel in daemon.paft.tunnels.values()
         ]
@@ -70,6 +72,7 @@ class AnchorControl:
     async def flows(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
         """The flows of all hosts. Applications, programs and processes are the hosts' own business."""
         daemon = self._daemon
+        daemon.count()
         return [flow_report(entry, daemon.paft, lambda _: None) for entry in daemon.paft.flows.values()]
 
     async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, str]:

@@ -16,8 +16,11 @@ from upmt_nf.daemon.anchor_forwards import AnchorForwards
 from upmt_nf.daemon.anchor_kernel import AnchorKernel
 from upmt_nf.daemon.anchor_plane import AnchorPlane
 from upmt_nf.daemon.control_server import ControlServer
+from upmt_nf.daemon.datapath_choice import Choice, choose
+from upmt_nf.daemon.fast_plane import anchor_fast_plane
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import PRIVATE_NETWORKS, AnchorForwarder
+from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.lease_store import LeaseStore
@@ -37,7 +40,7 @@ from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, Tun
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
-from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
+from upmt_nf.model.errors import KernelError, UpmtError
 from upmt_nf.model.names import VIRTUAL_INTERFACE
 from upmt_nf.signaling.digest import MD5, REALM, DigestServer
 
@@ -59,12 +62,11 @@ class AnchorDaemon:
     _stopped: asyncio.Event
 
     def __init__(self, config: AnchorSection) -> None:
-        if config.datapath == "fast":
-            raise FacilityError('the fast datapath is not built yet: say datapath = "auto" or "agent"')
         self.config = config
         # No host may fill the table: a share of it is all that one association gets.
         self.paft = Paft(max_flows=config.max_flows, max_flows_per_owner=max(1024, config.max_flows // 16))
         self._events: deque[AnchorEvent] = deque()
+        self.datapath = Choice(None, "not chosen yet")
         self._is_working = False
         self._control = ControlServer(AnchorControl(self).commands(), READING)
 
@@ -99,8 +101,18 @@ class AnchorDaemon:
         self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
         self.kernel.prepare()
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
+        self.datapath = choose(
+            config.datapath, self.kernel.interface.kind, config.address, lambda: anchor_fast_plane(loop, self)
+        )
+        log.info("%s datapath: %s", self.datapath.name, self.datapath.reason)
         self.plane = AnchorPlane(
-            loop, config.address, config.tunnel_port, self.forwarder, tun, heard=self._hear
+            loop,
+            config.address,
+            config.tunnel_port,
+            self.forwarder,
+            tun,
+            heard=self._hear,
+            merges=self.datapath.fast is None,
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
@@ -149,6 +161,8 @@ class AnchorDaemon:
             self._leases.close()
             self.forwards.close()
             self.plane.stop()
+            if self.datapath.fast is not None:
+                self.datapath.fast.close()
             self.kernel.restore()
             await self._control.close()
             log.info("stopped")
@@ -184,6 +198,16 @@ class AnchorDaemon:
         self.take(
             TunnelSignalReceived(signal.tunnel, signal.remote, signal.source, signal.port, signal.payload)
         )
+        if self.datapath.fast is not None and signal.port == self.config.signalling_port:
+            # Its format, keys and size may be others now.
+            remote = packed_endpoint(signal.remote)
+            self.datapath.fast.refresh(self.paft.tunnels_by_remote.get(remote, ()))
+
+    def count(self) -> None:
+        """Bring the counters of flows and tunnels up to date."""
+        if (fast := self.datapath.fast) is not None:
+            fast.count_tunnels(self.paft.tunnels.values())
+            fast.count_flows()
 
     def _perform(self, command: AnchorCommand) -> None:
         match command:
@@ -207,6 +231,7 @@ class AnchorDaemon:
         counted: dict[str, Any] = {
             **self.forwarder.counters.as_dict(),
             **self.plane.counters(),
+            **(self.datapath.fast.as_counters() if self.datapath.fast is not None else {}),
             **self.paft.counters.as_dict(),
             **self.machine.counters,
         }

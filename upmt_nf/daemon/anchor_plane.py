@@ -32,7 +32,7 @@ _BATCH = 64
 class AnchorPlane:
     """Owns the agent's side of the virtual interface, or the queues, and the socket of the tunnel port.
 
-    `heard` gets each signal from inside a tunnel.
+    `heard` gets each signal from inside a tunnel. `merges` as for `TunnelSocket`.
     """
 
     def __init__(
@@ -44,11 +44,12 @@ class AnchorPlane:
         tun: TunDevice | None,
         *,
         heard: Callable[[TunnelSignal], None],
+        merges: bool = True,
     ) -> None:
         self._loop = loop
         self._forwarder = forwarder
         self._heard = heard
-        self._socket = TunnelSocket(None, address, tunnel_port, 0, None, takes=tun is not None)
+        self._socket = TunnelSocket(None, address, tunnel_port, 0, None, takes=tun is not None, merges=merges)
         self._gathering = Gathering(self._send_all)
         self._tun = tun
         self._queues: tuple[PacketQueue, ...] = ()

@@ -60,7 +60,8 @@ class HostControl:
         forwarder = daemon.forwarder
         return {
             "role": "mobile-host",
-            "datapath": "agent",
+            "datapath": daemon.datapath.name,
+            "datapath_reason": daemon.datapath.reason,
             "virtual_interface": daemon.kernel.interface.name,
             "association": association_report(daemon.machine.association, self._now()),
             "networks": self._network_rows(),
@@ -68,6 +69,7 @@ class HostControl:
             "counters": {
                 **(forwarder.counters.as_dict() if forwarder is not None else {}),
                 **daemon.plane.counters(),
+                **(daemon.datapath.fast.as_counters() if daemon.datapath.fast is not None else {}),
                 **daemon.applications.counters,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
@@ -85,6 +87,7 @@ class HostControl:
     async def tunnels(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
         """The tunnels that are set up."""
         daemon = self._daemon
+        daemon.count()
         states = daemon.machine.networks
         return [
             tunnel_report(
@@ -99,6 +102,7 @@ class HostControl:
     async def flows(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
         """Every flow."""
         daemon = self._daemon
+        daemon.count()
         daemon.applications.name_processes(daemon.paft.flows.values(), self._now())
         return [flow_report(entry, daemon.paft, self._name_of) for entry in daemon.paft.flows.values()]
 
@@ -159,6 +163,8 @@ class HostControl:
             daemon.take(ApplicationAssigned(application.name, policy))
         if rule is not None:
             moved = daemon.applications.reclassify(daemon.paft.flows.values(), rule)
+            for flow in moved:
+                daemon.paft.changed(daemon.paft.flows[flow.packed()])
             daemon.take(FlowsAdopted(application.name, tuple(moved)))
         if failure is not None:
             raise UpmtError(f"{application.name} has the policy {', '.join(policy)} now, but {failure}")

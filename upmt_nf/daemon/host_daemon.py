@@ -15,6 +15,8 @@ from random import SystemRandom
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.control_server import ControlServer
+from upmt_nf.daemon.datapath_choice import Choice, choose
+from upmt_nf.daemon.fast_plane import FastPlane, host_fast_plane
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
@@ -52,7 +54,7 @@ from upmt_nf.mobility.host_events import (
 )
 from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.settings import HostSettings
-from upmt_nf.model.errors import FacilityError, UpmtError, UsageError
+from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TerminalId
 from upmt_nf.model.names import VIRTUAL_INTERFACE
@@ -73,8 +75,6 @@ class HostDaemon:
     _stopped: asyncio.Event
 
     def __init__(self, config: MobileHostConfig) -> None:
-        if config.mobile_host.datapath == "fast":
-            raise FacilityError('the fast datapath is not built yet: say datapath = "auto" or "agent"')
         self.config = config
         self._secret: str | None = None
         self.paft = Paft(max_flows=config.mobile_host.max_flows)
@@ -82,6 +82,8 @@ class HostDaemon:
         self._events: deque[HostEvent] = deque()
         self._is_working = False
         self._tokens = itertools.count(1)
+        self.datapath = Choice(None, "not chosen yet")
+        self._programmed: dict[str, int] = {}
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
         self._rules_in_place: tuple[dict[str, int], list[str]] | None = None
         self._control = ControlServer(HostControl(self).commands(), READING)
@@ -108,8 +110,21 @@ class HostDaemon:
         self.kernel.prepare()
         anchor = Endpoint(self.config.anchor.address, self.config.anchor.tunnel_port)
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
+        self.datapath = choose(
+            self.config.mobile_host.datapath,
+            self.kernel.interface.kind,
+            anchor.address,
+            lambda: host_fast_plane(loop, self),
+        )
+        log.info("%s datapath: %s", self.datapath.name, self.datapath.reason)
         self.plane = HostPlane(
-            loop, anchor, tun, heard=self._hear, lost=self._lose_path, narrowed=self._narrow_path
+            loop,
+            anchor,
+            tun,
+            heard=self._hear,
+            lost=self._lose_path,
+            narrowed=self._narrow_path,
+            merges=self.datapath.fast is None,
         )
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
@@ -151,6 +166,8 @@ class HostDaemon:
             self._monitor.close()
             self.networks.close()
             self.plane.stop()
+            if self.datapath.fast is not None:
+                self.datapath.fast.close()
             self.kernel.restore()
             await self._control.close()
             log.info("stopped")
@@ -171,6 +188,9 @@ class HostDaemon:
         if self._is_working:
             return
         self._is_working = True
+        fast = self.datapath.fast
+        if fast is not None:
+            fast.count_tunnels(self.paft.tunnels.values())
         try:
             while self._events:
                 for command in self.machine.handle(self._events.popleft(), self._loop.time()):
@@ -180,7 +200,28 @@ class HostDaemon:
                         log.warning("%s: %s", type(command).__name__, reason)
         finally:
             self._is_working = False
+        if fast is not None:
+            self._mind(fast)
         self._wake_up.at(self.machine.next_timeout())
+
+    def _mind(self, fast: FastPlane) -> None:
+        """Programs on the interfaces that are there, tunnels as they are now."""
+        there = {
+            section.interface: place[0]
+            for section in self.config.network
+            if (place := self.networks.place_of(NetworkName(section.name))) is not None
+        }
+        if there != self._programmed:
+            self._programmed = there
+            for interface in there:
+                fast.attach(interface)
+        fast.refresh(self.paft.tunnels.values())
+
+    def count(self) -> None:
+        """Bring the counters of flows and tunnels up to date."""
+        if (fast := self.datapath.fast) is not None:
+            fast.count_tunnels(self.paft.tunnels.values())
+            fast.count_flows()
 
     def _look_at_networks(self) -> None:
         for state in self._monitor.read():

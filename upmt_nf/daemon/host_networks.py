@@ -122,6 +122,11 @@ class HostNetworks:
         """Bring policy routing into line with what is there. Raises KernelError."""
         self._kernel.route(self.virtual_address, self.routings)
 
+    def place_of(self, network: NetworkName) -> tuple[int, int] | None:
+        """The index of a network's interface and its number among the networks, while it is there."""
+        present = self._present.get(network)
+        return (present.interface_index, present.routing.index) if present is not None else None
+
     @property
     def routings(self) -> list[NetworkRouting]:
         """How the networks that are there are routed."""

@@ -33,7 +33,7 @@ class HostPlane:
 
     `heard` is called with each signal from inside a tunnel, `lost` when the kernel cannot send on a network,
     `narrowed` with the outer path MTU when a packet was too large for it. `judged` is the mark that a flow gets once
-    it is known, 0 for none: then netfilter's queue goes on giving all of its packets.
+    it is known, 0 for none: then netfilter's queue goes on giving all of its packets. `merges` as for `TunnelSocket`.
     """
 
     judged = 0
@@ -47,8 +47,10 @@ class HostPlane:
         heard: Callable[[TunnelSignal], None],
         lost: Callable[[NetworkName, str], None],
         narrowed: Callable[[NetworkName, int], None],
+        merges: bool = True,
     ) -> None:
         self._loop = loop
+        self._merges = merges
         self._anchor = anchor
         self._heard = heard
         self._lost = lost
@@ -82,7 +84,9 @@ class HostPlane:
         """Bind a network's tunnel socket; gives its local port. Port 0 lets the kernel choose."""
         self.close(network)
         takes = self._tun is not None
-        socket = TunnelSocket(interface, care_of, port, outer_mark(index), self._anchor, takes=takes)
+        socket = TunnelSocket(
+            interface, care_of, port, outer_mark(index), self._anchor, takes=takes, merges=self._merges
+        )
         self._sockets[network] = socket
         if takes:
             self._loop.add_reader(socket.fileno(), self._read_tunnel, network, socket)
@@ -155,6 +159,9 @@ class HostPlane:
                     tun.write(verdict.deliver, verdict.offload)
                 elif verdict.signal is not None:
                     self._heard(verdict.signal)
+        if (mtu := socket.narrowed_to) is not None:
+            socket.narrowed_to = None
+            self._narrowed(network, mtu)
 
     def _introduce(self) -> None:
         """Packets of flows that the agent may not know yet, on to the tun interface.

@@ -6,6 +6,7 @@ IPv4 inside and outside: what is IPv6 stays with the agent.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from upmt_nf.datapath.outer import packed_endpoint
@@ -22,6 +23,8 @@ COUNTS: Final = struct.Struct("=QQQQQ")
 NUMBER: Final = struct.Struct("=I")
 EVENT: Final = struct.Struct("=Q")
 
+LAYOUT: Final = 1
+"""Goes up with every change of what the maps mean: pinned maps of another layout are not taken over."""
 APPLICATIONS: Final = MAX_APPLICATION_ID + 1
 MAX_SECRETS: Final = 4
 FORMAT_AGENT, FORMAT_PLAIN, FORMAT_COOKIE = 0, 1, 2
@@ -59,6 +62,7 @@ class FlowRow(NamedTuple):
     application: int
     tunnel: int = 0
     left: int = 0
+    left_too: int = 0
     left_until: int = 0
     last_seen: int = 0
     packets_out: int = 0
@@ -68,13 +72,16 @@ class FlowRow(NamedTuple):
 
     def packed(self) -> bytes:
         """As the map holds it."""
-        return FLOW.pack(self.application, self.tunnel, self.left, 0, *self[3:])
+        return FLOW.pack(*self)
+
+    def with_counts(self, counts: Iterable[int]) -> FlowRow:
+        """This, with packets and bytes out, packets and bytes in as given."""
+        return FlowRow._make((*self[:6], *counts))
 
     @classmethod
     def unpacked(cls, row: bytes) -> FlowRow:
         """The inverse of `packed`."""
-        application, tunnel, left, _, *others = FLOW.unpack(row)
-        return cls(application, tunnel, left, *others)
+        return cls._make(FLOW.unpack(row))
 
 
 class TunnelRow(NamedTuple):
@@ -84,6 +91,8 @@ class TunnelRow(NamedTuple):
     """Key of the map `ends`."""
     value: bytes
     """Value of the map `tunnels`, whose key is the tunnel's id."""
+    is_waiting: bool = False
+    """For the other end's sign that it has new keys: the agent must see it."""
 
 
 class Counts(NamedTuple):
@@ -113,7 +122,7 @@ def events_of(row: bytes) -> int:
 def tunnel_row(
     tunnel: Tunnel, local: Endpoint, interface: int, virtual_interface: int, mark: int, slot: int
 ) -> TunnelRow | None:
-    """A tunnel whose near end is `local`; None when it is not IPv4. It also says that only the agent speaks a format."""
+    """A tunnel whose near end is `local`; None when it is not IPv4. A format may be the agent's alone."""
     near, far, owner = packed_endpoint(local), tunnel.remote_packed, tunnel.owner_packed
     if len(near) != 6 or len(far) != 6 or len(owner) != 4:
         return None
@@ -131,7 +140,7 @@ def tunnel_row(
         (tunnel.id & 0xFFFF).to_bytes(2, "big"), len(receiving), 0,
         sending, b"".join(receiving).ljust(8 * MAX_SECRETS, b"\0"),
     )  # fmt: skip
-    return TunnelRow(END.pack(far[:4], owner, far[4:], near[4:]), value)
+    return TunnelRow(END.pack(far[:4], owner, far[4:], near[4:]), value, waits)
 
 
 def header_sum(local: bytes, remote: bytes) -> int:

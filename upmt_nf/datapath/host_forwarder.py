@@ -196,6 +196,7 @@ class HostForwarder:
             classified = self._classify(entry.key, mark)
             entry.application_id, entry.why = classified.application_id, classified.why
             entry.mark = field
+            self._paft.changed(entry)
 
     def inbound(self, outer_packet: bytes, now: float) -> Inbound:
         """A packet that arrived at the port of one of our tunnels. `now` in seconds. Never raises."""

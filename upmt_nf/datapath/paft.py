@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
+from typing import Protocol
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.formats import PLAIN, TunnelFormat
@@ -88,7 +89,8 @@ class FlowEntry:
     `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
     `previous` is the one that learnt data made it leave. `mark` is the fwmark that it was classified by, `why` what
     the classifier said of its reasons.
-    Counters are the mobile host's view at both ends: `out` is towards the correspondent.
+    Counters are the mobile host's view at both ends: `out` is towards the correspondent. `offloaded` is how much of
+    them a mirror has told so far: packets and bytes out, packets and bytes in.
     """
 
     __slots__ = (
@@ -101,6 +103,7 @@ class FlowEntry:
         "last_seen",
         "left",
         "mark",
+        "offloaded",
         "packets_in",
         "packets_out",
         "pid",
@@ -122,6 +125,7 @@ class FlowEntry:
         self.pid = pid
         self.command = command
         self.why: object = None
+        self.offloaded = (0, 0, 0, 0)
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
 
     @property
@@ -148,6 +152,25 @@ class FlowEntry:
         return any(tunnel is left and now < until for left, until in self.left)
 
 
+class Mirror(Protocol):
+    """Keeps a second table like this one: told of each change, after it was made."""
+
+    def flow_changed(self, entry: FlowEntry) -> None:
+        """It is new, or goes another way now."""
+
+    def flow_forgotten(self, key: FlowBytes) -> None:
+        """It is not in the table any more."""
+
+    def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
+        """It goes that way now."""
+
+    def tunnel_changed(self, tunnel: Tunnel) -> None:
+        """It is new, or its other end is elsewhere."""
+
+    def tunnel_forgotten(self, tunnel: Tunnel) -> None:
+        """It is not in the table any more."""
+
+
 class Paft:
     """The table. Flow keys are the mobile host's: the source is the virtual address.
 
@@ -169,6 +192,7 @@ class Paft:
         self.newcomers: dict[bytes, Tunnel] = {}
         """Anchor: where a virtual address (packed) wants the flows that correspondents begin."""
         self.counters = Counters()
+        self.mirror: Mirror | None = None
         self._max_flows = max(1, max_flows)
         self._max_per_owner = max(1, max_flows_per_owner or max_flows)
         self._settle = settle
@@ -189,12 +213,16 @@ class Paft:
                 self._repoint(old, tunnel if tunnel.owner == old.owner else None)
         self.tunnels[tunnel.id] = tunnel
         self._enter_remote(tunnel)
+        if self.mirror is not None:
+            self.mirror.tunnel_changed(tunnel)
 
     def remove_tunnel(self, id: TunnelId) -> None:
         """Forget a tunnel. Its applications and pinned flows have none until they are steered, moved or learnt."""
         if (tunnel := self.tunnels.pop(id, None)) is not None:
             self._leave_remote(tunnel)
             self._repoint(tunnel, None)
+            if self.mirror is not None:
+                self.mirror.tunnel_forgotten(tunnel)
 
     def move_endpoint(self, tunnel: Tunnel, remote: Endpoint) -> None:
         """The other end of a tunnel is now at `remote`."""
@@ -203,6 +231,8 @@ class Paft:
         tunnel.remote_packed = packed_endpoint(remote)
         tunnel.remote_name = (str(remote.address), remote.port)
         self._enter_remote(tunnel)
+        if self.mirror is not None:
+            self.mirror.tunnel_changed(tunnel)
 
     def tunnel_from(self, remote: EndpointBytes, owner: bytes) -> Tunnel | None:
         """The newest tunnel of a packed virtual address that leads to an endpoint."""
@@ -226,7 +256,7 @@ class Paft:
     def _repoint(self, old: Tunnel, new: Tunnel | None) -> None:
         for application, tunnel in self.applications.items():
             if tunnel is old:
-                self.applications[application] = new
+                self._steer(application, new)
         if self.newcomers.get(old.owner_packed) is old:
             if new is None:
                 del self.newcomers[old.owner_packed]
@@ -235,6 +265,7 @@ class Paft:
         for entry in self._owned.get(old.owner_packed, {}).values():
             if entry.pinned is old:
                 entry.pinned = new
+                self.changed(entry)
             if entry.previous is old:
                 entry.previous = new
             if entry.left:
@@ -248,15 +279,29 @@ class Paft:
 
         Raises KeyError when there is no such tunnel.
         """
-        self.applications[application_id] = None if tunnel_id is None else self.tunnels[tunnel_id]
+        self._steer(application_id, None if tunnel_id is None else self.tunnels[tunnel_id])
+
+    def _steer(self, application_id: int, tunnel: Tunnel | None) -> None:
+        self.applications[application_id] = tunnel
+        if self.mirror is not None:
+            self.mirror.application_changed(application_id, tunnel)
+
+    def changed(self, entry: FlowEntry) -> None:
+        """Whoever changes an entry by itself says so here."""
+        if self.mirror is not None:
+            self.mirror.flow_changed(entry)
 
     def pin(self, key: FlowBytes, tunnel_id: TunnelId) -> None:
         """Send one flow by a tunnel of its own. Raises KeyError when either is unknown."""
-        self.flows[key].pinned = self.tunnels[tunnel_id]
+        entry = self.flows[key]
+        entry.pinned = self.tunnels[tunnel_id]
+        self.changed(entry)
 
     def unpin(self, key: FlowBytes) -> None:
         """Let a flow follow its application again. Raises KeyError when it is unknown."""
-        self.flows[key].pinned = None
+        entry = self.flows[key]
+        entry.pinned = None
+        self.changed(entry)
 
     def tunnel_of(self, entry: FlowEntry) -> Tunnel | None:
         """The tunnel that an entry's packets take now."""
@@ -279,10 +324,12 @@ class Paft:
         entry = self.flows.get(key)
         if entry is not None:
             entry.application_id, entry.pid, entry.command = application_id, pid, command
+            self.changed(entry)
             return entry
         entry = FlowEntry(key, application_id, now, pid, command)
         self._make_room(entry.owner, now)
         self.flows[key] = self._owned.setdefault(entry.owner, OrderedDict())[key] = entry
+        self.changed(entry)
         return entry
 
     def learn(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
@@ -294,8 +341,10 @@ class Paft:
         if entry is None:
             entry = self.insert(key, ApplicationId(0), now)
             entry.pinned = tunnel
+            self.changed(entry)
         elif entry.pinned is not tunnel and (entry.pinned is None or not entry.has_left(tunnel, now)):
             entry.previous, entry.pinned = entry.pinned, tunnel
+            self.changed(entry)
         return entry
 
     def move(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
@@ -315,6 +364,7 @@ class Paft:
             left.append((leaving, now + self._settle))
         entry.left = tuple(left)
         entry.pinned, entry.previous = tunnel, None
+        self.changed(entry)
         return entry
 
     def forget(self, key: FlowBytes) -> None:
@@ -325,6 +375,8 @@ class Paft:
             del owned[key]
             if not owned:
                 del self._owned[entry.owner]
+            if self.mirror is not None:
+                self.mirror.flow_forgotten(key)
 
     def age(self, now: float) -> int:
         """Forget flows that were silent too long; gives how many. Call it every second or so.

@@ -12,7 +12,7 @@ sysctl              kernel parameters
 cgroups             one cgroup an application
 processes           socket -> process
 sock_diag           flow -> socket
-bpf                 eBPF objects, maps and tc programs (libbpf)
+libbpf              eBPF objects, maps and tc programs (libbpf)
 packet_queue        NFQUEUE (NetfilterQueue)
 tunnel_socket       UDP sockets bound to one access network
 link_monitor        carrier, addresses and gateways of the access interfaces

@@ -11,11 +11,15 @@ import logging
 import socket
 
 from upmt_nf.linux import cgroups, netfilter, routes, sysctl
+from upmt_nf.linux.fast_programs import remove_filter, remove_pins, remove_qdisc
 from upmt_nf.linux.journal import (
     CgroupMade,
+    FilterAttached,
     HierarchyMounted,
     InterfaceMade,
     Journal,
+    MapsPinned,
+    QdiscMade,
     Record,
     RoutingChanged,
     RulesInstalled,
@@ -78,3 +82,13 @@ def _undo(record: Record, journal: Journal) -> str | None:
             return f"cgroup {path} removed" if cgroups.remove_directory(path) else None
         case HierarchyMounted(path):
             return f"{path} unmounted" if cgroups.unmount(path) else None
+        case MapsPinned(path):
+            return f"maps unpinned from {path}" if remove_pins(path) else None
+        case QdiscMade(interface):
+            return f"clsact of {interface} removed" if remove_qdisc(interface) else None
+        case FilterAttached(interface, direction):
+            return (
+                f"program at the {direction} of {interface} removed"
+                if remove_filter(interface, direction)
+                else None
+            )

@@ -56,10 +56,52 @@ class HierarchyMounted:
     path: str
 
 
-Record = SysctlSet | InterfaceMade | RulesInstalled | RoutingChanged | CgroupMade | HierarchyMounted
+@dataclass(frozen=True, slots=True)
+class MapsPinned:
+    """We are pinning the fast plane's maps in this directory."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class QdiscMade:
+    """We are giving this interface a clsact."""
+
+    interface: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilterAttached:
+    """We are putting a program of ours on this interface; `direction` is `ingress` or `egress`."""
+
+    interface: str
+    direction: str
+
+
+Record = (
+    SysctlSet
+    | InterfaceMade
+    | RulesInstalled
+    | RoutingChanged
+    | CgroupMade
+    | HierarchyMounted
+    | MapsPinned
+    | QdiscMade
+    | FilterAttached
+)
 _KINDS: dict[str, type[Record]] = {
     kind.__name__: kind
-    for kind in (SysctlSet, InterfaceMade, RulesInstalled, RoutingChanged, CgroupMade, HierarchyMounted)
+    for kind in (
+        SysctlSet,
+        InterfaceMade,
+        RulesInstalled,
+        RoutingChanged,
+        CgroupMade,
+        HierarchyMounted,
+        MapsPinned,
+        QdiscMade,
+        FilterAttached,
+    )
 }
 
 

@@ -67,6 +67,7 @@ class TunnelSocket:
 
     `interface` None and `mark` 0 are for the anchor, whose one socket serves all tunnels and names the remote end
     in each `send`. `takes`: whether datagrams will be read from it; else netfilter's queue takes them before.
+    `merges`: whether the kernel may join datagrams that arrive together, which the fast plane's programs cannot part.
     Raises KernelError when the address or port cannot be bound.
     """
 
@@ -79,8 +80,12 @@ class TunnelSocket:
         remote: Endpoint | None,
         *,
         takes: bool = False,
+        merges: bool = True,
     ) -> None:
         self.dropped = 0
+        self.narrowed_to: int | None = None
+        """The path MTU, when the network said that it is smaller than what was sent. Whoever reads it takes it away."""
+        self._merges = merges
         self._segments = True
         self._version = address.version
         self._tos = 0
@@ -155,8 +160,10 @@ class TunnelSocket:
                 size, ancillary, _, remote = self._socket.recvmsg_into((buffer,), _TOS_AND_SIZE)
             except BlockingIOError:
                 return
-            except OSError:
-                # An ICMP error about something that we sent earlier: the probes find out whether the path is dead.
+            except OSError as reason:
+                # An ICMP error about something that was sent earlier: the probes find out whether the path is dead.
+                if reason.errno == errno.EMSGSIZE:
+                    self.narrowed_to = self._path_mtu()
                 continue
             each, tos = size, 0
             for level, kind, value in ancillary:
@@ -174,8 +181,9 @@ class TunnelSocket:
             self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
         else:
             self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVTCLASS, 1)
-        with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+        if self._merges:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
 
     def close(self) -> None:
         """Give the port back."""

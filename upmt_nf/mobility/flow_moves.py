@@ -73,6 +73,7 @@ class FlowMoves:
                     # Its first packets may still be on their way by any other tunnel.
                     others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)
                     entry.left = tuple((other, now + SETTLE_SECONDS) for other in others)
+                    self._paft.changed(entry)
         self._prune(orders, lease.address)
         return HandoverResult(True, tunnel.id, sum(not stands_for_newcomers(key) for key in keys))
 

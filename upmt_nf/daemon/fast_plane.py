@@ -1,0 +1,310 @@
+"""The fast plane beside the agent: keeps the kernel's maps in line with PAFT, and PAFT with what the kernel counted.
+
+The agent plane goes on as it is: what the programs do not know, or cannot do, comes to it as if they were not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from socket import if_nametoindex
+from typing import TYPE_CHECKING, NamedTuple
+
+from upmt_nf.datapath.counters import Counters
+from upmt_nf.datapath.fast_layout import (
+    APPLICATIONS,
+    EVENTS,
+    NUMBER,
+    Counts,
+    FlowRow,
+    TunnelRow,
+    counts_of,
+    events_of,
+    flow_bytes,
+    flow_key,
+    tunnel_row,
+)
+from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.linux.fast_programs import FastPrograms
+from upmt_nf.linux.libbpf import BpfMap, Hook
+from upmt_nf.model.errors import KernelError, UpmtError
+from upmt_nf.model.flow import Endpoint, FlowBytes
+from upmt_nf.model.identity import TunnelId
+from upmt_nf.model.names import MAX_NETWORKS, VIRTUAL_INTERFACE, outer_mark
+
+if TYPE_CHECKING:
+    from upmt_nf.daemon.anchor_daemon import AnchorDaemon
+    from upmt_nf.daemon.host_daemon import HostDaemon
+
+log = logging.getLogger(__name__)
+
+_TICK = 0.05
+"""Seconds between looks at a part of the kernel's counters."""
+_TUNNELS_EACH, _MOST_TUNNELS = 2, 1 << 17
+"""Room for the tunnels of an anchor's associations."""
+_OTHERS = 0
+"""The slot that tunnels without one of their own share."""
+
+
+class Near(NamedTuple):
+    """Our end of a tunnel: where it is, by which interface outer packets leave, with which mark."""
+
+    local: Endpoint
+    interface: int
+    mark: int
+
+
+class FastPlane:
+    """Mirror of a PAFT in the maps of `programs`. `near` tells our end of a tunnel, or None while it has none.
+
+    `virtual_interface` is the index of that interface.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        programs: FastPrograms,
+        paft: Paft,
+        near: Callable[[Tunnel], Near | None],
+        virtual_interface: int,
+    ) -> None:
+        self._loop = loop
+        self._programs = programs
+        self._paft = paft
+        self._near = near
+        self._virtual_interface = virtual_interface
+        maps = programs.maps
+        self._flows, self._tunnels, self._ends = maps["flows"], maps["tunnels"], maps["ends"]
+        self._applications, self._counts, self._events = (
+            maps["applications"],
+            maps["tunnel_counts"],
+            maps["events"],
+        )
+        self._rows: dict[TunnelId, TunnelRow] = {}
+        self._slots: dict[TunnelId, int] = {}
+        self._free = iter(range(1, self._counts.max_entries))
+        self._returned: list[int] = []
+        self._told: dict[TunnelId, Counts] = {}
+        self._waiting: set[TunnelId] = set()
+        self._sweep: Iterator[object] = iter(())
+        self._unattached: dict[str, str] = {}
+        self.counters = Counters()
+        paft.mirror = self
+        self._timer = loop.call_later(_TICK, self._tick)
+
+    def close(self) -> None:
+        """Let go of the maps, which live on as long as they are pinned or used."""
+        self._paft.mirror = None
+        self._timer.cancel()
+        self._programs.close()
+
+    def attach(self, interface: str) -> None:
+        """Take tunnel packets off an access interface. One that cannot have a program stays with the agent."""
+        try:
+            self._programs.attach(interface, Hook.INGRESS)
+            self._unattached.pop(interface, None)
+        except UpmtError as reason:
+            if self._unattached.get(interface) != str(reason):
+                self._unattached[interface] = str(reason)
+                log.warning("tunnel packets of %s go the agent's way: %s", interface, reason)
+
+    def as_counters(self) -> dict[str, int]:
+        """What was left to the agent, by reason."""
+        found = {
+            f"fast_left_{name}": events_of(self._events.lookup(NUMBER.pack(number)) or b"")
+            for number, name in enumerate(EVENTS)
+        }
+        return {**{name: count for name, count in found.items() if count}, **self.counters.as_dict()}
+
+    # --- PAFT -> kernel (datapath.paft.Mirror) ---
+
+    def flow_changed(self, entry: FlowEntry) -> None:
+        """See `Mirror`."""
+        key = flow_key(entry.key)
+        if key is None:
+            return
+        pinned = entry.pinned.id if entry.pinned is not None else 0
+        left = [tunnel.id for tunnel, _ in entry.left[-2:]] + [0, 0]
+        until = max((when for _, when in entry.left), default=0.0)
+        seen = entry.last_seen
+        row = FlowRow(entry.application_id, pinned, left[0], left[1], int(until * 1e9), int(seen * 1e9))
+        row = row.with_counts(entry.offloaded)
+        if (known := self._flows.lookup(key)) is not None:
+            row = row.with_counts(FlowRow.unpacked(known)[6:])
+        self._write(self._flows, key, row.packed())
+
+    def flow_forgotten(self, key: FlowBytes) -> None:
+        """See `Mirror`."""
+        if (packed := flow_key(key)) is not None:
+            self._flows.delete(packed)
+
+    def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
+        """See `Mirror`: the one write that moves an application."""
+        if application_id < APPLICATIONS:
+            self._write(
+                self._applications,
+                NUMBER.pack(application_id),
+                NUMBER.pack(tunnel.id if tunnel is not None else 0),
+            )
+
+    def tunnel_changed(self, tunnel: Tunnel) -> None:
+        """See `Mirror`; and whenever its format, keys, size or near end may have changed."""
+        near = self._near(tunnel)
+        row = None
+        if near is not None:
+            slot = self._slot(tunnel.id)
+            row = tunnel_row(tunnel, near.local, near.interface, self._virtual_interface, near.mark, slot)
+        before = self._rows.get(tunnel.id)
+        if row == before:
+            return
+        number = NUMBER.pack(tunnel.id)
+        if row is None:
+            self._forget_row(tunnel.id)
+            return
+        self._rows[tunnel.id] = row
+        self._write(self._tunnels, number, row.value)
+        self._write(self._ends, row.end, number)
+        if before is not None and before.end != row.end:
+            self._forget_end(before.end, tunnel.id)
+        if row.is_waiting:
+            self._waiting.add(tunnel.id)
+
+    def tunnel_forgotten(self, tunnel: Tunnel) -> None:
+        """See `Mirror`."""
+        self._forget_row(tunnel.id)
+        self._told.pop(tunnel.id, None)
+        if (slot := self._slots.pop(tunnel.id, _OTHERS)) != _OTHERS:
+            self._returned.append(slot)
+
+    def refresh(self, tunnels: Iterable[Tunnel]) -> None:
+        """Look at these tunnels again."""
+        for tunnel in tunnels:
+            self.tunnel_changed(tunnel)
+
+    def _forget_row(self, id: TunnelId) -> None:
+        if (row := self._rows.pop(id, None)) is not None:
+            self._tunnels.delete(NUMBER.pack(id))
+            self._forget_end(row.end, id)
+
+    def _forget_end(self, end: bytes, id: TunnelId) -> None:
+        # Another tunnel may have taken this end over.
+        if self._ends.lookup(end) == NUMBER.pack(id):
+            self._ends.delete(end)
+
+    def _slot(self, id: TunnelId) -> int:
+        slot = self._slots.get(id)
+        if slot is None:
+            slot = self._returned.pop() if self._returned else next(self._free, _OTHERS)
+            self._slots[id] = slot
+            self._write(self._counts, NUMBER.pack(slot), bytes(self._counts.value_size))
+        return slot
+
+    def _write(self, table: BpfMap, key: bytes, value: bytes) -> None:
+        """What the kernel does not take stays with the agent."""
+        try:
+            if not table.update(key, value):
+                self.counters.add("fast_table_full")
+        except KernelError as reason:
+            log.debug("%s", reason)
+            self.counters.add("fast_write_failures")
+
+    # --- kernel -> PAFT ---
+
+    def count_tunnels(self, tunnels: Iterable[Tunnel]) -> None:
+        """Add to these tunnels what passed them in the kernel since the last time."""
+        for tunnel in tunnels:
+            slot = self._slots.get(tunnel.id, _OTHERS)
+            if slot == _OTHERS or (found := self._counts.lookup(NUMBER.pack(slot))) is None:
+                continue
+            now, before = counts_of(found), self._told.get(tunnel.id, Counts())
+            if now == before:
+                continue
+            self._told[tunnel.id] = now
+            tunnel.packets_out += now.packets_out - before.packets_out
+            tunnel.bytes_out += now.bytes_out - before.bytes_out
+            tunnel.packets_in += now.packets_in - before.packets_in
+            tunnel.bytes_in += now.bytes_in - before.bytes_in
+            tunnel.heard = max(tunnel.heard, now.heard / 1e9)
+
+    def count_flows(self) -> None:
+        """Bring all flows up to date, whatever it takes: for people who ask."""
+        for part in self._flows.items():
+            self._count(part)
+
+    def _tick(self) -> None:
+        """A part of the flows each time, and the tunnels whose other end is to show that it has new keys."""
+        self._timer = self._loop.call_later(_TICK, self._tick)
+        for id in list(self._waiting):
+            tunnel = self._paft.tunnels.get(id)
+            if tunnel is not None:
+                self.tunnel_changed(tunnel)
+            row = self._rows.get(id)
+            if row is None or not row.is_waiting:
+                self._waiting.discard(id)
+        if next(self._sweep, None) is None:
+            self._sweep = self._counted()
+
+    def _counted(self) -> Iterator[object]:
+        for part in self._flows.items():
+            self._count(part)
+            yield True
+
+    def _count(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        flows, tunnels = self._paft.flows, self._paft.tunnels
+        for key, packed in rows:
+            entry = flows.get(flow_bytes(key))
+            if entry is None:
+                # Forgotten while the batch was read.
+                self._flows.delete(key)
+                continue
+            row = FlowRow.unpacked(packed)
+            before = entry.offloaded
+            if row.packets_out == before[0] and row.packets_in == before[2]:
+                continue
+            entry.packets_out += row.packets_out - before[0]
+            entry.bytes_out += row.bytes_out - before[1]
+            entry.packets_in += row.packets_in - before[2]
+            entry.bytes_in += row.bytes_in - before[3]
+            entry.offloaded = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
+            entry.last_seen = max(entry.last_seen, row.last_seen / 1e9)
+            own = entry.pinned.id if entry.pinned is not None else 0
+            if row.tunnel != own and (learnt := tunnels.get(TunnelId(row.tunnel))) is not None:
+                entry.previous, entry.pinned = entry.pinned, learnt
+
+
+def host_fast_plane(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> FastPlane:
+    """The mobile host's. Raises FacilityError."""
+
+    def near(tunnel: Tunnel) -> Near | None:
+        place, local = daemon.networks.place_of(tunnel.network), daemon.plane.local_of(tunnel.network)
+        return None if place is None or local is None else Near(local, place[0], outer_mark(place[1]))
+
+    flows = daemon.config.mobile_host.max_flows
+    programs = FastPrograms(daemon.kernel.journal, "host", flows=flows, tunnels=2 * MAX_NETWORKS)
+    return _attached(loop, programs, daemon.paft, near)
+
+
+def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> FastPlane:
+    """The anchor's. Raises FacilityError."""
+    config = daemon.config
+    here = Near(Endpoint(config.address, config.tunnel_port), if_nametoindex(config.interface), 0)
+    tunnels = min(_TUNNELS_EACH * config.max_associations, _MOST_TUNNELS)
+    programs = FastPrograms(daemon.kernel.journal, "anchor", flows=config.max_flows, tunnels=tunnels)
+    plane = _attached(loop, programs, daemon.paft, lambda _: here)
+    plane.attach(config.interface)
+    return plane
+
+
+def _attached(
+    loop: asyncio.AbstractEventLoop,
+    programs: FastPrograms,
+    paft: Paft,
+    near: Callable[[Tunnel], Near | None],
+) -> FastPlane:
+    try:
+        programs.attach(VIRTUAL_INTERFACE, Hook.EGRESS)
+    except UpmtError:
+        programs.close()
+        raise
+    return FastPlane(loop, programs, paft, near, if_nametoindex(VIRTUAL_INTERFACE))
