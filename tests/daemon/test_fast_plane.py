@@ -1,0 +1,331 @@
+"""The mirror: whatever happens to PAFT, the maps say the same; what the kernel counts comes back."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from upmt_nf.daemon.datapath_choice import choose
+from upmt_nf.daemon.fast_plane import FastPlane, Near
+from upmt_nf.datapath.fast_layout import (
+    COUNTS,
+    END,
+    EVENTS,
+    FLOW,
+    FLOW_KEY,
+    NUMBER,
+    TUNNEL,
+    FlowRow,
+    flow_key,
+)
+from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.protected import Cookie
+from upmt_nf.model.errors import FacilityError, KernelError
+from upmt_nf.model.flow import UDP, Endpoint, FlowKey
+from upmt_nf.model.identity import ApplicationId, TunnelId
+
+HERE = Near(Endpoint(ip_address("192.0.2.1"), 4000), 3, 0x1001)
+OWNER = ip_address("10.9.0.1")
+
+
+class PretendMap:
+    """A map in memory that counts what is written."""
+
+    def __init__(self, key_size: int, value_size: int, max_entries: int = 64) -> None:
+        self.key_size, self.value_size, self.max_entries = key_size, value_size, max_entries
+        self.rows: dict[bytes, bytes] = {}
+        self.writes = 0
+        self.fails = False
+
+    def update(self, key: bytes, value: bytes) -> bool:
+        assert (len(key), len(value)) == (self.key_size, self.value_size)
+        if self.fails:
+            raise KernelError("no memory")
+        self.writes += 1
+        if key not in self.rows and len(self.rows) >= self.max_entries:
+            return False
+        self.rows[key] = value
+        return True
+
+    def lookup(self, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def delete(self, key: bytes) -> bool:
+        return self.rows.pop(key, None) is not None
+
+    def items(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        yield list(self.rows.items())
+
+
+class PretendLoop:
+    """Keeps what it is to call later."""
+
+    def __init__(self) -> None:
+        self.later: list[Callable[[], None]] = []
+
+    def call_later(self, _: float, call: Callable[[], None]) -> SimpleNamespace:
+        self.later.append(call)
+        return SimpleNamespace(cancel=lambda: None)
+
+    def tick(self) -> None:
+        calls, self.later = self.later, []
+        for call in calls:
+            call()
+
+
+class World:
+    """A PAFT with its mirror."""
+
+    def __init__(self, flows: int = 100_000) -> None:
+        self.maps = {
+            "flows": PretendMap(FLOW_KEY.size, FLOW.size, flows),
+            "applications": PretendMap(4, 4, 4096),
+            "tunnels": PretendMap(4, TUNNEL.size),
+            "ends": PretendMap(END.size, 4),
+            "tunnel_counts": PretendMap(4, 2 * COUNTS.size, 8),
+            "events": PretendMap(4, 16),
+        }
+        for number in range(len(EVENTS)):
+            self.maps["events"].rows[NUMBER.pack(number)] = bytes(16)
+        self.paft = Paft()
+        self.loop = PretendLoop()
+        programs: Any = SimpleNamespace(maps=self.maps, close=lambda: None)
+        loop: Any = self.loop
+        self.fast = FastPlane(loop, programs, self.paft, lambda _: HERE, 4)
+
+    def add_tunnel(self, id: int) -> Tunnel:
+        tunnel = Tunnel(TunnelId(id), OWNER, Endpoint(ip_address("203.0.113.1"), 1000 + id), 1400)
+        self.paft.add_tunnel(tunnel)
+        return tunnel
+
+    def add_flow(self, port: int, application: int = 1, now: float = 0.0) -> FlowEntry:
+        flow = FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53)
+        return self.paft.insert(flow.packed(), ApplicationId(application), now)
+
+    def row(self, entry: FlowEntry) -> FlowRow:
+        found = self.maps["flows"].lookup(flow_key(entry.key) or b"")
+        assert found is not None
+        return FlowRow.unpacked(found)
+
+    def kernel_counts(self, entry: FlowEntry, **fields: int) -> None:
+        self.maps["flows"].rows[flow_key(entry.key) or b""] = self.row(entry)._replace(**fields).packed()
+
+    def writes(self) -> dict[str, int]:
+        return {name: table.writes for name, table in self.maps.items()}
+
+
+@pytest.mark.parametrize("flows", [1, 10_000])
+def test_moving_an_application_is_one_write(flows: int) -> None:
+    world = World()
+    world.add_tunnel(1), world.add_tunnel(2)
+    world.paft.steer(ApplicationId(7), TunnelId(1))
+    for port in range(flows):
+        world.add_flow(port, 7)
+    before = world.writes()
+    world.paft.steer(ApplicationId(7), TunnelId(2))
+    after = world.writes()
+    assert {name: after[name] - before[name] for name in after} == {
+        **dict.fromkeys(after, 0),
+        "applications": 1,
+    }
+    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(2)
+
+
+def test_what_the_kernel_counted_comes_back_once() -> None:
+    world = World()
+    tunnel, entry = world.add_tunnel(1), world.add_flow(1)
+    world.kernel_counts(entry, packets_out=3, bytes_out=300, packets_in=2, bytes_in=20, last_seen=int(9e9))
+    world.maps["tunnel_counts"].rows[NUMBER.pack(1)] = COUNTS.pack(1, 2, 3, 4, int(8e9)) + COUNTS.pack(
+        1, 1, 1, 1, 0
+    )
+    for _ in range(3):
+        world.fast.count_flows()
+        world.fast.count_tunnels([tunnel])
+    assert (entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in) == (3, 300, 2, 20)
+    assert entry.last_seen == 9.0
+    assert (tunnel.packets_out, tunnel.bytes_out, tunnel.packets_in, tunnel.bytes_in) == (2, 3, 4, 5)
+    assert tunnel.heard == 8.0
+
+
+def test_a_change_of_a_flow_keeps_what_was_counted_meanwhile() -> None:
+    world = World()
+    world.add_tunnel(1)
+    entry = world.add_flow(1)
+    world.kernel_counts(entry, packets_out=3, bytes_out=300)
+    world.paft.pin(entry.key, TunnelId(1))
+    assert world.row(entry)[:2] == (1, 1)
+    assert world.row(entry).packets_out == 3
+    world.fast.count_flows()
+    assert entry.packets_out == 3
+
+
+def test_what_the_kernel_learnt_is_taken_over() -> None:
+    world = World()
+    one, two = world.add_tunnel(1), world.add_tunnel(2)
+    entry = world.paft.learn(world.add_flow(1).key, one, 0.0)
+    world.kernel_counts(entry, tunnel=2, packets_out=1)
+    world.loop.tick()
+    world.loop.tick()
+    assert (entry.pinned, entry.previous) == (two, one)
+
+
+def test_a_flow_that_is_in_use_in_the_kernel_alone_does_not_age() -> None:
+    world = World()
+    entry = world.add_flow(1, now=0.0)
+    world.kernel_counts(entry, packets_out=1, last_seen=int(1000e9))
+    for _ in range(2):
+        world.loop.tick()
+    world.paft.age(1001.0)
+    assert entry.key in world.paft.flows
+    world.paft.age(2000.0)
+    assert not world.maps["flows"].rows
+
+
+def test_late_packets_on_tunnels_that_were_left_are_told_of() -> None:
+    world = World()
+    one, two = world.add_tunnel(1), world.add_tunnel(2)
+    entry = world.paft.learn(world.add_flow(1).key, one, 10.0)
+    world.paft.move(entry.key, two, 11.0)
+    assert world.row(entry)[1:5] == (2, 1, 0, int(14e9))
+
+
+def test_renewed_secrets_and_sizes_are_told_of() -> None:
+    world = World()
+    tunnel = world.add_tunnel(1)
+    before = world.maps["tunnels"].rows[NUMBER.pack(1)]
+    world.fast.refresh([tunnel])
+    assert world.maps["tunnels"].writes == 1
+    tunnel.format = Cookie(b"A" * 8, b"B" * 8, waits=True)
+    world.fast.refresh([tunnel])
+    tunnel.format.renew(b"C" * 8, b"D" * 8, 1)
+    world.fast.refresh([tunnel])
+    rows = TUNNEL.unpack(world.maps["tunnels"].rows[NUMBER.pack(1)])
+    assert (rows[12], rows[-2]) == (1, b"A" * 8)
+    # The agent hears the new secret; nobody says so to the mirror.
+    tunnel.format.secrets()
+    tunnel.format._sending, tunnel.format._next = tunnel.format._next, b""
+    world.loop.tick()
+    rows = TUNNEL.unpack(world.maps["tunnels"].rows[NUMBER.pack(1)])
+    assert (rows[12], rows[-2]) == (0, b"C" * 8)
+    assert before != world.maps["tunnels"].rows[NUMBER.pack(1)]
+
+
+def test_a_full_table_and_a_refused_write_are_counted_and_break_nothing() -> None:
+    world = World(flows=1)
+    world.add_flow(1), world.add_flow(2)
+    assert world.fast.as_counters() == {"fast_table_full": 1}
+    world.maps["flows"].fails = True
+    world.add_flow(3)
+    assert world.fast.as_counters()["fast_write_failures"] == 1
+
+
+def test_slots_of_counters_are_given_back_and_shared_when_there_are_none() -> None:
+    world = World()
+    for id in range(1, 20):
+        world.add_tunnel(id)
+        if id > 9:
+            world.paft.remove_tunnel(TunnelId(id))
+    slots = [TUNNEL.unpack(row)[9] for row in world.maps["tunnels"].rows.values()]
+    assert sorted(slots) == [0, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
+class Mirrored(RuleBasedStateMachine):
+    """PAFT under anything that may be done to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.clock = itertools.count(1)
+
+    @rule(id=st.integers(1, 4))
+    def add_tunnel(self, id: int) -> None:
+        self.world.add_tunnel(id)
+
+    @rule(id=st.integers(1, 4))
+    def remove_tunnel(self, id: int) -> None:
+        self.world.paft.remove_tunnel(TunnelId(id))
+
+    @rule(id=st.integers(1, 4), port=st.integers(1, 60000))
+    def move_endpoint(self, id: int, port: int) -> None:
+        if (tunnel := self.world.paft.tunnels.get(TunnelId(id))) is not None:
+            self.world.paft.move_endpoint(tunnel, Endpoint(ip_address("203.0.113.2"), port))
+
+    @rule(application=st.integers(1, 3), id=st.integers(1, 4) | st.none())
+    def steer(self, application: int, id: int | None) -> None:
+        if id is None or TunnelId(id) in self.world.paft.tunnels:
+            self.world.paft.steer(ApplicationId(application), None if id is None else TunnelId(id))
+
+    @rule(port=st.integers(1, 5), application=st.integers(1, 3))
+    def insert(self, port: int, application: int) -> None:
+        self.world.add_flow(port, application, float(next(self.clock)))
+
+    @rule(
+        port=st.integers(1, 5), id=st.integers(1, 4), how=st.sampled_from(("learn", "move", "pin", "unpin"))
+    )
+    def place(self, port: int, id: int, how: str) -> None:
+        paft, tunnel, now = (
+            self.world.paft,
+            self.world.paft.tunnels.get(TunnelId(id)),
+            float(next(self.clock)),
+        )
+        key = FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53).packed()
+        if tunnel is None:
+            return
+        if how in ("learn", "move"):
+            getattr(paft, how)(key, tunnel, now)
+        elif key in paft.flows:
+            paft.pin(key, tunnel.id) if how == "pin" else paft.unpin(key)
+
+    @rule(port=st.integers(1, 5))
+    def forget(self, port: int) -> None:
+        self.world.paft.forget(FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53).packed())
+
+    @invariant()
+    def the_maps_say_what_paft_says(self) -> None:
+        paft, maps = self.world.paft, self.world.maps
+        assert set(maps["flows"].rows) == {flow_key(key) for key in paft.flows}
+        for entry in paft.flows.values():
+            row = self.world.row(entry)
+            assert row.application == entry.application_id
+            assert row.tunnel == (entry.pinned.id if entry.pinned is not None else 0)
+        for application, tunnel in paft.applications.items():
+            assert maps["applications"].rows[NUMBER.pack(application)] == NUMBER.pack(
+                tunnel.id if tunnel else 0
+            )
+        assert set(maps["tunnels"].rows) == {NUMBER.pack(id) for id in paft.tunnels}
+        for id in paft.tunnels:
+            assert TUNNEL.unpack(maps["tunnels"].rows[NUMBER.pack(id)])[3] == (
+                paft.tunnels[id].remote.port.to_bytes(2, "big")
+            )
+        ends = {tunnel.remote: tunnel.id for tunnel in paft.tunnels.values()}
+        assert len(maps["ends"].rows) == len(ends)
+
+
+TestMirrored = Mirrored.TestCase
+TestMirrored.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def nothing() -> FastPlane:
+    raise FacilityError("there is no libbpf")
+
+
+def test_the_choice_says_why() -> None:
+    anchor = ip_address("203.0.113.1")
+    assert choose("agent", "tun", anchor, nothing).name == "agent"
+    said = choose("auto", "tun", anchor, nothing)
+    assert (said.name, said.fast) == ("agent", None)
+    for kind, address, named in (
+        ("tun", anchor, "libbpf"),
+        ("ifb", anchor, "ifb"),
+        ("tun", ip_address("2001:db8::1"), "IPv4"),
+    ):
+        with pytest.raises(FacilityError, match=named):
+            choose("fast", kind, address, nothing)
+    world = World()
+    assert choose("fast", "tun", anchor, lambda: world.fast).name == "fast"
