@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 
 SOL_PACKET, PACKET_AUXDATA, NOT_READY = 263, 8, 1 << 3
+ALL, IPV4 = 3, 0x0800
 
 
 def total(data: bytes) -> int:
@@ -32,9 +33,9 @@ def judge(packet: bytes, counts: Counter[str], where: str, ready: bool) -> None:
     protocol, segment = packet[9], packet[head:]
     if packet[6] & 0x3F or packet[7] or protocol not in (6, 17):
         return
-    if ready:
+    has_none = protocol == 17 and segment[6:8] == b"\0\0"
+    if ready or has_none:
         pseudo = packet[12:20] + struct.pack("!HH", protocol, len(segment))
-        has_none = protocol == 17 and segment[6:8] == b"\0\0"
         counts[f"{where} {'right' if has_none or total(pseudo + segment) == 0xFFFF else 'wrong'}"] += 1
     else:
         counts[f"{where} unfinished"] += 1
@@ -43,21 +44,25 @@ def judge(packet: bytes, counts: Counter[str], where: str, ready: bool) -> None:
         payload = segment[8:]
         while len(payload) >= 20 and payload[0] == 0x45:
             size = int.from_bytes(payload[2:4], "big")
-            judge(payload[:size], counts, "inner", True)
+            # What is unfinished about a tunnel packet without a sum of its own is the inner packet.
+            judge(payload[:size], counts, "inner", ready or not has_none)
             payload = payload[size:]
 
 
 def main() -> None:
     counts: Counter[str] = Counter()
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as wire:
+    # All protocols, as others are seen only behind the programs at the interface's ingress.
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ALL)) as wire:
         wire.setsockopt(socket.SOL_SOCKET, 33, 256 << 20)
         wire.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-        wire.bind((sys.argv[1], 0x0800))
+        wire.bind((sys.argv[1], ALL))
         print("ready", flush=True)
         while True:
             readable, _, _ = select.select([wire, sys.stdin], [], [])
             if wire in readable:
-                frame, ancillary, _, _ = wire.recvmsg(1 << 17, 256)
+                frame, ancillary, _, address = wire.recvmsg(1 << 17, 256)
+                if address[1] != IPV4 or address[2] == socket.PACKET_OUTGOING:
+                    continue
                 status = next(
                     (
                         struct.unpack_from("=I", data)[0]

@@ -20,7 +20,7 @@ from upmt_nf.linux.journal import FilterAttached, HierarchyMounted, Journal, Map
 from upmt_nf.linux.libbpf import BpfMap, BpfObject, Hook, attach, detach
 from upmt_nf.linux.netns import namespace_cookie
 from upmt_nf.linux.off_loop import off_loop
-from upmt_nf.model.errors import FacilityError, KernelError
+from upmt_nf.model.errors import FacilityError
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,9 @@ class FastPrograms:
         self.took_over = any(pins.iterdir())
         try:
             self._object = BpfObject(PROGRAMS, sizes=sizes, pins=pins)
-        except KernelError as reason:
+        except FacilityError as reason:
+            if not self.took_over:
+                raise
             log.warning("what an earlier daemon left is replaced: %s", reason)
             remove_pins(str(pins))
             pins.mkdir(parents=True, exist_ok=True)

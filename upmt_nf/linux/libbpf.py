@@ -209,8 +209,8 @@ class BpfObject:
     """A compiled object, loaded: its maps by name, its programs by name.
 
     `sizes` sets how many entries maps have. With `pins`, maps are kept in that directory of a bpffs, and those that
-    are there already are taken over with what they hold. Raises FacilityError when the kernel cannot take it, with the
-    verifier's last words, and KernelError when a map that is there is of another layout.
+    are there already are taken over with what they hold. Raises FacilityError with libbpf's last words when the kernel
+    cannot take it, or a map that is there is of another layout.
     """
 
     def __init__(self, file: Path, *, sizes: dict[str, int] | None = None, pins: Path | None = None) -> None:
@@ -232,8 +232,7 @@ class BpfObject:
             result = calls.bpf_object__load(self._object)
             if result < 0:
                 said = self._library.said()
-                text = f"the kernel does not take {file.name}: {os.strerror(-result)}: {said}"
-                raise KernelError(text) if "reuse pinned map" in said else FacilityError(text)
+                raise FacilityError(f"the kernel does not take {file.name}: {os.strerror(-result)}: {said}")
             self.maps = {name: BpfMap(pointer) for name, pointer in pointers.items()}
         except BaseException:
             self.close()

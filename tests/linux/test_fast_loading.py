@@ -1,0 +1,160 @@
+"""Loading, pinning and attaching the fast plane's programs; all of it put back, and nobody else's with it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from socket import if_nametoindex
+
+import pytest
+from kernel_namespace import Namespace
+
+from upmt_nf.linux import fast_programs
+from upmt_nf.linux.cleanup import cleanup
+from upmt_nf.linux.fast_programs import FastPrograms
+from upmt_nf.linux.journal import Journal, MapsPinned
+from upmt_nf.linux.libbpf import BpfObject, Hook, attach
+from upmt_nf.model.errors import FacilityError
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def host(namespace: Namespace, journal: Journal) -> Iterator[Namespace]:
+    namespace.link("if0", "192.168.100.25/24")
+    yield namespace
+    cleanup(journal)
+
+
+def loaded(journal: Journal, flows: int = 100) -> FastPrograms:
+    try:
+        return FastPrograms(journal, "host", flows=flows, tunnels=8)
+    except FacilityError as reason:
+        pytest.skip(f"no fast plane here: {reason}")
+
+
+def state(host: Namespace) -> str:
+    return "".join(
+        host.run(command)
+        for command in (
+            "tc qdisc show", "tc filter show dev if0 ingress", "tc filter show dev if0 egress", "ip -o link",
+        )
+    ) + Path("/proc/self/mounts").read_text()  # fmt: skip
+
+
+def attach_foreign() -> None:
+    """A program of somebody else's."""
+    other = BpfObject(fast_programs.PROGRAMS)
+    attach(if_nametoindex("if0"), Hook.INGRESS, other.program("anchor_in"), handle=9, priority=9)
+    other.close()
+
+
+def pins(journal: Journal) -> Path:
+    return next(Path(record.path) for record in journal.records() if isinstance(record, MapsPinned))
+
+
+def test_everything_is_put_back_from_the_journal(host: Namespace, journal: Journal) -> None:
+    before = state(host)
+    programs = loaded(journal)
+    programs.attach("if0", Hook.INGRESS)
+    programs.attach("if0", Hook.EGRESS)
+    programs.attach("if0", Hook.EGRESS)
+    assert "host_in" in state(host)
+    assert (pins(journal) / "flows").exists()
+    kept = pins(journal)
+    # As after `kill -9`: the programs are let go of, and another process cleans up.
+    programs.close()
+    assert "host_out" in state(host)
+    said = cleanup(Journal(journal.directory))
+    assert "program at the ingress of if0 removed" in said
+    assert state(host) == before
+    assert not kept.exists()
+    assert cleanup(Journal(journal.directory)) == []
+
+
+def test_what_others_have_on_the_interface_stays(host: Namespace, journal: Journal) -> None:
+    host.run("tc qdisc add dev if0 clsact")
+    attach_foreign()
+    before = state(host)
+    programs = loaded(journal)
+    programs.attach("if0", Hook.INGRESS)
+    programs.close()
+    cleanup(journal)
+    assert state(host) == before
+
+
+def test_a_clsact_of_ours_stays_while_others_use_it(host: Namespace, journal: Journal) -> None:
+    programs = loaded(journal)
+    programs.attach("if0", Hook.INGRESS)
+    programs.close()
+    attach_foreign()
+    cleanup(journal)
+    assert "clsact" in host.run("tc qdisc show dev if0")
+    said = host.run("tc filter show dev if0 ingress")
+    assert "anchor_in" in said
+    assert "host_in" not in said
+
+
+def test_the_next_daemon_takes_the_maps_over(host: Namespace, journal: Journal) -> None:
+    first = loaded(journal)
+    assert not first.took_over
+    first.maps["flows"].update(bytes(16), bytes(64))
+    first.close()
+    second = loaded(Journal(journal.directory))
+    assert second.took_over
+    assert second.maps["flows"].lookup(bytes(16)) == bytes(64)
+    second.close()
+
+
+def test_maps_of_another_layout_are_replaced(
+    host: Namespace, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = loaded(journal, flows=100)
+    first.maps["flows"].update(bytes(16), bytes(64))
+    first.close()
+    second = loaded(Journal(journal.directory), flows=200)
+    assert not second.took_over
+    assert second.maps["flows"].max_entries == 200
+    assert second.maps["flows"].lookup(bytes(16)) is None
+    assert "replaced" in caplog.text
+    second.close()
+
+
+def test_rubbish_where_maps_are_pinned_is_replaced(host: Namespace, journal: Journal) -> None:
+    first = loaded(journal)
+    first.close()
+    (pins(journal) / "flows").unlink()
+    (pins(journal) / "flows").symlink_to("nowhere")
+    second = loaded(Journal(journal.directory))
+    assert second.maps["flows"].update(bytes(16), bytes(64))
+    second.close()
+
+
+@pytest.mark.parametrize(
+    ("interface", "named"), [("if7", "there is no interface if7"), ("tun9", "no Ethernet")]
+)
+def test_an_interface_that_cannot_have_it_is_named(
+    host: Namespace, journal: Journal, interface: str, named: str
+) -> None:
+    host.run("ip tuntap add dev tun9 mode tun", check=False)
+    programs = loaded(journal)
+    with pytest.raises(FacilityError, match=named):
+        programs.attach(interface, Hook.INGRESS)
+    programs.close()
+
+
+def test_without_compiled_programs_the_reason_says_what_to_do(
+    host: Namespace, journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_programs, "PROGRAMS", tmp_path / "none")
+    with pytest.raises(FacilityError, match="clang"):
+        FastPrograms(journal, "host", flows=10, tunnels=8)
+    (tmp_path / "none").write_bytes(b"\x7fELF rubbish")
+    with pytest.raises(FacilityError, match="none"):
+        FastPrograms(journal, "host", flows=10, tunnels=8)
+
+
+def test_programs_that_the_verifier_refuses_are_refused_with_its_reason(
+    host: Namespace, journal: Journal
+) -> None:
+    with pytest.raises(FacilityError, match="does not take"):
+        # No map of four thousand million entries.
+        FastPrograms(journal, "host", flows=2**32 - 1, tunnels=8)
