@@ -68,6 +68,10 @@ class PretendLoop:
 
     def __init__(self) -> None:
         self.later: list[Callable[[], None]] = []
+        self.now = 100.0
+
+    def time(self) -> float:
+        return self.now
 
     def call_later(self, _: float, call: Callable[[], None]) -> SimpleNamespace:
         self.later.append(call)
@@ -82,7 +86,7 @@ class PretendLoop:
 class World:
     """A PAFT with its mirror."""
 
-    def __init__(self, flows: int = 100_000) -> None:
+    def __init__(self, flows: int = 100_000, grace: float = 0.0) -> None:
         self.maps = {
             "flows": PretendMap(FLOW_KEY.size, FLOW.size, flows),
             "applications": PretendMap(4, 4, 4096),
@@ -95,9 +99,23 @@ class World:
             self.maps["events"].rows[NUMBER.pack(number)] = bytes(16)
         self.paft = Paft()
         self.loop = PretendLoop()
-        programs: Any = SimpleNamespace(maps=self.maps, close=lambda: None)
+        self.grace = grace
+        self.fast = self.begin(took_over=False)
+
+    def begin(self, *, took_over: bool) -> FastPlane:
+        programs: Any = SimpleNamespace(maps=self.maps, close=lambda: None, took_over=took_over)
         loop: Any = self.loop
-        self.fast = FastPlane(loop, programs, self.paft, lambda _: HERE, 4)
+        return FastPlane(loop, programs, self.paft, lambda _: HERE, 4, grace=self.grace)
+
+    def start_again(self) -> None:
+        """As after `kill -9`: the maps are as they were, all else is gone."""
+        self.paft, self.loop = Paft(), PretendLoop()
+        self.fast = self.begin(took_over=True)
+
+    def pass_time(self, seconds: float) -> None:
+        self.loop.now += seconds
+        self.loop.tick()
+        self.loop.tick()
 
     def add_tunnel(self, id: int) -> Tunnel:
         tunnel = Tunnel(TunnelId(id), OWNER, Endpoint(ip_address("203.0.113.1"), 1000 + id), 1400)
@@ -233,6 +251,68 @@ def test_slots_of_counters_are_given_back_and_shared_when_there_are_none() -> No
             world.paft.remove_tunnel(TunnelId(id))
     slots = [TUNNEL.unpack(row)[9] for row in world.maps["tunnels"].rows.values()]
     assert sorted(slots) == [0, 0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_host_that_starts_anew_keeps_its_flows_in_the_kernel() -> None:
+    world = World(grace=3.0)
+    entry = world.paft.learn(world.add_flow(1, 0).key, world.add_tunnel(1), 100.0)
+    lost = world.add_flow(2, 0)
+    # As the anchor does when a host has lost its state.
+    world.paft.remove_tunnel(TunnelId(1))
+    world.paft.forget(entry.key)
+    world.paft.forget(lost.key)
+    assert world.row(entry).tunnel == 1
+    assert world.maps["tunnels"].rows
+    new = world.add_tunnel(2)
+    world.kernel_counts(entry, tunnel=2, packets_out=9)
+    world.pass_time(1.0)
+    assert world.paft.flows[entry.key].pinned is new
+    world.pass_time(5.0)
+    assert set(world.maps["flows"].rows) == {flow_key(entry.key)}
+    assert set(world.maps["tunnels"].rows) == {NUMBER.pack(2)}
+
+
+def test_an_address_that_is_given_back_has_no_grace() -> None:
+    world = World(grace=3.0)
+    entry = world.paft.learn(world.add_flow(1).key, world.add_tunnel(1), 100.0)
+    world.paft.remove_tunnel(TunnelId(1))
+    world.paft.forget(entry.key)
+    world.fast.forget_owner(OWNER)
+    assert not world.maps["flows"].rows
+    assert not world.maps["tunnels"].rows
+    assert not world.maps["ends"].rows
+
+
+def test_the_next_daemon_goes_on_with_what_the_maps_hold() -> None:
+    world = World(grace=3.0)
+    world.add_tunnel(1)
+    world.paft.steer(ApplicationId(1), TunnelId(1))
+    entry = world.add_flow(1, now=100.0)
+    world.kernel_counts(entry, packets_out=7, last_seen=int(100e9))
+    world.start_again()
+    adopted = world.paft.flows[entry.key]
+    assert (adopted.application_id, adopted.packets_out) == (1, 7)
+    world.paft.steer(ApplicationId(1), None)
+    assert world.maps["applications"].rows[NUMBER.pack(1)] == NUMBER.pack(1)
+    world.add_tunnel(2)
+    world.paft.steer(ApplicationId(1), TunnelId(2))
+    assert world.maps["applications"].rows[NUMBER.pack(1)] == NUMBER.pack(2)
+    world.pass_time(20.0)
+    assert set(world.maps["tunnels"].rows) == {NUMBER.pack(2)}
+    world.fast.count_flows()
+    assert adopted.packets_out == 7
+
+
+def test_what_does_not_come_back_ends() -> None:
+    world = World(grace=3.0)
+    world.add_tunnel(1)
+    world.paft.steer(ApplicationId(1), TunnelId(1))
+    world.start_again()
+    world.paft.steer(ApplicationId(1), None)
+    world.pass_time(20.0)
+    assert world.maps["applications"].rows[NUMBER.pack(1)] == NUMBER.pack(0)
+    assert not world.maps["tunnels"].rows
+    assert not world.maps["ends"].rows
 
 
 class Mirrored(RuleBasedStateMachine):

@@ -17,7 +17,7 @@ from upmt_nf.daemon.anchor_kernel import AnchorKernel
 from upmt_nf.daemon.anchor_plane import AnchorPlane
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose
-from upmt_nf.daemon.fast_plane import anchor_fast_plane
+from upmt_nf.daemon.fast_start import anchor_fast_plane
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import PRIVATE_NETWORKS, AnchorForwarder
 from upmt_nf.datapath.outer import packed_endpoint
@@ -220,6 +220,8 @@ class AnchorDaemon:
                 self.forwards.grant(identity, address)
             case LeaseEnded(identity, address, _):
                 self.forwarder.forget_owner(address)
+                if self.datapath.fast is not None:
+                    self.datapath.fast.forget_owner(address)
                 self.forwards.end(identity)
             case Announce(level, text):
                 log.log(LEVELS[level], "%s", text)

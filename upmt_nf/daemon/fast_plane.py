@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from socket import if_nametoindex
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import islice
+from typing import NamedTuple
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
@@ -29,20 +29,18 @@ from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import BpfMap, Hook
 from upmt_nf.model.errors import KernelError, UpmtError
-from upmt_nf.model.flow import Endpoint, FlowBytes
-from upmt_nf.model.identity import TunnelId
-from upmt_nf.model.names import MAX_NETWORKS, VIRTUAL_INTERFACE, outer_mark
-
-if TYPE_CHECKING:
-    from upmt_nf.daemon.anchor_daemon import AnchorDaemon
-    from upmt_nf.daemon.host_daemon import HostDaemon
+from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
+from upmt_nf.model.identity import ApplicationId, TunnelId
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
 """Seconds between looks at a part of the kernel's counters."""
-_TUNNELS_EACH, _MOST_TUNNELS = 2, 1 << 17
-"""Room for the tunnels of an anchor's associations."""
+GRACE = 3.0
+"""Seconds that the kernel still knows what PAFT forgot: a host that starts anew is back within that time."""
+_ADOPTING = 15.0
+"""Seconds that what an earlier daemon left goes on by itself, until the association and its tunnels are back."""
+_ENDED_PER_TICK = 5000
 _OTHERS = 0
 """The slot that tunnels without one of their own share."""
 
@@ -58,7 +56,8 @@ class Near(NamedTuple):
 class FastPlane:
     """Mirror of a PAFT in the maps of `programs`. `near` tells our end of a tunnel, or None while it has none.
 
-    `virtual_interface` is the index of that interface.
+    `virtual_interface` is the index of that interface, `grace` as GRACE. Flows that an earlier daemon left in the maps
+    are in PAFT from the start, as those of application `adopted_as(theirs)`.
     """
 
     def __init__(
@@ -68,8 +67,15 @@ class FastPlane:
         paft: Paft,
         near: Callable[[Tunnel], Near | None],
         virtual_interface: int,
+        *,
+        grace: float = GRACE,
+        adopted_as: Callable[[int], ApplicationId] = ApplicationId,
     ) -> None:
         self._loop = loop
+        self._grace = grace
+        self._doomed_flows: dict[FlowBytes, float] = {}
+        self._doomed_tunnels: dict[TunnelId, tuple[Tunnel, float]] = {}
+        self._adopting_until = 0.0
         self._programs = programs
         self._paft = paft
         self._near = near
@@ -90,6 +96,8 @@ class FastPlane:
         self._sweep: Iterator[object] = iter(())
         self._unattached: dict[str, str] = {}
         self.counters = Counters()
+        if programs.took_over:
+            self._adopt(adopted_as)
         paft.mirror = self
         self._timer = loop.call_later(_TICK, self._tick)
 
@@ -130,17 +138,30 @@ class FastPlane:
         seen = entry.last_seen
         row = FlowRow(entry.application_id, pinned, left[0], left[1], int(until * 1e9), int(seen * 1e9))
         row = row.with_counts(entry.offloaded)
-        if (known := self._flows.lookup(key)) is not None:
-            row = row.with_counts(FlowRow.unpacked(known)[6:])
+        if (packed := self._flows.lookup(key)) is not None:
+            known = FlowRow.unpacked(packed)
+            row = row.with_counts(known[6:])
+            if self._is_in_grace(entry, known):
+                row = row._replace(tunnel=known.tunnel)
         self._write(self._flows, key, row.packed())
+
+    def _is_in_grace(self, entry: FlowEntry, known: FlowRow) -> bool:
+        """At the anchor, where flows have no application, one whose tunnel just went: its host may be back at once."""
+        has_lost = entry.pinned is None and known.tunnel != 0 and known.tunnel not in self._paft.tunnels
+        return has_lost and not entry.application_id and self._grace > 0
 
     def flow_forgotten(self, key: FlowBytes) -> None:
         """See `Mirror`."""
-        if (packed := flow_key(key)) is not None:
+        if len(self._paft.flows) + len(self._doomed_flows) < self._flows.max_entries and self._grace:
+            self._doomed_flows[key] = self._loop.time() + self._grace
+        elif (packed := flow_key(key)) is not None:
             self._flows.delete(packed)
 
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
         """See `Mirror`: the one write that moves an application."""
+        if tunnel is None and self._adopting_until:
+            # It goes on by the tunnel that it had.
+            return
         if application_id < APPLICATIONS:
             self._write(
                 self._applications,
@@ -172,6 +193,27 @@ class FastPlane:
 
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """See `Mirror`."""
+        if self._grace:
+            self._doomed_tunnels[tunnel.id] = tunnel, self._loop.time() + self._grace
+        else:
+            self._end_tunnel(tunnel)
+
+    def forget_owner(self, owner: IPAddress) -> None:
+        """Somebody else may get this virtual address: no grace."""
+        for key in [key for key in self._doomed_flows if key[1:5] == owner.packed]:
+            self._end_flow(key)
+        for tunnel, _ in [each for each in self._doomed_tunnels.values() if each[0].owner == owner]:
+            self._end_tunnel(tunnel)
+
+    def _end_flow(self, key: FlowBytes) -> None:
+        self._doomed_flows.pop(key, None)
+        if key not in self._paft.flows and (packed := flow_key(key)) is not None:
+            self._flows.delete(packed)
+
+    def _end_tunnel(self, tunnel: Tunnel) -> None:
+        self._doomed_tunnels.pop(tunnel.id, None)
+        if tunnel.id in self._paft.tunnels:
+            return
         self._forget_row(tunnel.id)
         self._told.pop(tunnel.id, None)
         if (slot := self._slots.pop(tunnel.id, _OTHERS)) != _OTHERS:
@@ -244,6 +286,46 @@ class FastPlane:
                 self._waiting.discard(id)
         if next(self._sweep, None) is None:
             self._sweep = self._counted()
+        now = self._loop.time()
+        for key in [key for key, when in islice(self._doomed_flows.items(), _ENDED_PER_TICK) if when <= now]:
+            self._end_flow(key)
+        for tunnel in [tunnel for tunnel, when in self._doomed_tunnels.values() if when <= now]:
+            self._end_tunnel(tunnel)
+        if self._adopting_until and self._adopting_until <= now:
+            self._end_adoption()
+
+    # --- what an earlier daemon left ---
+
+    def _adopt(self, adopted_as: Callable[[int], ApplicationId]) -> None:
+        flows = 0
+        for part in self._flows.items():
+            for key, packed in part:
+                row = FlowRow.unpacked(packed)
+                entry = self._paft.insert(flow_bytes(key), adopted_as(row.application), row.last_seen / 1e9)
+                if entry.application_id != row.application:
+                    self._write(self._flows, key, row._replace(application=entry.application_id).packed())
+                counted = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
+                entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = counted
+                entry.offloaded = counted
+                flows += 1
+        self._adopting_until = self._loop.time() + _ADOPTING
+        log.info("%d flows of an earlier daemon go on", flows)
+
+    def _end_adoption(self) -> None:
+        """From now on only what PAFT knows counts."""
+        self._adopting_until = 0.0
+        for application, tunnel in self._paft.applications.items():
+            self.application_changed(application, tunnel)
+        for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
+            for key, _ in [row for part in table.items() for row in part if not is_known(*row)]:
+                table.delete(key)
+
+    def _is_known(self, number: bytes, _: bytes) -> bool:
+        id = TunnelId(NUMBER.unpack(number)[0])
+        return id in self._rows
+
+    def _leads_to_known(self, _: bytes, number: bytes) -> bool:
+        return self._is_known(number, b"")
 
     def _counted(self) -> Iterator[object]:
         for part in self._flows.items():
@@ -254,11 +336,13 @@ class FastPlane:
         flows, tunnels = self._paft.flows, self._paft.tunnels
         for key, packed in rows:
             entry = flows.get(flow_bytes(key))
-            if entry is None:
-                # Forgotten while the batch was read.
-                self._flows.delete(key)
-                continue
             row = FlowRow.unpacked(packed)
+            if entry is None:
+                # The host started anew, and the kernel has learnt its new tunnel before us.
+                learnt = tunnels.get(TunnelId(row.tunnel))
+                if learnt is not None and flow_bytes(key) in self._doomed_flows:
+                    self._paft.learn(flow_bytes(key), learnt, row.last_seen / 1e9)
+                continue
             before = entry.offloaded
             if row.packets_out == before[0] and row.packets_in == before[2]:
                 continue
@@ -271,40 +355,3 @@ class FastPlane:
             own = entry.pinned.id if entry.pinned is not None else 0
             if row.tunnel != own and (learnt := tunnels.get(TunnelId(row.tunnel))) is not None:
                 entry.previous, entry.pinned = entry.pinned, learnt
-
-
-def host_fast_plane(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> FastPlane:
-    """The mobile host's. Raises FacilityError."""
-
-    def near(tunnel: Tunnel) -> Near | None:
-        place, local = daemon.networks.place_of(tunnel.network), daemon.plane.local_of(tunnel.network)
-        return None if place is None or local is None else Near(local, place[0], outer_mark(place[1]))
-
-    flows = daemon.config.mobile_host.max_flows
-    programs = FastPrograms(daemon.kernel.journal, "host", flows=flows, tunnels=2 * MAX_NETWORKS)
-    return _attached(loop, programs, daemon.paft, near)
-
-
-def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> FastPlane:
-    """The anchor's. Raises FacilityError."""
-    config = daemon.config
-    here = Near(Endpoint(config.address, config.tunnel_port), if_nametoindex(config.interface), 0)
-    tunnels = min(_TUNNELS_EACH * config.max_associations, _MOST_TUNNELS)
-    programs = FastPrograms(daemon.kernel.journal, "anchor", flows=config.max_flows, tunnels=tunnels)
-    plane = _attached(loop, programs, daemon.paft, lambda _: here)
-    plane.attach(config.interface)
-    return plane
-
-
-def _attached(
-    loop: asyncio.AbstractEventLoop,
-    programs: FastPrograms,
-    paft: Paft,
-    near: Callable[[Tunnel], Near | None],
-) -> FastPlane:
-    try:
-        programs.attach(VIRTUAL_INTERFACE, Hook.EGRESS)
-    except UpmtError:
-        programs.close()
-        raise
-    return FastPlane(loop, programs, paft, near, if_nametoindex(VIRTUAL_INTERFACE))

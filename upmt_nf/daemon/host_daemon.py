@@ -16,7 +16,8 @@ from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose
-from upmt_nf.daemon.fast_plane import FastPlane, host_fast_plane
+from upmt_nf.daemon.fast_plane import FastPlane
+from upmt_nf.daemon.fast_start import host_fast_plane
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
