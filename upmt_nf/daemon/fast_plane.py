@@ -16,6 +16,7 @@ from upmt_nf.datapath.fast_layout import (
     APPLICATIONS,
     EVENTS,
     NUMBER,
+    TUNNEL,
     Counts,
     FlowRow,
     TunnelRow,
@@ -38,7 +39,7 @@ _TICK = 0.05
 """Seconds between looks at a part of the kernel's counters."""
 GRACE = 3.0
 """Seconds that the kernel still knows what PAFT forgot: a host that starts anew is back within that time."""
-_ADOPTING = 15.0
+ADOPTING = 15.0
 """Seconds that what an earlier daemon left goes on by itself, until the association and its tunnels are back."""
 _ENDED_PER_TICK = 5000
 _OTHERS = 0
@@ -308,8 +309,13 @@ class FastPlane:
                 entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = counted
                 entry.offloaded = counted
                 flows += 1
-        self._adopting_until = self._loop.time() + _ADOPTING
+        self._adopting_until = self._loop.time() + ADOPTING
         log.info("%d flows of an earlier daemon go on", flows)
+
+    def ports_before(self) -> dict[int, int]:
+        """The near ends of the tunnels in the maps: index of the interface -> port."""
+        rows = [TUNNEL.unpack(value) for part in self._tunnels.items() for _, value in part]
+        return {row[5]: int.from_bytes(row[2], "big") for row in rows}
 
     def _end_adoption(self) -> None:
         """From now on only what PAFT knows counts."""

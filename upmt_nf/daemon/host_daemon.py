@@ -16,12 +16,13 @@ from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose
-from upmt_nf.daemon.fast_plane import FastPlane
+from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
 from upmt_nf.daemon.fast_start import host_fast_plane
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
 from upmt_nf.daemon.host_plane import HostPlane
+from upmt_nf.daemon.left_behind import left_behind
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
@@ -108,6 +109,10 @@ class HostDaemon:
         await self._control.serve()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        wants_agent = self.config.mobile_host.datapath == "agent"
+        left = None if wants_agent else left_behind(self.kernel.journal)
+        if left is not None:
+            self.kernel.go_on_with(left, self.applications.netfilter_lines())
         self.kernel.prepare()
         anchor = Endpoint(self.config.anchor.address, self.config.anchor.tunnel_port)
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
@@ -128,6 +133,10 @@ class HostDaemon:
             merges=self.datapath.fast is None,
         )
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
+        if left is not None and self.datapath.fast is not None:
+            self.networks.virtual_address = left.virtual_address
+            self.networks.ports_before = self.datapath.fast.ports_before()
+            loop.call_later(ADOPTING, self._end_adoption)
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         for section in self.config.application:
@@ -306,6 +315,11 @@ class HostDaemon:
         self.kernel.interface.set_addresses((address,))
         self.networks.virtual_address = address
         self.networks.apply_routing()
+
+    def _end_adoption(self) -> None:
+        """No association came back in time: without one nothing may go by the virtual interface."""
+        if self.forwarder is None and self.networks.virtual_address is not None:
+            self._release()
 
     def _release(self) -> None:
         self.networks.virtual_address = None

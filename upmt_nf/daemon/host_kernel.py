@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.daemon.left_behind import LeftBehind
 from upmt_nf.linux import netfilter, routes, sysctl
 from upmt_nf.linux.cgroups import ApplicationCgroups
 from upmt_nf.linux.cleanup import cleanup
@@ -72,9 +73,16 @@ class HostKernel:
         self._cgroups: ApplicationCgroups | None = None
         self._mtu = _FIRST_MTU
         self._application_lines: list[str] = []
+        self._goes_on = False
         self._generation = int(time.clock_gettime(time.CLOCK_BOOTTIME))
         self.rules = RuleSet(())
         self.routing = Routing()
+
+    def go_on_with(self, left: LeftBehind, application_lines: Iterable[str]) -> None:
+        """Before `prepare`: flows that are known stay known, and routes stay until there are others."""
+        self._generation = left.generation
+        self._application_lines = list(application_lines)
+        self._goes_on = True
 
     def prepare(self) -> None:
         """Interface and sysctls. What a killed daemon left is taken over where it fits and put right where not."""
@@ -83,7 +91,8 @@ class HostKernel:
             self.interface.limit_packets()
         interfaces = [network.interface for network in self._config.network]
         sysctl.loosen_reverse_path([*interfaces, VIRTUAL_INTERFACE], self.journal)
-        self.route(None, ())
+        if not self._goes_on:
+            self.route(None, ())
 
     def set_rules(self, ports: Mapping[str, int], application_lines: Iterable[str]) -> None:
         """Bring netfilter into line. When it names applications differently, all flows are looked at once more."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from upmt_nf.config.mobile_host import MobileHostConfig, NetworkSection
@@ -57,6 +57,8 @@ class HostNetworks:
         }
         self._present: dict[NetworkName, _Present] = {}
         self.virtual_address: IPAddress | None = None
+        self.ports_before: Mapping[int, int] = {}
+        """Of an earlier daemon's tunnels, by the index of the interface: the same again, if the kernel is to choose."""
 
     @property
     def interfaces(self) -> list[str]:
@@ -103,8 +105,9 @@ class HostNetworks:
         self.apply_routing()
         present = self._present[network]
         if present.port == 0:
+            port = section.tunnel_port or self.ports_before.get(at, 0)
             present.port = self._plane.open(
-                network, routing.index, section.interface, routing.address.ip, section.tunnel_port
+                network, routing.index, section.interface, routing.address.ip, port
             )
 
     def rebind(self, network: NetworkName) -> None:

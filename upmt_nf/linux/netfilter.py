@@ -65,6 +65,11 @@ def remove() -> list[str]:
     return changed
 
 
+def present(table: str, chain: str) -> list[Rule]:
+    """The rules of one of our chains as they are in the kernel; none when there is no such."""
+    return _present(_table(table)).get(chain, [])
+
+
 def verify(ruleset: RuleSet) -> list[str]:
     """What differs between the rule set and the kernel, rule by rule; empty when nothing does."""
     drift: list[str] = []

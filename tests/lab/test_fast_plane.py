@@ -1,0 +1,103 @@
+"""The fast plane in the lab: what passes it, and that nothing stops when a daemon does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from lab_driver import UPMT, Lab, wait_until
+
+from upmt_nf.lab import daemons
+from upmt_nf.lab.stream_report import report
+from upmt_nf.lab.voice_stream import read_log
+
+pytestmark = [pytest.mark.lab, pytest.mark.parametrize("lab_of_module", ["fast"], indirect=True)]
+
+CORRESPONDENT = "86.0.0.1"
+STREAM = (sys.executable, "-m", "upmt_nf.lab.voice_stream")
+
+
+def start_stream(lab: Lab, application: str, log: Path, rate: int, seconds: float, port: int) -> object:
+    lab.start("ch", *STREAM, "echo", str(port), str(log.with_suffix(".echo")))
+    lab.await_listener("ch", port)
+    return lab.start(
+        "mh", *UPMT, "run", "--app", application, "--",
+        *STREAM, "send", CORRESPONDENT, str(port), str(rate), str(seconds), str(log),
+    )  # fmt: skip
+
+
+def left_to_agent(lab: Lab, host: str) -> int:
+    counters = lab.ask("status", host=host)["counters"]
+    return sum(count for name, count in counters.items() if name.startswith("fast_left"))
+
+
+def test_a_known_flow_never_reaches_the_agent_and_is_counted(lab: Lab) -> None:
+    assert lab.ask("status")["datapath"] == lab.ask("status", host="an")["datapath"] == "fast"
+    assert lab.ask("status")["datapath_reason"]
+    before = {host: left_to_agent(lab, host) for host in ("mh", "an")}
+    lab.on("mh", "ping", "-q", "-c", "500", "-i", "0.002", CORRESPONDENT)
+    for host in ("mh", "an"):
+        assert left_to_agent(lab, host) - before[host] < 50
+        flow = max(
+            (each for each in lab.ask("flows", host=host) if each["protocol"] == "icmp"),
+            key=lambda f: f["packets"],
+        )
+        assert flow["packets"] == 1000
+        assert flow["bytes"] == 1000 * 84
+
+
+def test_hundred_planned_handovers_lose_double_and_reorder_nothing(lab: Lab, tmp_path: Path) -> None:
+    log = tmp_path / "stream.log"
+    lab.ask("assign", "--app", "quick", "--to", "net0,any")
+    stream = start_stream(lab, "quick", log, 2000, 14, 5010)
+    wait_until(lambda: log.exists() and log.stat().st_size > 16 * 1000, "the stream runs", 30)
+    for count in range(100):
+        receipt = lab.ask("handover", "quick", "--to", "net1" if count % 2 == 0 else "net0")
+        assert receipt["mode"] == "make-before-break"
+        if stream.poll() is not None:  # type: ignore[attr-defined]
+            break
+    assert count > 10
+    assert stream.wait(timeout=90) == 0  # type: ignore[attr-defined]
+    for there in (log.with_suffix(".echo"), log):
+        result = report(read_log(there), 0, 27_999)
+        assert (result.lost, result.duplicated) == (0, 0)
+
+
+@pytest.mark.parametrize("host", ["mh", "an"])
+def test_nothing_is_lost_when_a_daemon_is_killed_and_starts_again(
+    lab: Lab, tmp_path: Path, host: str
+) -> None:
+    log = tmp_path / "stream.log"
+    port = 5011 if host == "mh" else 5012
+    stream = start_stream(lab, "default", log, 500, 20, port)
+    wait_until(lambda: log.exists() and log.stat().st_size > 16 * 500, "the stream runs", 30)
+    pid = daemon_of(lab, host)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not lab.is_answering(host), "it is dead")
+    size = log.stat().st_size
+    wait_until(lambda: log.stat().st_size > size + 16 * 500, "the stream goes on without it", 30)
+    # Not by the driver, which would end it with this test.
+    daemons.start(lab.name, host)
+    wait_until(lambda: lab.is_answering(host), "the daemon answers", 30)
+    wait_until(lambda: lab.ask("status")["association"]["state"] == "associated", "associated", 30)
+    lab.await_networks_up()
+    assert stream.wait(timeout=90) == 0  # type: ignore[attr-defined]
+    lost = {there.suffix: report(read_log(there), 0, 9_999).lost for there in (log.with_suffix(".echo"), log)}
+    assert lost == {".echo": 0, ".log": 0}
+    assert [flow for flow in lab.ask("flows") if flow["destination_port"] == port]
+
+
+def daemon_of(lab: Lab, host: str) -> int:
+    role = {"mh": "mobile-host", "an": "anchor"}[host]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if role.encode() in words and str(lab.directory_of_state() / f"{role}.toml").encode() in words:
+                return int(entry.name)
+    raise AssertionError(f"no daemon runs on {host}")
