@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+BOTH_PLANES = pytest.mark.parametrize("lab_of_module", ["agent", "fast"], indirect=True)
+"""For tests that are the same with either datapath."""
 UPMT = (sys.executable, "-m", "upmt_nf.cli.main")
 _numbers = itertools.count(1)
 

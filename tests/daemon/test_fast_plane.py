@@ -272,6 +272,19 @@ def test_a_host_that_starts_anew_keeps_its_flows_in_the_kernel() -> None:
     assert set(world.maps["tunnels"].rows) == {NUMBER.pack(2)}
 
 
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_an_application_without_a_network_goes_on_by_a_dead_tunnel_only(is_dead: bool) -> None:
+    world = World(grace=3.0)
+    world.add_tunnel(1)
+    world.paft.steer(ApplicationId(1), TunnelId(1))
+    world.paft.steer(ApplicationId(1), None)
+    world.fast.settle([] if is_dead else [1])
+    row = world.maps["applications"].rows
+    assert row[NUMBER.pack(1)] == NUMBER.pack(1 if is_dead else 0)
+    world.pass_time(4.0)
+    assert row[NUMBER.pack(1)] == NUMBER.pack(0)
+
+
 def test_an_address_that_is_given_back_has_no_grace() -> None:
     world = World(grace=3.0)
     entry = world.paft.learn(world.add_flow(1).key, world.add_tunnel(1), 100.0)

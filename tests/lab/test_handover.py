@@ -8,12 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
-from lab_driver import UPMT, Lab, wait_until
+from lab_driver import BOTH_PLANES, UPMT, Lab, wait_until
 
 from upmt_nf.lab.stream_report import report
 from upmt_nf.lab.voice_stream import read_log
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, BOTH_PLANES]
 
 CORRESPONDENT = "86.0.0.1"
 STREAM = (sys.executable, "-m", "upmt_nf.lab.voice_stream")

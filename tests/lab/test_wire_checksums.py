@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_driver import Lab, wait_until
+from lab_driver import BOTH_PLANES, Lab, wait_until
 
 from upmt_nf.lab import namespaces
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, BOTH_PLANES]
 
 SNIFFER = Path(__file__).with_name("checksum_sniffer.py")
 CORRESPONDENT = "86.0.0.1"

@@ -100,6 +100,11 @@ _NEEDED = {
     "pool_nat_target": (
         "NETMAP", 'load xt_NETMAP; without it an anchor has no nat = "static"', State.WARNING,
     ),
+    "fast_plane": (
+        "fast datapath",
+        "libbpf1, clang when the package is built, CONFIG_NET_CLS_BPF; the agent datapath works without",
+        State.WARNING,
+    ),
     "policy_routing": ("policy routing", "CONFIG_IP_MULTIPLE_TABLES is needed", State.ERROR),
 }  # fmt: skip
 

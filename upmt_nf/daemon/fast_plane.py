@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 
 _TICK = 0.05
 """Seconds between looks at a part of the kernel's counters."""
-GRACE = 3.0
-"""Seconds that the kernel still knows what PAFT forgot: a host that starts anew is back within that time."""
+GRACE = 5.0
+"""Seconds that the kernel still knows what PAFT forgot: an end that starts anew is back within that time."""
 ADOPTING = 15.0
 """Seconds that what an earlier daemon left goes on by itself, until the association and its tunnels are back."""
 _ENDED_PER_TICK = 5000
@@ -77,6 +77,8 @@ class FastPlane:
         self._doomed_flows: dict[FlowBytes, float] = {}
         self._doomed_tunnels: dict[TunnelId, tuple[Tunnel, float]] = {}
         self._adopting_until = 0.0
+        self._steered: dict[int, int] = {}
+        self._held: dict[int, tuple[int, float]] = {}
         self._programs = programs
         self._paft = paft
         self._near = near
@@ -160,15 +162,29 @@ class FastPlane:
 
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
         """See `Mirror`: the one write that moves an application."""
-        if tunnel is None and self._adopting_until:
-            # It goes on by the tunnel that it had.
+        if application_id >= APPLICATIONS or (tunnel is None and self._adopting_until):
+            # While the association is not back it goes on by the tunnel that it had.
             return
-        if application_id < APPLICATIONS:
-            self._write(
-                self._applications,
-                NUMBER.pack(application_id),
-                NUMBER.pack(tunnel.id if tunnel is not None else 0),
-            )
+        if tunnel is None and self._grace and (before := self._steered.pop(application_id, 0)):
+            self._held[application_id] = before, self._loop.time() + self._grace
+            return
+        self._held.pop(application_id, None)
+        self._steer(application_id, tunnel.id if tunnel is not None else 0)
+
+    def _steer(self, application_id: int, id: int) -> None:
+        self._steered[application_id] = id
+        self._write(self._applications, NUMBER.pack(application_id), NUMBER.pack(id))
+
+    def settle(self, well: Container[int | None] = ()) -> None:
+        """An event is worked off: applications that were taken off a tunnel that is `well` are stopped.
+
+        One whose tunnel is not goes on by it for a while: often its path is, and only the other end's daemon is not.
+        """
+        now = self._loop.time()
+        for application_id, (id, until) in list(self._held.items()):
+            if until <= now or id in well:
+                del self._held[application_id]
+                self._steer(application_id, 0)
 
     def tunnel_changed(self, tunnel: Tunnel) -> None:
         """See `Mirror`; and whenever its format, keys, size or near end may have changed."""
@@ -292,6 +308,7 @@ class FastPlane:
             self._end_flow(key)
         for tunnel in [tunnel for tunnel, when in self._doomed_tunnels.values() if when <= now]:
             self._end_tunnel(tunnel)
+        self.settle()
         if self._adopting_until and self._adopting_until <= now:
             self._end_adoption()
 

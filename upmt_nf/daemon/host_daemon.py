@@ -226,6 +226,8 @@ class HostDaemon:
             for interface in there:
                 fast.attach(interface)
         fast.refresh(self.paft.tunnels.values())
+        networks = self.machine.networks.values()
+        fast.settle([network.tunnel_id for network in networks if network.state == "up"])
 
     def count(self) -> None:
         """Bring the counters of flows and tunnels up to date."""

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,7 @@ def try_all() -> dict[str, Outcome]:
             )
         found["policy_routing"] = _outcome(lambda: _route(Path(scratch)))
     found["packet_queue"] = _outcome(_take_queue)
+    found["fast_plane"] = _outcome(_load_programs)
     return found
 
 
@@ -127,6 +129,18 @@ def _take_queue() -> None:
     from upmt_nf.linux.packet_queue import PacketQueue
 
     PacketQueue(7000, lambda packet: packet.drop()).close()
+
+
+def _load_programs() -> None:
+    from upmt_nf.linux.fast_programs import PROGRAMS, check_compiled
+    from upmt_nf.linux.libbpf import BpfObject, Hook, attach
+
+    check_compiled()
+    programs = BpfObject(PROGRAMS)
+    # The tun that was tried before, if there is one; any interface has a clsact.
+    for _, name in socket.if_nameindex():
+        attach(socket.if_nametoindex(name), Hook.INGRESS, programs.program("host_in"), handle=1, priority=1)
+    programs.close()
 
 
 if __name__ == "__main__":

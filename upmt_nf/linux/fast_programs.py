@@ -45,11 +45,7 @@ class FastPrograms:
     """
 
     def __init__(self, journal: Journal, role: str, *, flows: int, tunnels: int) -> None:
-        if not PROGRAMS.is_file():
-            raise FacilityError(
-                "the programs were not compiled when the package was built "
-                "(apt-get install clang libbpf-dev, and install it again)"
-            )
+        check_compiled()
         self._journal = journal
         self._role = role
         self._attached: dict[tuple[str, Hook], int] = {}
@@ -116,6 +112,15 @@ class FastPrograms:
                 reason = os.strerror(ctypes.get_errno())
                 raise FacilityError(f"no bpffs is mounted at {_BPFFS} and none can be: {reason}")
         return place
+
+
+def check_compiled() -> None:
+    """Raises FacilityError, with what to do, when the package was built without the programs."""
+    if not PROGRAMS.is_file():
+        raise FacilityError(
+            "the programs were not compiled when the package was built "
+            "(apt-get install clang libbpf-dev, and install it again)"
+        )
 
 
 def is_bpffs(place: Path) -> bool:
