@@ -92,8 +92,9 @@ def test_every_checksum_is_right_in_both_directions(lab: Lab, by_device: bool, t
         counts = json.loads(output)
         assert not [kind for kind in counts if "wrong" in kind], (where, counts)
         if where != ("ch", "eth0"):
-            # The sniffer may be too slow for all of them.
-            assert counts["inner right"] > 1000, (where, counts)
+            # The sniffer may be too slow for all of them, and the fast plane leaves large packets whole to the devices.
+            seen = counts["inner right"] + counts.get("inner unfinished", 0)
+            assert seen > (300 if by_device else 1000), (where, counts)
         if not by_device:
             assert counts["outer right"] > 1000, (where, counts)
             assert "outer unfinished" not in counts, (where, counts)
