@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from mobility_terminal import ANCHOR, Packet, Terminal
+from wire_schema import body_complaints, body_of
 
 from upmt_nf.config.values import AddressPool
 from upmt_nf.datapath.outer import packed_endpoint
@@ -89,6 +90,8 @@ class World:
         self.packets.append(packet)
         if packet.kind != "data" and packet.port in (0, SIGNALLING_PORT):
             assert len(packet.payload) <= LONGEST_DATAGRAM, len(packet.payload)
+            if body := body_of(packet.payload):
+                assert body_complaints(body) == [], body
         link = packet.link
         if not link.carries(packet) or link.drops(packet):
             return

@@ -8,6 +8,7 @@ why        `why`: from process to wire
 steering   `run`, `assign`, `handover`
 rules      `rules show|install|remove|verify`, `cleanup`
 doctor     `doctor`
+schema     `schema`: what the messages and the answers look like
 lab        `lab up|down|exec|link|shape|status|demo`
 reading_config  configuration files from disk
 tables     values -> tables for people

@@ -13,5 +13,5 @@ explain          why a flow goes where it goes, from the process to the wire
 diagnosis        `upmt doctor`: facts -> findings
 doctor           has facts found and judged, and puts right what is safe
 anchor_daemon, anchor_plane, anchor_kernel: the same for the anchor
-reports          state -> the JSON of the reading commands
+reports          state -> the JSON of the reading commands; schema/ describes it (`upmt schema`)
 """
