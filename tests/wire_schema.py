@@ -30,7 +30,7 @@ def complaints(name: str, value: Any) -> list[str]:
 def body_complaints(body: bytes) -> list[str]:
     """What the schema of its own `mType` finds wrong with a body."""
     value = json.loads(body)
-    return complaints(value["mType"], value)
+    return complaints("authors" if isinstance(value, list) else value["mType"], value)
 
 
 def body_of(datagram: bytes) -> bytes:

@@ -46,7 +46,7 @@ def test_every_schema_is_one_and_stands_alone(name: str) -> None:
 
 def test_every_message_has_a_schema_that_knows_it() -> None:
     names = [kind.__name__ for kind in get_args(UpmtMessage)]
-    assert set(names) | {"message", "parts"} <= set(schemas())
+    assert set(names) | {"message", "parts", "authors"} <= set(schemas())
     listed = [item["$ref"].split(":")[3] for item in schemas()["message"]["oneOf"]]
     assert sorted(listed) == sorted(names)
     for message in ONE_OF_EACH:

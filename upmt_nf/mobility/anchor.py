@@ -15,6 +15,7 @@ from typing import NamedTuple
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.anchor_authors import AuthorsAnswers
 from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
     LeaseEnded,
@@ -36,6 +37,7 @@ from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import TerminalId
 from upmt_nf.model.names import MEASUREMENT_PORT
+from upmt_nf.signaling.authors_json import CONTENT_TYPE, AuthorsBody, write_answers
 from upmt_nf.signaling.digest import DigestServer, Unproven
 from upmt_nf.signaling.keys import KeyPair
 from upmt_nf.signaling.message_reading import decode
@@ -48,7 +50,6 @@ from upmt_nf.signaling.messages import (
     HandoverResponse,
     TunnelSetupRequest,
     TunnelSetupResponse,
-    UpmtMessage,
 )
 from upmt_nf.signaling.sip.build import message, response_to
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
@@ -58,6 +59,7 @@ from upmt_nf.signaling.sip.transactions import RequestReceived, SipTimers
 from upmt_nf.signaling.stamp import reflect
 
 SWEEP_INTERVAL = 5.0
+PLACES = "REGISTER comes outside the tunnels, MESSAGE inside"
 OUTSIDE = SipTimers(t1=0.5, t2=2.0, give_up=32.0)
 INSIDE = SipTimers(t1=0.1, t2=1.0, t4=2.0, give_up=16.0)
 
@@ -100,6 +102,7 @@ class Anchor:
         self._leases = Leases(settings, lambda: f"{random.getrandbits(128):032x}", remembered)
         self._tunnels = AnchorTunnels(paft, settings, random)
         self._moves = FlowMoves(paft, self._tunnels)
+        self._authors = AuthorsAnswers(settings, self._leases, self._tunnels, self._moves, self._associate)
         self._endpoint: SipEndpoint[AnchorPath] = SipEndpoint(
             token=lambda: f"{random.getrandbits(64):016x}",
             timers=lambda path: OUTSIDE if path.inner is None else INSIDE,
@@ -225,10 +228,10 @@ class Anchor:
         """`identity` is proven; None: nobody asks for proof here."""
         if request.method == "REGISTER" and path.inner is None:
             return self._answer_register(request, path, identity, now)
-        if request.method == "MESSAGE" and path.inner is not None:
-            return self._answer_message(request, path, path.inner, identity, now)
-        if request.method in ("REGISTER", "MESSAGE"):
-            return self._no(request, 403, "REGISTER comes outside the tunnels, MESSAGE inside")
+        if request.method == "MESSAGE":
+            return self._answer_message(request, path, identity, now)
+        if request.method == "REGISTER":
+            return self._no(request, 403, PLACES)
         return self._no(request, 405, None, (("Allow", "REGISTER, MESSAGE"),))
 
     def _answer_register(
@@ -240,29 +243,18 @@ class Anchor:
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
         if identity not in (None, asked.identity):
             return self._no(request, 403, "that is another host's identity")
-        if self._stop_at is not None:
-            return self._no(request, 503, "the anchor is going down", (("Retry-After", "2"),))
-        if asked.expires == 0:
-            lease = self._leases.release(asked)
-            if lease is not None:
-                self._end(lease, "the host left")
+        if asked.expires == 0 and self._stop_at is None:
+            if (left := self._leases.release(asked)) is not None:
+                self._end(left, "the host left")
             return response_to(request, 200, tag=self._tag, source=path.remote, headers=(("Expires", "0"),))
-        given = self._leases.ask(asked, now)
-        if isinstance(given, LeaseRefused):
-            return self._refuse_lease(request, asked, given)
-        lease = given.lease
+        lease = self._associate(asked, path.remote, now)
+        if isinstance(lease, LeaseRefused):
+            return self._refuse_lease(request, lease)
         if asked.key is not None and self._guard is not None:
             try:
                 self._agree(lease, asked.key)
             except PeerError as reason:
                 return self._no(request, 400, f"Bad Request: {reason}")
-        if given.has_restarted:
-            self._tunnels.remove_all(lease.address)
-            self._moves.start_over(lease.address)
-            self._say(Level.INFO, f"{lease.identity} has restarted and keeps {lease.address}")
-        if given.is_new:
-            self._commands.append(LeaseGranted(lease.identity, lease.address))
-            self._say(Level.INFO, f"{lease.identity} at {path.remote} is associated as {lease.address}")
         expires = max(1, round(lease.expires_at - now))
         headers: tuple[Header, ...] = (
             ("VIpAddr", str(lease.address)),
@@ -274,6 +266,24 @@ class Anchor:
         key = lease.keys.ours if lease.keys is not None else None
         body = encode(AssociationResponse(lease.address, lease.token, expires, key))
         return response_to(request, 200, tag=self._tag, source=path.remote, headers=headers, body=body)
+
+    def _associate(self, asked: LeaseAsked, remote: Endpoint, now: float) -> Lease | LeaseRefused:
+        """The lease of a host at `remote`, given or refreshed, with all that follows from it."""
+        if self._stop_at is not None:
+            return LeaseRefused(503, "the anchor is going down", retry_after=2)
+        given = self._leases.ask(asked, now)
+        if isinstance(given, LeaseRefused):
+            self._say(Level.WARNING, f"no association for {asked.identity}: {given.reason}")
+            return given
+        lease = given.lease
+        if given.has_restarted:
+            self._tunnels.remove_all(lease.address)
+            self._moves.start_over(lease.address)
+            self._say(Level.INFO, f"{lease.identity} has restarted and keeps {lease.address}")
+        if given.is_new:
+            self._commands.append(LeaseGranted(lease.identity, lease.address))
+            self._say(Level.INFO, f"{lease.identity} at {remote} is associated as {lease.address}")
+        return lease
 
     def _read_register(self, request: Request) -> LeaseAsked:
         """Raises ValueError."""
@@ -316,31 +326,31 @@ class Anchor:
             pair = KeyPair()
             lease.keys = LeaseKeys(key, pair.public, pair.agree(key, is_host=False))
 
-    def _refuse_lease(self, request: Request, asked: LeaseAsked, refused: LeaseRefused) -> Response:
+    def _refuse_lease(self, request: Request, refused: LeaseRefused) -> Response:
         headers: list[Header] = []
         if refused.least_lifetime is not None:
             headers.append(("Min-Expires", str(refused.least_lifetime)))
         if refused.retry_after is not None:
             headers.append(("Retry-After", str(refused.retry_after)))
-        self._say(Level.WARNING, f"no association for {asked.identity}: {refused.reason}")
         return self._no(request, refused.status, refused.reason, tuple(headers))
 
     def _answer_message(
-        self,
-        request: Request,
-        path: AnchorPath,
-        inner: Endpoint,
-        identity: TerminalId | None,
-        now: float,
+        self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
     ) -> Response:
         try:
             body = decode(request.body)
             cseq, _ = parse_cseq(request.header("cseq") or "")
         except (PeerError, ValueError) as reason:
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
-        lease = self._leases.by_address.get(inner.address)
+        inner = path.inner
+        lease = self._leases.by_address.get(inner.address) if inner is not None else None
         if lease is not None and identity not in (None, lease.identity):
             return self._no(request, 403, "that is another host's virtual address")
+        if isinstance(body, AuthorsBody):
+            answers = self._authors.answer(body, path.remote, inner, identity, now)
+            return self._yes(request, write_answers(body, answers), CONTENT_TYPE)
+        if inner is None:
+            return self._no(request, 403, PLACES)
         match body:
             case TunnelSetupRequest():
                 return self._set_up(request, body, path, inner, cseq, now)
@@ -375,7 +385,11 @@ class Anchor:
         remote = path.remote
         return self._yes(
             request,
-            TunnelSetupResponse(tunnel.id, remote.address, remote.port, results, body.format, key_id, salt),
+            encode(
+                TunnelSetupResponse(
+                    tunnel.id, remote.address, remote.port, results, body.format, key_id, salt
+                )
+            ),
         )
 
     def _protect(self, tunnel: Tunnel, lease: Lease, format: str) -> tuple[int, bytes | None]:
@@ -404,10 +418,10 @@ class Anchor:
         if lease is None or body.association not in ("", lease.token):
             return self._no(request, NO_ASSOCIATION, "no such association")
         results = self._moves.apply(lease, body.pairs, tunnel, cseq, now)
-        return self._yes(request, HandoverResponse(results))
+        return self._yes(request, encode(HandoverResponse(results)))
 
-    def _yes(self, request: Request, body: UpmtMessage) -> Response:
-        return response_to(request, 200, tag=self._tag, body=encode(body))
+    def _yes(self, request: Request, body: bytes, content_type: str = "application/json") -> Response:
+        return response_to(request, 200, tag=self._tag, body=body, content_type=content_type)
 
     def _no(
         self, request: Request, status: int, reason: str | None, headers: tuple[Header, ...] = ()

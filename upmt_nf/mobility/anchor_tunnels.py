@@ -118,6 +118,6 @@ class AnchorTunnels:
 
     def _new_id(self) -> TunnelId:
         while True:
-            id = TunnelId(self._random.getrandbits(32))
+            id = TunnelId(self._random.getrandbits(31))  # a signed number of 32 bits for others
             if id and id not in self._paft.tunnels:
                 return id

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import PROTOCOL_NUMBERS, FlowKey, IPAddress
 from upmt_nf.model.identity import TunnelId
+from upmt_nf.signaling.authors_json import AuthorsBody, is_authors, read_authors
 from upmt_nf.signaling.messages import (
     ANY,
     MAX_BODY,
@@ -31,14 +32,16 @@ from upmt_nf.signaling.messages import (
 )
 
 
-def decode(body: bytes) -> UpmtMessage:
-    """Read a body. Raises PeerError that names the key."""
+def decode(body: bytes) -> UpmtMessage | AuthorsBody:
+    """Read a body, also in the dialect of the authors' later implementation. Raises PeerError that names the key."""
     if len(body) > MAX_BODY:
         raise PeerError(f"the body is larger than {MAX_BODY} bytes")
     try:
         value = json.loads(body, object_pairs_hook=_no_twins, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as reason:
         raise PeerError(f"the body is not JSON: {reason}") from reason
+    if is_authors(value):
+        return read_authors(value)
     if not isinstance(value, dict):
         raise PeerError("the body is not a JSON object")
     document = _Document(value)

@@ -105,8 +105,12 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 "yourAddress": str(message.your_address),
                 "yourPort": message.your_port,
             }
+            if message.format != "plain":
+                found["format"] = message.format
+            if message.key_id or message.salt is not None:
+                found["keyID"] = message.key_id
             if message.salt is not None:
-                found |= {"format": message.format, "keyID": message.key_id, "salt": message.salt.hex()}
+                found["salt"] = message.salt.hex()
             if message.results:
                 found["results"] = [_result(result) for result in message.results]
         case HandoverRequest():
