@@ -12,7 +12,7 @@ host_signalling  the host's SIP requests and what they were for
 host_answers     the anchor's answers, read
 host_status      the host's state as values to show
 anchor           the anchor: anchor_events in, anchor_commands out
-anchor_authors  hosts that speak the authors' later JSON
+anchor_authors   hosts that speak the authors' later JSON
 leases           who has which virtual address
 anchor_tunnels   which association has which tunnels
 flow_moves       handover requests, obeyed

@@ -108,7 +108,7 @@ class MobileHost:
             for index, name in enumerate(settings.networks, start=1)
         }
         self._association = HostAssociation(settings.lifetime, settings.leave_patience, random)
-        self._placement = Placement(paft, self._tunnels, settings.return_after)
+        self._placement = Placement(paft, self._tunnels, settings.return_after, self._room)
         self._signalling = HostSignalling(settings, random, lambda name: self._tunnels[name].rtt)
         self._keys = KeyPair() if settings.secret is not None else None
         self._association_key: bytes | None = None
@@ -311,7 +311,7 @@ class MobileHost:
         claims = self._placement.claims(network)
         if claims:
             self._placement.note_claims(network, now)
-        self._signalling.set_up(network, token, address, claims, now)
+        self._signalling.set_up(network, token, address, claims, tunnel.mtu, now)
 
     def _hurry_setup(self, now: float) -> None:
         """Applications lost their last network: set the next one up at once, with their flows in the request."""
@@ -504,6 +504,13 @@ class MobileHost:
             protect(tunnel, answer.format, self._association_key, answer.key_id, answer.salt, is_host=True)
 
     # --- handovers ---
+
+    def _room(self, network: NetworkName) -> int:
+        """Bytes of flows for which a request by a network has room."""
+        token, address = self._association.token, self._association.virtual_address
+        if token is None or address is None:
+            return 0
+        return self._signalling.room_for_flows(token, address, self._tunnels[network].mtu)
 
     def _send_flow_requests(self, now: float) -> None:
         """What the placement wants the anchor to know, and what it does not want any more."""
