@@ -1,136 +1,39 @@
 """A host that speaks the JSON of the authors' later implementation, at an anchor that asks for proof."""
 
-import itertools
 import json
-from dataclasses import replace
-from ipaddress import ip_address
-from random import Random
 from typing import Any
 
 import pytest
+from anchor_site import CARE_OF, SECOND, STRANGER, Site, Speaker
 from hypothesis import given
 from hypothesis import strategies as st
 from message_strategies import JSON_VALUES
 from mobility_terminal import ANCHOR
 from wire_schema import complaints
 
-from upmt_nf.config.values import AddressPool
-from upmt_nf.datapath.outer import packed_endpoint
-from upmt_nf.datapath.paft import Paft
-from upmt_nf.mobility.anchor import Anchor
-from upmt_nf.mobility.anchor_commands import LeaseGranted, SendSip, SendTunnelSignal
-from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
-from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.flow import Endpoint, FlowKey
-from upmt_nf.model.names import SIGNALLING_PORT
-from upmt_nf.signaling.digest import REALM, DigestClient, DigestServer, secret_hash
 from upmt_nf.signaling.message_writing import encode
 from upmt_nf.signaling.messages import HandoverPair, HandoverRequest
-from upmt_nf.signaling.sip.build import message
-from upmt_nf.signaling.sip.message import Request, Response
-from upmt_nf.signaling.sip.parser import parse
-
-SECRETS = {"mh@upmt": "a secret", "other@upmt": "another secret"}
-CARE_OF = Endpoint(ip_address("203.0.0.1"), 40000)
-SECOND = Endpoint(ip_address("203.0.1.1"), 40000)
-STRANGER = Endpoint(ip_address("198.51.100.9"), 5060)
+from upmt_nf.signaling.sip.message import Response
 
 
-BRANCHES = itertools.count()
-
-
-class Site:
-    """An anchor alone, and what is said to it."""
-
-    def __init__(self, *, is_guarded: bool = True, **anchor: Any) -> None:
-        self.now = 1000.0
-        self.paft = Paft()
-        pool = AddressPool(ip_address("10.99.0.1"), ip_address("10.99.0.9"))
-        numbers = itertools.count()
-        guard = DigestServer(
-            REALM,
-            bytes(32),
-            lambda identity: secret_hash(identity, REALM, SECRETS[identity]) if identity in SECRETS else None,
-            lambda: next(numbers).to_bytes(8),
-        )
-        settings = AnchorSettings(address=ANCHOR, pool=pool, **anchor)
-        self.anchor = Anchor(settings, self.paft, Random(5), guard=guard if is_guarded else None)
-        self.granted: list[LeaseGranted] = []
-
-    def take(self, event: AnchorEvent) -> list[bytes]:
-        """The datagrams that it answers with."""
-        commands = self.anchor.handle(event, self.now)
-        self.granted += [command for command in commands if isinstance(command, LeaseGranted)]
-        return [
-            command.data if isinstance(command, SendSip) else command.payload
-            for command in commands
-            if isinstance(command, SendSip | SendTunnelSignal)
-        ]
-
-    def network_of(self, flow: FlowKey) -> Endpoint | None:
-        entry = self.paft.flows.get(flow.packed())
-        tunnel = self.paft.tunnel_of(entry) if entry is not None else None
-        return tunnel.remote if tunnel is not None else None
-
-
-class AuthorsHost:
+class AuthorsHost(Speaker):
     """Speaks the dialect: every request with a Call-ID of its own and a CSeq of 1."""
 
-    def __init__(self, site: Site, identity: str = "mh@upmt", secret: str | None = None) -> None:
-        self.site = site
-        self.identity = identity
-        self.address = "0.0.0.0"
-        self._numbers = itertools.count(1)
-        self._digest = DigestClient(identity, secret or SECRETS[identity], lambda: f"c{next(self._numbers)}")
+    content_type = "application/text"
+    has_call_ids_for_all = True
 
-    def ask(self, *signals: Any, by: Endpoint | None = None, outer: Endpoint = CARE_OF) -> Response:
+    def ask_all(self, *signals: Any, by: Endpoint | None = None, outer: Endpoint = CARE_OF) -> Response:
         """The final answer; `by` is the tunnel's outer endpoint, None: outside the tunnels."""
         return self.send(json.dumps(list(signals)).encode(), by, outer)
-
-    def send(self, body: bytes, by: Endpoint | None = None, outer: Endpoint = CARE_OF) -> Response:
-        response, ticket = self._exchange(body, by, outer)
-        if response.status == 401:
-            assert self._digest.take_challenge(response, ticket) is None
-            response, ticket = self._exchange(body, by, outer)
-        if response.status == 200 and ticket is not None:
-            assert self._digest.proves_itself(ticket, response)
-        return response
-
-    def _exchange(self, body: bytes, by: Endpoint | None, outer: Endpoint) -> tuple[Response, Any]:
-        signed, ticket = self._digest.sign(self._request(body, next(self._numbers)))
-        inner = Endpoint(ip_address(self.address), SIGNALLING_PORT)
-        event: AnchorEvent = SipDatagramReceived(outer, bytes(signed))
-        if by is not None:
-            tunnel = self.site.paft.tunnel_from(packed_endpoint(by), inner.address.packed)
-            event = TunnelSignalReceived(tunnel, by, inner, SIGNALLING_PORT, bytes(signed))
-        (data,) = self.site.take(event)
-        response = parse(data)
-        assert isinstance(response, Response)
-        return response, ticket
-
-    def _request(self, body: bytes, number: int) -> Request:
-        request = message(
-            anchor=Endpoint(ANCHOR, SIGNALLING_PORT),
-            local=Endpoint(ip_address(self.address), SIGNALLING_PORT),
-            identity=self.identity,
-            call_id=f"call-{self.identity}-{number}",
-            cseq=1,
-            tag="t",
-            body=body,
-        )
-        (name, via), *rest = request.headers
-        branch = f"{via};branch=z9hG4bK{next(BRANCHES)}"
-        kept = tuple(header for header in rest if header[0] != "Content-Type")
-        headers = ((name, branch), *kept, ("Content-Type", "application/text"), ("Subject", "UPMT"))
-        return replace(request, headers=headers)
 
     def signal(self, kind: str, **content: Any) -> dict[str, Any]:
         return {"MType": kind, "MContent": {"sipId": f"sip:{self.identity}"} | content}
 
     def answers(self, *signals: Any, by: Endpoint | None = None) -> list[dict[str, Any]]:
         """The contents of the answers, which are as many as the signals."""
-        response = self.ask(*signals, by=by)
+        response = self.ask_all(*signals, by=by)
         assert response.status == 200, response.reason
         assert response.header("content-type") == "application/text"
         found = json.loads(response.body)
@@ -153,9 +56,6 @@ class AuthorsHost:
         number = answer["serverTunnelID"]
         assert 0 < number < 2**31
         return int(number)
-
-    def flow(self, port: int = 2000) -> FlowKey:
-        return FlowKey.parse(f"tcp:{self.address}:{port}>86.0.0.1:3000")
 
     def handover(self, flow: FlowKey, **content: Any) -> dict[str, Any]:
         socket = {
@@ -262,9 +162,9 @@ def test_without_proof_nothing_is_done() -> None:
     host.set_up(CARE_OF)
     impostor = AuthorsHost(site, "mh@upmt", secret="guessed")
     impostor.address = host.address
-    assert impostor.ask(impostor.signal("AssociationReq"), outer=STRANGER).status == 403
+    assert impostor.ask_all(impostor.signal("AssociationReq"), outer=STRANGER).status == 403
     request = impostor.signal("TunnelSetupReq", vipa=host.address)
-    assert impostor.ask(request, by=STRANGER).status == 403
+    assert impostor.ask_all(request, by=STRANGER).status == 403
     assert [tunnel.remote for tunnel in site.paft.tunnels.values()] == [CARE_OF]
 
 
@@ -274,7 +174,7 @@ def test_nobody_speaks_for_another_host() -> None:
     host.set_up(CARE_OF)
     thief = associated(site, "other@upmt")
     own, thief.address = thief.address, host.address
-    assert thief.ask(thief.signal("TunnelSetupReq", vipa=host.address), by=STRANGER).status == 403
+    assert thief.ask_all(thief.signal("TunnelSetupReq", vipa=host.address), by=STRANGER).status == 403
     thief.address = own
     as_host = host.signal("TunnelSetupReq", vipa=host.address)
     for_host = thief.signal("TunnelSetupReq", vipa=host.address)

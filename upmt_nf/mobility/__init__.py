@@ -13,6 +13,7 @@ host_answers     the anchor's answers, read
 host_status      the host's state as values to show
 anchor           the anchor: anchor_events in, anchor_commands out
 anchor_authors   hosts that speak the authors' later JSON
+answer_size      how much an answer of the anchor may say
 leases           who has which virtual address
 anchor_tunnels   which association has which tunnels
 flow_moves       handover requests, obeyed

@@ -6,7 +6,7 @@ not refreshed. Its owner performs the commands in order and calls again at `next
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from random import Random
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.formats import PLAIN
+from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.anchor_authors import AuthorsAnswers
 from upmt_nf.mobility.anchor_commands import (
@@ -25,6 +26,7 @@ from upmt_nf.mobility.anchor_commands import (
 )
 from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
+from upmt_nf.mobility.answer_size import LONGEST, most_pairs, room_for_results, with_short_reasons
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.flow_moves import FlowMoves
@@ -35,7 +37,7 @@ from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.tunnel_keys import SALT_BYTES, expose, protect
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, IPAddress
-from upmt_nf.model.identity import TerminalId
+from upmt_nf.model.identity import TerminalId, TunnelId
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.signaling.authors_json import CONTENT_TYPE, AuthorsBody, write_answers
 from upmt_nf.signaling.digest import DigestServer, Unproven
@@ -46,6 +48,7 @@ from upmt_nf.signaling.messages import (
     AnchorNotice,
     AssociationRequest,
     AssociationResponse,
+    HandoverPair,
     HandoverRequest,
     HandoverResponse,
     TunnelSetupRequest,
@@ -60,6 +63,7 @@ from upmt_nf.signaling.stamp import reflect
 
 SWEEP_INTERVAL = 5.0
 PLACES = "REGISTER comes outside the tunnels, MESSAGE inside"
+HIGHEST_ID = TunnelId(2**32 - 1)
 OUTSIDE = SipTimers(t1=0.5, t2=2.0, give_up=32.0)
 INSIDE = SipTimers(t1=0.1, t2=1.0, t4=2.0, give_up=16.0)
 
@@ -355,7 +359,7 @@ class Anchor:
             case TunnelSetupRequest():
                 return self._set_up(request, body, path, inner, cseq, now)
             case HandoverRequest():
-                return self._hand_over(request, body, path, inner, cseq, now)
+                return self._hand_over(request, body, path, inner, identity is not None, cseq, now)
             case _:
                 return self._no(request, 400, "Bad Request: not a request of a mobile host")
 
@@ -377,20 +381,28 @@ class Anchor:
             return self._no(request, 403, f"tunnels here are {' or '.join(self._settings.formats)}")
         if body.format != PLAIN.name and lease.keys is None:
             return self._no(request, 403, "no keys were agreed with this association")
-        tunnel = self._tunnels.set_up(lease, body.network, path.remote, cseq, now)
+        remote = path.remote
+        longest = TunnelSetupResponse(
+            HIGHEST_ID,
+            remote.address,
+            65535,
+            (),
+            body.format,
+            255,
+            None if body.format == PLAIN.name else bytes(16),
+        )
+        room = self._room(request, longest, body.handover, inner)
+        if len(body.handover) > (most := most_pairs(room)):
+            return self._no(request, 513, f"at most {most} pairs in a message")
+        tunnel = self._tunnels.set_up(lease, body.network, remote, cseq, now)
         if isinstance(tunnel, str):
             return self._no(request, 403, tunnel)
         key_id, salt = self._protect(tunnel, lease, body.format)
-        results = self._moves.apply(lease, body.handover, tunnel, cseq, now)
-        remote = path.remote
-        return self._yes(
-            request,
-            encode(
-                TunnelSetupResponse(
-                    tunnel.id, remote.address, remote.port, results, body.format, key_id, salt
-                )
-            ),
+        results = with_short_reasons(self._moves.apply(lease, body.handover, tunnel, cseq, now), room)
+        answer = TunnelSetupResponse(
+            tunnel.id, remote.address, remote.port, results, body.format, key_id, salt
         )
+        return self._yes(request, encode(answer))
 
     def _protect(self, tunnel: Tunnel, lease: Lease, format: str) -> tuple[int, bytes | None]:
         """Give a tunnel the format that its host chose; gives the number and the salt of its keys."""
@@ -408,17 +420,42 @@ class Anchor:
         body: HandoverRequest,
         path: AnchorPath,
         inner: Endpoint,
+        is_proven: bool,
         cseq: int,
         now: float,
     ) -> Response:
-        tunnel = self._tunnels.at(path.remote, inner.address)
-        if tunnel is None:
-            return self._no(request, NO_ASSOCIATION, "this message came by no tunnel of yours")
-        lease = self._leases.by_address.get(tunnel.owner)
+        lease = self._leases.by_address.get(inner.address)
         if lease is None or body.association not in ("", lease.token):
             return self._no(request, NO_ASSOCIATION, "no such association")
+        tunnel: Tunnel | str | None = self._tunnels.at(path.remote, inner.address)
+        if tunnel is None and is_proven and not body.association:
+            # The paper's opportunistic set-up: its own form of the request has no token. Proven, it is as good as
+            # a setup request; a host that has a token agrees on a format, and sets up in so many words.
+            tunnel = self._tunnels.set_up_plain(lease, path.remote, cseq, now)
+        if isinstance(tunnel, str):
+            return self._no(request, 403, tunnel)
+        if tunnel is None:
+            return self._no(request, NO_ASSOCIATION, "this message came by no tunnel of yours")
+        room = self._room(request, HandoverResponse(()), body.pairs, inner)
+        if len(body.pairs) > (most := most_pairs(room)):
+            return self._no(request, 513, f"at most {most} pairs in a message")
         results = self._moves.apply(lease, body.pairs, tunnel, cseq, now)
-        return self._yes(request, encode(HandoverResponse(results)))
+        return self._yes(request, encode(HandoverResponse(with_short_reasons(results, room))))
+
+    def _room(
+        self,
+        request: Request,
+        bare: TunnelSetupResponse | HandoverResponse,
+        pairs: Sequence[HandoverPair],
+        inner: Endpoint,
+    ) -> int:
+        """Bytes that an answer has for its results; one alone always has enough."""
+        if len(pairs) < 2:
+            return LONGEST
+        answer = self._yes(request, encode(bare) + b',"results":[]')
+        mtu = self._settings.outer_mtu - OVERHEAD[self._settings.address.version]
+        is_proven = self._guard is not None
+        return room_for_results(len(bytes(answer)), mtu, inner.address.version, is_proven=is_proven)
 
     def _yes(self, request: Request, body: bytes, content_type: str = "application/json") -> Response:
         return response_to(request, 200, tag=self._tag, body=body, content_type=content_type)

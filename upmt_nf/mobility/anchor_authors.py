@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from upmt_nf.datapath.formats import PLAIN
+from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseRefused, Leases
 from upmt_nf.mobility.settings import AnchorSettings
-from upmt_nf.mobility.tunnel_keys import expose
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import TerminalId
 from upmt_nf.signaling.authors_json import (
@@ -96,9 +95,11 @@ class AuthorsAnswers:
             return Refused("no such association")
         if isinstance(signal.asked, TunnelSetupRequest):
             return self._set_up(lease, signal.asked, remote, identity, now)
-        tunnel = self._tunnels.at(remote, lease.address)
-        if tunnel is None:
-            return Refused("this message came by no tunnel of yours")
+        tunnel: Tunnel | str | None = self._tunnels.at(remote, lease.address)
+        if tunnel is None and identity is not None and isinstance(signal.asked, HandoverRequest):
+            tunnel = self._tunnels.set_up_plain(lease, remote, self._order, now)
+        if not isinstance(tunnel, Tunnel):
+            return Refused(tunnel or "this message came by no tunnel of yours")
         if isinstance(signal.asked, HandoverRequest):
             return self._moves.apply(lease, signal.asked.pairs, tunnel, self._order, now)[0]
         self._refresh(lease, now)
@@ -126,13 +127,9 @@ class AuthorsAnswers:
             return Refused("this anchor asks nobody for proof, and takes such a request only with it")
         if asked.virtual_address != lease.address:
             return Refused("that is not this association's virtual address")
-        if PLAIN.name not in self._settings.formats:
-            return Refused(f"tunnels here are {' or '.join(self._settings.formats)}")
-        tunnel = self._tunnels.set_up(lease, None, remote, self._order, now)
+        tunnel = self._tunnels.set_up_plain(lease, remote, self._order, now)
         if isinstance(tunnel, str):
             return Refused(tunnel)
-        tunnel.mtu = self._tunnels.mtu_of(remote, PLAIN.name)
-        expose(tunnel)
         self._refresh(lease, now)
         return TunnelSetupResponse(tunnel.id, remote.address, remote.port)
 

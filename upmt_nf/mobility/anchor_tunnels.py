@@ -14,7 +14,7 @@ from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.leases import Lease
 from upmt_nf.mobility.settings import AnchorSettings
-from upmt_nf.mobility.tunnel_keys import inner_mtu
+from upmt_nf.mobility.tunnel_keys import expose, inner_mtu
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 
@@ -76,6 +76,16 @@ class AnchorTunnels:
         if kept.tunnel.remote != remote:
             self._paft.move_endpoint(kept.tunnel, remote)
         return kept.tunnel
+
+    def set_up_plain(self, lease: Lease, remote: Endpoint, cseq: int, now: float) -> Tunnel | str:
+        """A tunnel for a request that names neither network nor format: one for each end."""
+        if PLAIN.name not in self._settings.formats:
+            return f"tunnels here are {' or '.join(self._settings.formats)}"
+        tunnel = self.set_up(lease, None, remote, cseq, now)
+        if isinstance(tunnel, Tunnel):
+            tunnel.mtu = self.mtu_of(remote, PLAIN.name)
+            expose(tunnel)
+        return tunnel
 
     def mtu_of(self, remote: Endpoint, format: str) -> int:
         """The largest inner packet of a tunnel, as far as we know the path to its end."""

@@ -213,6 +213,8 @@ def _read_selector(value: Any) -> FlowSelector:
     match document.text("syntax"):
         case "IPtables":
             return IptablesMatch(document.text("match"))
+        case "flow":
+            return (_read_flow(document.get("match")),)
         case "flows":
             return tuple(_read_flow(flow) for flow in document.list("match"))
         case "any":
