@@ -71,7 +71,7 @@ MESSAGES: st.SearchStrategy[UpmtMessage] = st.one_of(
     ),
     st.builds(HandoverRequest, TEXTS, PAIRS),
     st.builds(HandoverResponse, RESULTS),
-    st.builds(AnchorNotice, TEXTS, TEXTS),
+    st.builds(AnchorNotice, TEXTS, TEXTS, TEXTS, st.none() | TUNNEL_IDS),
     st.just(NoticeAnswer()),
 )
 JSON_LEAVES = st.one_of(
@@ -130,7 +130,7 @@ ONE_OF_EACH: tuple[UpmtMessage, ...] = (
     ),
     HandoverRequest("token", (HandoverPair((FLOW,), (TunnelId(7), ANY)),)),
     HandoverResponse((HandoverResult(False, None, 0, "no such tunnel"),)),
-    AnchorNotice("going-down", "maintenance"),
+    AnchorNotice("tunnel-unheard", "silent for 7 s", "token", TunnelId(7)),
     NoticeAnswer(),
 )
 

@@ -146,6 +146,7 @@ class World:
         entry = self.anchor_paft.flows.get(flow.packed())
         tunnel = self.anchor_paft.tunnel_of(entry) if entry is not None else None
         if tunnel is not None:
+            tunnel.packets_out += 1
             self._send_to(tunnel.remote, Endpoint(flow.source, flow.source_port), "data", 0, flow.packed())
 
     def _send_to(self, remote: Endpoint, inner: Endpoint, kind: str, port: int, payload: bytes) -> None:

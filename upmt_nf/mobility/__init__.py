@@ -16,6 +16,7 @@ anchor_authors   hosts that speak the authors' later JSON
 answer_size      how much an answer of the anchor may say
 leases           who has which virtual address
 anchor_tunnels   which association has which tunnels
+anchor_notices   what hosts are told unasked
 flow_moves       handover requests, obeyed
 events, commands what both ends share
 """

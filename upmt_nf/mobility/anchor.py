@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from random import Random
-from typing import NamedTuple
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.formats import PLAIN
@@ -24,7 +23,13 @@ from upmt_nf.mobility.anchor_commands import (
     SendSip,
     SendTunnelSignal,
 )
-from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
+from upmt_nf.mobility.anchor_events import (
+    AnchorEvent,
+    LeaseRevoked,
+    SipDatagramReceived,
+    TunnelSignalReceived,
+)
+from upmt_nf.mobility.anchor_notices import AnchorNotices, AnchorPath
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.answer_size import LONGEST, most_pairs, room_for_results, with_short_reasons
 from upmt_nf.mobility.commands import Announce, Level, Stopped
@@ -45,7 +50,6 @@ from upmt_nf.signaling.keys import KeyPair
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.message_writing import encode
 from upmt_nf.signaling.messages import (
-    AnchorNotice,
     AssociationRequest,
     AssociationResponse,
     HandoverPair,
@@ -54,7 +58,7 @@ from upmt_nf.signaling.messages import (
     TunnelSetupRequest,
     TunnelSetupResponse,
 )
-from upmt_nf.signaling.sip.build import message, response_to
+from upmt_nf.signaling.sip.build import response_to
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
 from upmt_nf.signaling.sip.fields import parse_address, parse_cseq
 from upmt_nf.signaling.sip.message import Header, Request, Response
@@ -66,13 +70,6 @@ PLACES = "REGISTER comes outside the tunnels, MESSAGE inside"
 HIGHEST_ID = TunnelId(2**32 - 1)
 OUTSIDE = SipTimers(t1=0.5, t2=2.0, give_up=32.0)
 INSIDE = SipTimers(t1=0.1, t2=1.0, t4=2.0, give_up=16.0)
-
-
-class AnchorPath(NamedTuple):
-    """Where SIP comes from and goes to; inside a tunnel, `remote` is the outer endpoint and `inner` the inner one."""
-
-    remote: Endpoint
-    inner: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +108,11 @@ class Anchor:
             token=lambda: f"{random.getrandbits(64):016x}",
             timers=lambda path: OUTSIDE if path.inner is None else INSIDE,
         )
+        self._notices = AnchorNotices(settings, paft, self._leases, self._tunnels, self._endpoint, random)
         self._tag = f"{random.getrandbits(64):016x}"
         self._commands: list[AnchorCommand] = []
         self._sweep_at: float | None = None
         self._stop_at: float | None = None
-        self._notices = 0
         self._is_stopped = False
         self._counters = Counters()
 
@@ -132,6 +129,11 @@ class Anchor:
         ]
 
     @property
+    def remembered(self) -> dict[TerminalId, IPAddress]:
+        """Which address is kept for which host, associated or not."""
+        return self._leases.remembered
+
+    @property
     def counters(self) -> dict[str, int]:
         """What was refused or ignored, by reason; `sip_` is what the SIP endpoint counted."""
         sip = {f"sip_{reason}": count for reason, count in self._endpoint.counters.items()}
@@ -143,7 +145,13 @@ class Anchor:
         """When `TimeoutReached` should come at the latest (seconds), or None."""
         if self._is_stopped:
             return None
-        times = (self._leases.next_expiry(), self._endpoint.next_timeout(), self._sweep_at, self._stop_at)
+        times = (
+            self._leases.next_expiry(),
+            self._endpoint.next_timeout(),
+            self._notices.next_timeout(),
+            self._sweep_at,
+            self._stop_at,
+        )
         return min((time for time in times if time is not None), default=None)
 
     def handle(self, event: AnchorEvent, now: float) -> list[AnchorCommand]:
@@ -160,6 +168,9 @@ class Anchor:
                     self._endpoint.receive_datagram(payload, AnchorPath(remote, source), now)
                 else:
                     self._counters.add("unknown_port")
+            case LeaseRevoked(identity):
+                if (lease := self._leases.revoke(identity)) is not None:
+                    self._end(lease, "an administrator ended it", now)
             case StopAsked():
                 self._stop(now)
             case TimeoutReached():
@@ -173,11 +184,13 @@ class Anchor:
 
     def _pass_time(self, now: float) -> None:
         self._endpoint.handle_timeout(now)
+        self._notices.handle_timeout(now)
         for lease in self._leases.expire(now):
-            self._end(lease, "it was not refreshed")
+            self._end(lease, "it was not refreshed", now, is_told=self._notices.is_heard(lease, now))
         if self._sweep_at is not None and now >= self._sweep_at:
             self._sweep_at = now + SWEEP_INTERVAL
             self._paft.age(now)
+            self._notices.watch(now)
             for tunnel in self._tunnels.expire(now):
                 self._say(Level.INFO, f"tunnel {tunnel.id} of {tunnel.owner} was silent too long")
         if self._stop_at is not None and now >= self._stop_at:
@@ -187,10 +200,10 @@ class Anchor:
         for event in self._endpoint.events():
             if isinstance(event, RequestReceived):
                 self._receive(event, now)
-            elif self._stop_at is not None and event.flow.inner is not None:
-                # An answer to one of our last notices, or none; when all are in, there is nothing to wait for.
-                self._notices -= 1
-                self._is_stopped = self._is_stopped or self._notices <= 0
+            else:
+                self._notices.hear(event)
+        # When all have answered our goodbye, there is nothing to wait for.
+        self._is_stopped = self._is_stopped or (self._stop_at is not None and not self._notices.waiting)
 
     def _receive(self, event: RequestReceived[AnchorPath], now: float) -> None:
         """Ask for proof first. A stranger costs one answer, of which nothing is kept."""
@@ -249,7 +262,7 @@ class Anchor:
             return self._no(request, 403, "that is another host's identity")
         if asked.expires == 0 and self._stop_at is None:
             if (left := self._leases.release(asked)) is not None:
-                self._end(left, "the host left")
+                self._end(left, "the host left", now, is_told=False)
             return response_to(request, 200, tag=self._tag, source=path.remote, headers=(("Expires", "0"),))
         lease = self._associate(asked, path.remote, now)
         if isinstance(lease, LeaseRefused):
@@ -477,35 +490,21 @@ class Anchor:
         self._commands.append(SendTunnelSignal(event.remote, event.source, MEASUREMENT_PORT, answer))
         return None
 
-    def _end(self, lease: Lease, reason: str) -> None:
+    def _end(self, lease: Lease, reason: str, now: float, *, is_told: bool = True) -> None:
+        if is_told and self._stop_at is None:
+            self._notices.tell(lease, "lease-ended", reason, now)
         self._tunnels.remove_all(lease.address)
         self._moves.forget(lease.address)
         self._commands.append(LeaseEnded(lease.identity, lease.address, reason))
         self._say(Level.INFO, f"the association of {lease.identity} as {lease.address} ended: {reason}")
 
     def _stop(self, now: float) -> None:
-        """Tell every host, in the tunnel that was heard last; wait a moment for the answers."""
-        if self._stop_at is not None:
-            return
-        self._stop_at = now + self._settings.notice_patience
-        local = Endpoint(self._settings.address, self._settings.signalling_port)
-        for lease in self._leases.by_identity.values():
-            tunnel = self._tunnels.latest_of(lease.address)
-            if tunnel is None:
-                continue
-            self._notices += 1
-            inner = Endpoint(lease.address, self._settings.signalling_port)
-            request = message(
-                anchor=inner,
-                local=local,
-                identity="anchor@upmt",
-                call_id=f"{self._random.getrandbits(64):016x}",
-                cseq=1,
-                tag=self._tag,
-                body=encode(AnchorNotice("going-down", "the anchor was stopped")),
+        """Tell every host, and wait a moment for the answers."""
+        if self._stop_at is None:
+            self._stop_at = now + self._settings.notice_patience
+            self._notices.tell_all(
+                "going-down", "the anchor was stopped", self._settings.notice_patience, now
             )
-            self._endpoint.send_request(request, AnchorPath(tunnel.remote, inner), now)
-        self._is_stopped = self._notices == 0
 
 
 def _one_line(text: str) -> str:

@@ -86,7 +86,7 @@ from upmt_nf.model.identity import (
 )
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.signaling.keys import KeyPair
-from upmt_nf.signaling.messages import TunnelSetupResponse
+from upmt_nf.signaling.messages import AnchorNotice, TunnelSetupResponse
 from upmt_nf.signaling.sip.message import Response
 from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
 
@@ -210,9 +210,7 @@ class MobileHost:
                     case Answered(purpose, response):
                         self._hear(purpose, response, now)
                     case Noticed(network, notice):
-                        self._say(Level.WARNING, f"the anchor by {network}: {notice.kind}: {notice.reason}")
-                        if notice.kind in ENDING_NOTICES:
-                            self._disown(f"the anchor said {notice.kind}", now)
+                        self._heed(network, notice, now)
         self._placement.settle(now)
         if self._placement.has_lost:
             self._placement.has_lost = False
@@ -223,6 +221,19 @@ class MobileHost:
         self._commands += self._signalling.commands()
         if self._is_stopped:
             self._commands.append(Stopped())
+
+    def _heed(self, network: NetworkName, notice: AnchorNotice, now: float) -> None:
+        """Do what a notice asks for. One that does not know our association is late, or a stranger's."""
+        if notice.association != self._association.token:
+            return
+        self._say(Level.WARNING, f"the anchor by {network}: {notice.kind}: {notice.reason}")
+        if notice.kind in ENDING_NOTICES:
+            self._disown(f"the anchor said {notice.kind}", now)
+        elif notice.kind == "tunnel-unheard":
+            for tunnel in self._tunnels.values():
+                if tunnel.tunnel is not None and tunnel.tunnel.id == notice.tunnel_id:
+                    tunnel.doubt(now)
+                    self._pass_time_of(tunnel, now)
 
     def _may_act(self, tunnel: HostTunnel) -> bool:
         return tunnel.is_usable or self._association.is_held

@@ -169,7 +169,12 @@ def _read_handover_response(document: _Document) -> HandoverResponse:
 
 
 def _read_notice(document: _Document) -> AnchorNotice:
-    return AnchorNotice(document.text("kind"), document.text("reason", ""))
+    return AnchorNotice(
+        document.text("kind"),
+        document.text("reason", ""),
+        document.text("association", ""),
+        _read_tunnel_id("tunnelID", document.get("tunnelID")) if document.has("tunnelID") else None,
+    )
 
 
 def _read_notice_answer(_: _Document) -> NoticeAnswer:

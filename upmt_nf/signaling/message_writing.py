@@ -134,7 +134,14 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
         case HandoverResponse():
             found = {"mType": "HandoverResponse", "results": [_result(result) for result in message.results]}
         case AnchorNotice():
-            found = {"mType": "AnchorNotice", "kind": message.kind, "reason": message.reason}
+            found = {
+                "mType": "AnchorNotice",
+                "kind": message.kind,
+                "reason": message.reason,
+                "association": message.association,
+            }
+            if message.tunnel_id is not None:
+                found["tunnelID"] = str(message.tunnel_id)
         case NoticeAnswer():
             found = {"mType": "NoticeAnswer"}
     return found | {"version": VERSION}
