@@ -31,6 +31,7 @@ from upmt_nf.mobility.events import TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings, HostSettings
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import (
+    DEFAULT_APPLICATION_ID,
     NetworkName,
     TerminalId,
 )
@@ -51,6 +52,7 @@ class World:
         networks: int = 2,
         anchor: Mapping[str, Any] | None = None,
         pool: str = "10.99.0.1-10.99.0.50",
+        is_guarded: bool = False,
         **host: Any,
     ) -> None:
         self.now = 1000.0
@@ -62,7 +64,7 @@ class World:
         """All that was sent, whatever became of it."""
         self.watchers: list[Callable[[], None]] = []
         """Called after everything that happens."""
-        self.secret: str | None = host.get("secret")
+        self.secret: str | None = host.get("secret") if is_guarded else None
         """Shared by all hosts; with it, the anchor asks for proof."""
         self.oversized: list[Packet] = []
         """What was too large for its path, and lost."""
@@ -244,6 +246,11 @@ class World:
             theirs = self.anchor_paft.tunnel_of(their_entry) if their_entry is not None else None
             if ours is None or theirs is None or ours.id != theirs.id:
                 wrong.append(f"{entry.flow}: here {ours}, there {theirs}")
+        default = terminal.paft.applications.get(DEFAULT_APPLICATION_ID)
+        if terminal.virtual_address is not None and default is not None:
+            newcomers = self.anchor_paft.newcomers.get(terminal.virtual_address.packed)
+            if newcomers is None or newcomers.id != default.id:
+                wrong.append(f"what others begin: here {default}, there {newcomers}")
         assert not wrong, (len(wrong), wrong[:4], terminal.said[-6:])
         for name, id in terminal.open_tunnels.items():
             if terminal.network_state(name) == "up":

@@ -200,6 +200,8 @@ def test_each_request_has_its_place() -> None:
     assert site.paft.tunnels == {}
     ours = encode(HandoverRequest("", (HandoverPair((host.flow(),)),)))
     assert host.send(ours).status == 403
+    assert host.send(b"hello").status == 403
+    assert host.send(b'[{"MType":"AssociationReq"}]').status == 400
 
 
 def test_an_anchor_that_asks_nobody_for_proof_moves_no_endpoint_in_this_dialect() -> None:

@@ -235,6 +235,7 @@ def test_a_proven_handover_request_in_the_papers_form_sets_its_tunnel_up_opportu
     site, host, _, _ = both
     flow = heard(site, host, host.flow())
     third = Endpoint(ip_address("203.0.2.1"), 40000)
+    host.content_type = "application/text"
     body = b'{"mType":"HandoverRequest","match":{"syntax":"IPtables","match":"-p tcp"},"tunnelID":["13673865","any"]}'
     (result,) = read_answer(host.send(body, third)).results
     assert result.accepted

@@ -1,4 +1,4 @@
-"""The anchor's commands on the control socket."""
+"""The anchor's commands on the control socket: reading, leases, and what is open to the world."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from upmt_nf.model.identity import TerminalId
 if TYPE_CHECKING:
     from upmt_nf.daemon.anchor_daemon import AnchorDaemon
 
-READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "leases"))
+READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "leases", "forward_list"))
 """What any user may ask."""
 
 
@@ -34,6 +34,9 @@ class AnchorControl:
             "rules": self.rules,
             "leases": self.leases,
             "release": self.release,
+            "forward_list": self.forward_list,
+            "forward_add": self.forward_add,
+            "forward_remove": self.forward_remove,
             "networks": self._nothing,
             "apps": self._nothing,
         }
@@ -48,6 +51,7 @@ class AnchorControl:
             "interface": daemon.config.interface,
             "address": str(daemon.config.address),
             "pool": str(daemon.config.pool),
+            "nat": daemon.config.nat,
             "associations": [
                 {
                     "identity": association.identity,
@@ -102,6 +106,18 @@ class AnchorControl:
         is_ended = any(held.identity == identity for held in self._daemon.machine.associations)
         self._daemon.take(LeaseRevoked(TerminalId(identity)))
         return {"identity": identity, "virtual_address": str(address), "ended": is_ended}
+
+    async def forward_list(self, arguments: Mapping[str, Any], pid: int) -> list[dict[str, Any]]:
+        """Forwards and static NATs."""
+        return await self._daemon.forwards.show(arguments, pid)
+
+    async def forward_add(self, arguments: Mapping[str, Any], pid: int) -> dict[str, Any]:
+        """Let ports lead to a host."""
+        return await self._daemon.forwards.add(arguments, pid)
+
+    async def forward_remove(self, arguments: Mapping[str, Any], pid: int) -> dict[str, Any]:
+        """Let them lead there no more."""
+        return await self._daemon.forwards.remove(arguments, pid)
 
     async def _nothing(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
         """Access networks and applications are the mobile host's."""

@@ -59,12 +59,15 @@ from upmt_nf.signaling.messages import (
     TunnelSetupResponse,
 )
 from upmt_nf.signaling.sip.build import response_to
+from upmt_nf.signaling.sip.contacts import contacts_answered, lifetime_asked
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
 from upmt_nf.signaling.sip.fields import parse_address, parse_cseq
+from upmt_nf.signaling.sip.inspection import inspect
 from upmt_nf.signaling.sip.message import Header, Request, Response
 from upmt_nf.signaling.sip.transactions import RequestReceived, SipTimers
 from upmt_nf.signaling.stamp import reflect
 
+METHODS = ("REGISTER", "MESSAGE")
 SWEEP_INTERVAL = 5.0
 PLACES = "REGISTER comes outside the tunnels, MESSAGE inside"
 HIGHEST_ID = TunnelId(2**32 - 1)
@@ -107,6 +110,7 @@ class Anchor:
         self._endpoint: SipEndpoint[AnchorPath] = SipEndpoint(
             token=lambda: f"{random.getrandbits(64):016x}",
             timers=lambda path: OUTSIDE if path.inner is None else INSIDE,
+            source_of=lambda path: path.inner or path.remote,
         )
         self._notices = AnchorNotices(settings, paft, self._leases, self._tunnels, self._endpoint, random)
         self._tag = f"{random.getrandbits(64):016x}"
@@ -208,7 +212,11 @@ class Anchor:
     def _receive(self, event: RequestReceived[AnchorPath], now: float) -> None:
         """Ask for proof first. A stranger costs one answer, of which nothing is kept."""
         request, ticket = event.request, None
-        if self._guard is not None and request.method in ("REGISTER", "MESSAGE"):
+        if (wrong := inspect(request, METHODS)) is not None:
+            self._counters.add(f"refused_{wrong.status}")
+            response = self._no(request, wrong.status, None, wrong.headers)
+            return self._endpoint.respond(event.transaction, response, now, and_forget=True)
+        if self._guard is not None:
             proof = self._guard.check(request, now)
             if isinstance(proof, Unproven):
                 self._counters.add("challenged" if proof.status == 401 else f"refused_{proof.status}")
@@ -247,9 +255,7 @@ class Anchor:
             return self._answer_register(request, path, identity, now)
         if request.method == "MESSAGE":
             return self._answer_message(request, path, identity, now)
-        if request.method == "REGISTER":
-            return self._no(request, 403, PLACES)
-        return self._no(request, 405, None, (("Allow", "REGISTER, MESSAGE"),))
+        return self._no(request, 403, PLACES)
 
     def _answer_register(
         self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
@@ -263,7 +269,7 @@ class Anchor:
         if asked.expires == 0 and self._stop_at is None:
             if (left := self._leases.release(asked)) is not None:
                 self._end(left, "the host left", now, is_told=False)
-            return response_to(request, 200, tag=self._tag, source=path.remote, headers=(("Expires", "0"),))
+            return response_to(request, 200, tag=self._tag, headers=(("Expires", "0"),))
         lease = self._associate(asked, path.remote, now)
         if isinstance(lease, LeaseRefused):
             return self._refuse_lease(request, lease)
@@ -278,11 +284,10 @@ class Anchor:
             ("Expires", str(expires)),
             (TOKEN_HEADER, lease.token),
         )
-        if (contact := request.header("contact")) is not None:
-            headers = (("Contact", f"{contact};expires={expires}"), *headers)
+        headers = (*contacts_answered(request, expires), *headers)
         key = lease.keys.ours if lease.keys is not None else None
         body = encode(AssociationResponse(lease.address, lease.token, expires, key))
-        return response_to(request, 200, tag=self._tag, source=path.remote, headers=headers, body=body)
+        return response_to(request, 200, tag=self._tag, headers=headers, body=body)
 
     def _associate(self, asked: LeaseAsked, remote: Endpoint, now: float) -> Lease | LeaseRefused:
         """The lease of a host at `remote`, given or refreshed, with all that follows from it."""
@@ -308,7 +313,7 @@ class Anchor:
         if len(identity) > 256:
             raise ValueError("the identity is too long")
         cseq, _ = parse_cseq(request.header("cseq") or "")
-        expires = (request.header("expires") or str(self._settings.lifetime)).strip()
+        expires = lifetime_asked(request) or str(self._settings.lifetime)
         if not (expires.isascii() and expires.isdigit()):
             raise ValueError("Expires is not a number")
         wanted = request.header("vipaddr")
@@ -358,6 +363,8 @@ class Anchor:
             body = decode(request.body)
             cseq, _ = parse_cseq(request.header("cseq") or "")
         except (PeerError, ValueError) as reason:
+            if path.inner is None and b'"MType"' not in request.body:
+                return self._no(request, 403, PLACES)
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
         inner = path.inner
         lease = self._leases.by_address.get(inner.address) if inner is not None else None

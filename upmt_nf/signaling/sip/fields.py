@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 _TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+\Z")
 _VIA = re.compile(r"SIP[ \t]*/[ \t]*2\.0[ \t]*/[ \t]*([A-Za-z0-9\-.!%*_+`'~]+)[ \t]+", re.IGNORECASE)
 _CSEQ = re.compile(r"([0-9]{1,40})[ \t]+([A-Za-z0-9\-.!%*_+`'~]+)\Z")
+_ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED = re.compile(r"[A-Za-z0-9\-_.!~*'()&=+$,;?/]\Z")
 _BRANCH_COOKIE = "z9hG4bK"
 
 
@@ -77,7 +79,10 @@ class Via:
 
 def parse_via(value: str) -> Via:
     """The first of a Via header's values. Raises ValueError."""
-    first = split_outside_quotes(value, ",")[0].strip()
+    values = split_outside_quotes(value, ",")
+    if not all(value.strip() for value in values):
+        raise ValueError("Via has an empty value")
+    first = values[0].strip()
     matched = _VIA.match(first)
     if matched is None:
         raise ValueError("Via is not SIP/2.0/TRANSPORT HOST")
@@ -88,6 +93,9 @@ def parse_via(value: str) -> Via:
         host, port = host + bracket, port.strip().removeprefix(":")
     else:
         host, _, port = sent_by.partition(":")
+    # One semicolon at the end is how the paper prints it; more are wrong (RFC 4475 section 3.1.2.1).
+    if not all(part.strip() for part in rest[:-1]):
+        raise ValueError("Via has an empty parameter")
     host, port = host.strip(), port.strip()
     if not host or " " in host:
         raise ValueError("Via names no host")
@@ -121,10 +129,12 @@ class Address:
 
     @property
     def record(self) -> str:
-        """The address-of-record without scheme and parameters: `mh@upmt`."""
-        text = self.uri.partition(";")[0].partition("?")[0]
+        """The address-of-record without scheme and parameters, unescaped (RFC 3261 section 10.3): `mh@upmt`."""
+        user, at, host = self.uri.partition("@") if "@" in self.uri else ("", "", self.uri)
+        # Before the @, semicolons and question marks are the user's own (RFC 3261 section 25.1).
+        text = user + at + host.partition(";")[0].partition("?")[0]
         scheme, colon, rest = text.partition(":")
-        return rest if colon and scheme.lower() in ("sip", "sips") else text
+        return _ESCAPED.sub(_unescaped, rest if colon and scheme.lower() in ("sip", "sips") else text)
 
 
 def parse_address(value: str) -> Address:
@@ -150,6 +160,12 @@ def parse_address(value: str) -> Address:
     if not uri or any(character.isspace() for character in uri):
         raise ValueError("an address has no proper URI")
     return Address(uri, parameters(parts))
+
+
+def _unescaped(escaped: re.Match[str]) -> str:
+    """The character, when it needs no escape; what does stays, so that two names never become one."""
+    character = chr(int(escaped[1], 16))
+    return character if _UNRESERVED.match(character) else escaped[0]
 
 
 def _is_display_name(text: str) -> bool:
