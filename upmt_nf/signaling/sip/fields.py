@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+\Z")
 _VIA = re.compile(r"SIP[ \t]*/[ \t]*2\.0[ \t]*/[ \t]*([A-Za-z0-9\-.!%*_+`'~]+)[ \t]+", re.IGNORECASE)
 _CSEQ = re.compile(r"([0-9]{1,40})[ \t]+([A-Za-z0-9\-.!%*_+`'~]+)\Z")
 _BRANCH_COOKIE = "z9hG4bK"
+_REMEMBERED = 64
+"""Values whose reading is remembered: parser, transactions, registrar and answer each ask about the same ones."""
 
 
+@lru_cache(512)
 def is_token(text: str) -> bool:
     """RFC 3261 section 25.1."""
     return _TOKEN.match(text) is not None
@@ -61,7 +66,7 @@ class Via:
     transport: str
     host: str
     port: int | None
-    parameters: dict[str, str | None] = field(hash=False)
+    parameters: Mapping[str, str | None] = field(hash=False)
 
     @property
     def branch(self) -> str | None:
@@ -75,6 +80,7 @@ class Via:
         return f"{self.host.lower()}:{self.port or 5060}"
 
 
+@lru_cache(_REMEMBERED)
 def parse_via(value: str) -> Via:
     """The first of a Via header's values. Raises ValueError."""
     first = split_outside_quotes(value, ",")[0].strip()
@@ -96,6 +102,7 @@ def parse_via(value: str) -> Via:
     return Via(matched[1].upper(), host, int(port) if port else None, parameters(rest))
 
 
+@lru_cache(_REMEMBERED)
 def parse_cseq(value: str) -> tuple[int, str]:
     """Number and method of a CSeq header (RFC 3261 section 8.1.1.5). Raises ValueError."""
     matched = _CSEQ.match(value)
@@ -112,7 +119,7 @@ class Address:
     """A From, To or Contact: the URI and the header's parameters."""
 
     uri: str
-    parameters: dict[str, str | None] = field(hash=False)
+    parameters: Mapping[str, str | None] = field(hash=False)
 
     @property
     def tag(self) -> str | None:
@@ -127,6 +134,7 @@ class Address:
         return rest if colon and scheme.lower() in ("sip", "sips") else text
 
 
+@lru_cache(_REMEMBERED)
 def parse_address(value: str) -> Address:
     """One name-addr or addr-spec (RFC 3261 section 20.10). Raises ValueError.
 
@@ -147,7 +155,7 @@ def parse_address(value: str) -> Address:
     else:
         uri, *parts = split_outside_quotes(value, ";")
         uri = uri.strip()
-    if not uri or any(character.isspace() for character in uri):
+    if uri.split() != [uri]:
         raise ValueError("an address has no proper URI")
     return Address(uri, parameters(parts))
 

@@ -47,10 +47,15 @@ class Message:
 
     headers: tuple[Header, ...]
     body: bytes = field(default=b"", kw_only=True)
+    _first: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The first value of each header, filled when the first is asked for: a dozen questions follow."""
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None. `name` is the lower-case long form."""
-        return next(self.all(name), None)
+        if not self._first:
+            for written, value in self.headers:
+                self._first.setdefault(canonical(written), value)
+        return self._first.get(name)
 
     def all(self, name: str) -> Iterator[str]:
         """Every value of a header, in order."""
