@@ -24,8 +24,12 @@ SHARE = 180_000
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(prog="python -m fuzz", description="search for input that breaks a parser")
-    options.add_argument("targets", nargs="*", default=list(TARGETS), metavar="TARGET", help=", ".join(TARGETS))
+    options = argparse.ArgumentParser(
+        prog="python -m fuzz", description="search for input that breaks a parser"
+    )
+    options.add_argument(
+        "targets", nargs="*", default=list(TARGETS), metavar="TARGET", help=", ".join(TARGETS)
+    )
     options.add_argument("--seconds", type=int, default=600, help="for each target")
     chosen = options.parse_args()
     if unknown := [name for name in chosen.targets if name not in TARGETS]:

@@ -45,7 +45,9 @@ def check(data: bytes) -> None:
     _read(text)
     match data[0] % 3 if data else 0:
         case 0:
-            proof = server.check(replace(_REQUEST, headers=(*_REQUEST.headers, ("Authorization", text))), 100.0)
+            proof = server.check(
+                replace(_REQUEST, headers=(*_REQUEST.headers, ("Authorization", text))), 100.0
+            )
             assert isinstance(proof, Unproven)
             assert proof.status in (400, 401, 403)
         case 1:
@@ -99,5 +101,3 @@ def seeds() -> list[bytes]:
         b'\1Digest realm="a\\"b", nonce="x", qop="auth-int", algorithm="SHA-256"',
         b"\2" + info.encode(),
     ]
-
-

@@ -141,7 +141,9 @@ def seeds() -> list[bytes]:
         body=encode(TunnelSetupRequest("token", _INNER.address, "net0")),
     )
     torture = sorted((Path(__file__).parents[1] / "signaling" / "rfc4475").glob("*.dat"))
-    answer = b"SIP/2.0 200 OK\r\nv: SIP/2.0/UDP 192.168.100.25:5060;branch=z9hG4bKtoken0\r\nf: <sip:a>;tag=t\r\n"
+    answer = (
+        b"SIP/2.0 200 OK\r\nv: SIP/2.0/UDP 192.168.100.25:5060;branch=z9hG4bKtoken0\r\nf: <sip:a>;tag=t\r\n"
+    )
     answer += b"t: <sip:a>;tag=x\r\ni: abc\r\nCSeq: 1 REGISTER\r\n\r\n"
     found = [
         _joined((0, bytes(_register())), (0x8000, bytes(setup)), (0, bytes(_register(0)))),

@@ -29,7 +29,7 @@ from upmt_nf.signaling.messages import (
     UpmtMessage,
 )
 
-TEXTS = st.text(max_size=60)
+TEXTS = st.text(st.characters(exclude_categories=("C", "Z")) | st.just(" "), max_size=60)
 PORTS = st.integers(0, 65535)
 TUNNEL_IDS = st.integers(1, 2**32 - 1).map(TunnelId)
 
@@ -366,3 +366,19 @@ def test_a_large_body_is_refused_unread() -> None:
     assert decode(body.ljust(MAX_BODY)) == NoticeAnswer()
     with pytest.raises(PeerError, match="larger than 8192"):
         decode(body.ljust(MAX_BODY + 1))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "net0\x1b[2J", "net0\nINFO all is well", "\u2028"])
+def test_text_that_cannot_be_shown_is_refused(text: str) -> None:
+    document = json.dumps(
+        {"mType": "TunnelSetupRequest", "association": "t", "VIpAddr": "1.2.3.4", "network": text}
+    )
+    with pytest.raises(PeerError, match="'network' is not a short text"):
+        decode(document.encode())
+
+
+@pytest.mark.parametrize("more", [{"format": "sealed"}, {"format": "plain", "salt": "73" * 16}])
+def test_an_answer_with_a_protected_format_has_a_salt_and_no_other_has(more: dict[str, str]) -> None:
+    document = {"mType": "TunnelSetupResponse", "tunnelID": "7", "yourAddress": "1.2.3.4", "yourPort": 4000}
+    with pytest.raises(PeerError, match="'salt' goes with a protected format"):
+        decode(json.dumps(document | more).encode())

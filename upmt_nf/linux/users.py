@@ -24,7 +24,7 @@ class UsersFile:
 
     def hash_of(self, identity: str, realm: str) -> str | None:
         """HA1 of an identity (hex), or None. Keeps what it knew while the file cannot be read."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
             found = self.path.stat()
             seen = (found.st_mtime_ns, found.st_size, found.st_ino)
             if seen != self._seen:

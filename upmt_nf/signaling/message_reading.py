@@ -73,7 +73,8 @@ class _Document:
 
     def text(self, key: str, default: Any = _MISSING) -> str:
         value = self.get(key, default)
-        if not isinstance(value, str) or len(value) > 1024:
+        # What is shown and logged: no control characters, no halves of characters.
+        if not isinstance(value, str) or len(value) > 1024 or not value.isprintable():
             raise PeerError(f"{key!r} is not a short text")
         return value
 
@@ -145,14 +146,17 @@ def _read_setup_request(document: _Document) -> TunnelSetupRequest:
 
 
 def _read_setup_response(document: _Document) -> TunnelSetupResponse:
+    format, salt = document.text("format", "plain"), document.octets("salt", 16)
+    if (format == "plain") != (salt is None):
+        raise PeerError("'salt' goes with a protected format, and with no other")
     return TunnelSetupResponse(
         tunnel_id=_read_tunnel_id("tunnelID", document.get("tunnelID")),
         your_address=_address("yourAddress", document.get("yourAddress")),
         your_port=_integer("yourPort", document.get("yourPort"), 65536),
         results=_read_results(document),
-        format=document.text("format", "plain"),
-        key_id=_integer("keyID", document.get("keyID", 0), 256),
-        salt=document.octets("salt", 16),
+        format=format,
+        key_id=_integer("keyID", document.get("keyID", 0), 256) if salt is not None else 0,
+        salt=salt,
     )
 
 
