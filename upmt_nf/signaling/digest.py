@@ -199,8 +199,7 @@ class DigestServer:
         """The anchor's own proof, for an answer with this body; with the next nonce when this one ages."""
         proof = ticket.proof("", body)
         value = f'qop={ticket.qop}, rspauth="{proof}", cnonce="{ticket.client_nonce}", nc={ticket.count}'
-        made_at = self._time_of(ticket.nonce)
-        if made_at is None or now - made_at > NONCE_LIFETIME / 4:
+        if now - _seconds_in(base64.urlsafe_b64decode(ticket.nonce)) > NONCE_LIFETIME / 4:
             value += f', nextnonce="{self._nonce(now)}"'
         return ("Authentication-Info", value)
 
@@ -220,7 +219,7 @@ class DigestServer:
         head, mac = raw[:14], raw[14:]
         if len(raw) != 30 or not hmac.compare_digest(mac, self._mac(head)):
             return None
-        return int.from_bytes(head[:6], "big") / 1000
+        return _seconds_in(head)
 
     def _use(self, identity: str, nonce: str, count: int, made_at: float) -> bool:
         uses = self._uses.get(identity)
@@ -305,6 +304,10 @@ class DigestClient:
         if nonce and nonce != self._nonce and '"' not in nonce and "\\" not in nonce:
             self._nonce, self._count = nonce, 0
         return True
+
+
+def _seconds_in(nonce: bytes) -> float:
+    return int.from_bytes(nonce[:6], "big") / 1000
 
 
 def _is_same(proof: str, given: str) -> bool:

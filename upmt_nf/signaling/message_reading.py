@@ -36,7 +36,7 @@ def decode(body: bytes) -> UpmtMessage:
     if len(body) > MAX_BODY:
         raise PeerError(f"the body is larger than {MAX_BODY} bytes")
     try:
-        value = json.loads(body, object_pairs_hook=_no_twins, parse_constant=_refuse_constant)
+        value = _DECODER.decode(body.decode())
     except (ValueError, RecursionError) as reason:
         raise PeerError(f"the body is not JSON: {reason}") from reason
     if not isinstance(value, dict):
@@ -267,3 +267,6 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_refuse_constant)

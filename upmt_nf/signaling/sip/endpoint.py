@@ -37,8 +37,8 @@ class SipEndpoint(Generic[Flow]):
 
     `token` gives a new unguessable word a call; `timers` gives the timers of a flow; at most `max_transactions`
     requests of theirs are kept: when there are more, answers are forgotten before timer J, but not before T4 (a later
-    copy of the request is then a new one), and when none is so old, further ones are told 503. A success that `is_proven` does not believe is passed
-    over, as if it had never come: the true one may still be on its way.
+    copy of the request is then a new one), and when none is so old, further ones are told 503. A success that
+    `is_proven` does not believe is passed over, as if it had never come: the true one may still be on its way.
     """
 
     def __init__(

@@ -52,14 +52,21 @@ class Message:
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None. `name` is the lower-case long form."""
-        if not self._first:
-            for written, value in self.headers:
-                self._first.setdefault(canonical(written), value)
-        return self._first.get(name)
+        return self._indexed().get(name)
 
     def all(self, name: str) -> Iterator[str]:
         """Every value of a header, in order."""
         return (value for written, value in self.headers if canonical(written) == name)
+
+    def has_twins(self) -> bool:
+        """Whether a header is there more than once."""
+        return len(self._indexed()) < len(self.headers)
+
+    def _indexed(self) -> dict[str, str]:
+        if not self._first:
+            for written, value in self.headers:
+                self._first.setdefault(canonical(written), value)
+        return self._first
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Only what the protocol needs is checked here; header values stay text.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from upmt_nf.signaling.sip.message import Header, Message, Request, Response, ca
 MAX_DATAGRAM = 8192
 """Bytes; larger datagrams are refused unread."""
 _MAX_HEADERS = 128
-_ONCE = frozenset(("from", "to", "call-id", "cseq", "max-forwards", "content-length", "content-type"))
+_ONCE = ("from", "to", "call-id", "cseq", "max-forwards", "content-length", "content-type")
 _NEEDED = ("via", "from", "to", "call-id", "cseq")
 KEEPALIVES = frozenset((b"", b"\r\n", b"\r\n\r\n", b"\0", b"\0\0\0\0"))
 """Datagrams that only hold a NAT binding open (RFC 5626 section 3.5.1, and zeros as many devices send)."""
@@ -118,10 +119,10 @@ def _read_headers(lines: list[str], *, strict: bool = True) -> tuple[Header, ...
 
 def _check(message: Message, method: str | None) -> None:
     """What RFC 3261 section 8.1.1 asks of every message. Raises ValueError."""
-    names = [canonical(written) for written, _ in message.headers]
-    if len(set(names)) < len(names):
-        for name in names:
-            if name in _ONCE and names.count(name) > 1:
+    if message.has_twins():
+        names = Counter(canonical(written) for written, _ in message.headers)
+        for name in _ONCE:
+            if names[name] > 1:
                 raise ValueError(f"{name} is there twice")
     for name in _NEEDED:
         if message.header(name) is None:
