@@ -5,9 +5,9 @@ Made to cost little, so that the anchor is what is measured; the words are those
 
 from __future__ import annotations
 
+import heapq
 import json
 import re
-from collections import deque
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -125,7 +125,7 @@ class Load:
     resent: int = 0
     wrong: list[str] = field(default_factory=list)
     _open: dict[int, bytes] = field(default_factory=dict)
-    _timers: deque[tuple[float, int, int]] = field(default_factory=deque)
+    _timers: list[tuple[float, int, int, float]] = field(default_factory=list)
     turn: int = 0
 
     @property
@@ -168,18 +168,19 @@ class Load:
         return None
 
     def resend(self, now: float) -> list[bytes]:
-        """What was not answered within half a second (timer E's first value)."""
+        """What was not answered in time: timer E, half a second at first, then twice as long up to four seconds."""
         late = []
         while self._timers and self._timers[0][0] <= now:
-            _, number, cseq = self._timers.popleft()
+            _, number, cseq, interval = heapq.heappop(self._timers)
             if number in self._open and self.hosts[number].cseq == cseq:
                 self.resent += 1
                 late.append(self._open[number])
-                self._timers.append((now + 0.5, number, cseq))
+                interval = min(2 * interval, 4.0)
+                heapq.heappush(self._timers, (now + interval, number, cseq, interval))
         return late
 
     def _send(self, host: PretendHost, now: float) -> bytes:
         data = host.register()
         self._open[host.number] = data
-        self._timers.append((now + 0.5, host.number, host.cseq))
+        heapq.heappush(self._timers, (now + 0.5, host.number, host.cseq, 0.5))
         return data
