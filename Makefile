@@ -11,20 +11,25 @@ PYTEST := $(BIN)/pytest
 SYSTEM_PACKAGES := iptables iproute2 iputils-ping tcpdump curl dnsutils iperf3 openssh-server openssh-client \
 	socat conntrack procps build-essential python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev
 
-.PHONY: help setup system demo test test-pure lint format bench fuzz clean
+INTEROP_PACKAGES := sip-tester sipsak kamailio
+INTEROP_STAMP := $(VENV)/.installed-interop
+
+.PHONY: help setup system setup-interop system-interop demo test test-pure test-interop lint format bench fuzz clean
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: system $(STAMP) ## install system packages and the virtual environment; leaves .venv/bin/upmt
 
-system:
-	@missing=""; for package in $(SYSTEM_PACKAGES); do \
+system: PACKAGES := $(SYSTEM_PACKAGES)
+system-interop: PACKAGES := $(INTEROP_PACKAGES)
+system system-interop:
+	@missing=""; for package in $(PACKAGES); do \
 	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q '^install ok installed' || missing="$$missing $$package"; \
 	done; \
 	if [ -n "$$missing" ]; then \
 	  echo "installing system packages:$$missing"; \
-	  [ "$$(id -u)" = 0 ] || { echo "needs root: run 'sudo make setup' once"; exit 4; }; \
+	  [ "$$(id -u)" = 0 ] || { echo "needs root: run 'sudo make $(@:system%=setup%)' once"; exit 4; }; \
 	  command -v apt-get >/dev/null || { echo "no apt-get here: install$$missing by hand"; exit 1; }; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
@@ -35,14 +40,23 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+setup-interop: setup system-interop $(INTEROP_STAMP) ## install the foreign SIP programs that test-interop talks to
+
+$(INTEROP_STAMP): $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,interop]'
+	@touch $@
+
 demo: setup ## see a download and a voice stream move between two networks (needs root, under a minute)
 	@$(BIN)/upmt lab demo
 
 test: setup ## every test: pure, kernel and lab (needs root)
-	@$(PYTEST) -q -n 2 -m 'not lab' && $(PYTEST) -q -m lab
+	@$(PYTEST) -q -n 2 -m 'not lab and not interop' && $(PYTEST) -q -m lab
+
+test-interop: setup ## foreign SIP programs against ours; skips those that `make setup-interop` has not installed
+	@$(PYTEST) -q -m interop
 
 test-pure: $(STAMP) ## only the tests that need neither root nor the kernel
-	@$(PYTEST) -q -n 2 -m 'not kernel and not lab'
+	@$(PYTEST) -q -n 2 -m 'not kernel and not lab and not interop'
 
 lint: $(STAMP) ## formatting, lint, strict types, import direction
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo

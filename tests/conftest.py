@@ -14,7 +14,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.geteuid() == 0:
         return
     for item in items:
-        if {"kernel", "lab"} & set(item.keywords):
+        if {"interop", "kernel", "lab"} & set(item.keywords):
             item.add_marker(pytest.mark.skip(reason="needs root and network namespaces"))
 
 

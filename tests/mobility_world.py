@@ -30,6 +30,7 @@ from upmt_nf.mobility.events import TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings, HostSettings
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import (
+    DEFAULT_APPLICATION_ID,
     NetworkName,
     TerminalId,
 )
@@ -221,6 +222,11 @@ class World:
             theirs = self.anchor_paft.tunnel_of(their_entry) if their_entry is not None else None
             if ours is None or theirs is None or ours.id != theirs.id:
                 wrong.append(f"{entry.flow}: here {ours}, there {theirs}")
+        default = terminal.paft.applications.get(DEFAULT_APPLICATION_ID)
+        if terminal.virtual_address is not None and default is not None:
+            newcomers = self.anchor_paft.newcomers.get(terminal.virtual_address.packed)
+            if newcomers is None or newcomers.id != default.id:
+                wrong.append(f"what others begin: here {default}, there {newcomers}")
         assert not wrong, (len(wrong), wrong[:4], terminal.said[-6:])
         for name, id in terminal.open_tunnels.items():
             if terminal.network_state(name) == "up":

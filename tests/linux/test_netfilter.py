@@ -25,7 +25,9 @@ VALUES = {
     "tunnel_port": "1800",
     "virtual_interface": "upmt0",
     "queue_outbound": "7000",
-    "queue_inbound": "7001",
+    "queue_inbound": "",
+    "judged": "0x1f07",
+    "mark_mask": "0x1fff",
     "mark_outer": "0x1000",
     "pool": "1.2.3.4-1.2.3.254",
     "nat_ports": "40000-60999",
@@ -44,6 +46,7 @@ def host(namespace: Namespace) -> Namespace:
         "-t mangle -A OUTPUT -m mark --mark 0x0/0x1fff -m owner --uid-owner 7 -j MARK --set-xmark 0x2/0x1fff",
         "-t mangle -A OUTPUT -j NFQUEUE --queue-num 7000",
         "-t nat -A POSTROUTING -p tcp -m iprange --src-range 1.2.3.4-1.2.3.5 -j MASQUERADE --to-ports 1-2",
+        "-t mangle -A OUTPUT -m connmark --mark 0x1f07/0x1fff -j CONNMARK --save-mark --nfmask 0x1fff --ctmask 0x1fff",
         "-t filter -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT",
     ):
         namespace.iptables(probe)
@@ -79,6 +82,7 @@ def test_the_packaged_rules_go_in_and_twice_is_once(host: Namespace, journal: Jo
     assert netfilter.install(wanted, journal) == [
         "table raw: UPMT-INBOUND, UPMT-NOTRACK, PREROUTING, OUTPUT",
         "table mangle: UPMT-CLASSIFY, UPMT-OUTBOUND, OUTPUT, POSTROUTING",
+        "table filter: UPMT-INPUT, INPUT",
     ]
     before = host.rules(with_counters=True)
     assert netfilter.verify(wanted) == []
@@ -92,14 +96,20 @@ def test_what_iptables_says_of_the_installed_rules(host: Namespace, journal: Jou
     assert [line for line in host.rules().splitlines() if "UPMT-" in line and line.startswith("-A")] == [
         "-A PREROUTING -j UPMT-INBOUND",
         "-A OUTPUT -j UPMT-NOTRACK",
-        "-A UPMT-INBOUND -s 45.0.0.1/32 -i if0 -p udp -m udp --sport 1800 --dport 1500 -j NFQUEUE --queue-num 7001",
+        "-A UPMT-INBOUND -s 45.0.0.1/32 -i if0 -p udp -m udp --sport 1800 --dport 1500 -j CT --notrack",
         "-A UPMT-NOTRACK -m mark --mark 0x1000/0x1000 -j CT --notrack",
         "-A OUTPUT -j UPMT-CLASSIFY",
         "-A POSTROUTING -j UPMT-OUTBOUND",
         "-A UPMT-CLASSIFY -o lo -j RETURN",
         "-A UPMT-CLASSIFY -m mark --mark 0x1000/0x1000 -j RETURN",
         APPLICATION,
-        "-A UPMT-OUTBOUND -o upmt0 -j NFQUEUE --queue-num 7000",
+        "-A UPMT-OUTBOUND ! -o upmt0 -j RETURN",
+        "-A UPMT-OUTBOUND -m connmark --mark 0x1f07/0x1fff -j RETURN",
+        "-A UPMT-OUTBOUND -m mark --mark 0x1f07/0x1fff -j CONNMARK --save-mark --nfmask 0x1fff --ctmask 0x1fff",
+        "-A UPMT-OUTBOUND -m mark --mark 0x1f07/0x1fff -j RETURN",
+        "-A UPMT-OUTBOUND -j NFQUEUE --queue-num 7000",
+        "-A INPUT -j UPMT-INPUT",
+        "-A UPMT-INPUT -s 45.0.0.1/32 -i if0 -p udp -m udp --sport 1800 --dport 1500 -j ACCEPT",
     ]
 
 
@@ -113,7 +123,7 @@ def test_other_peoples_rules_survive_byte_for_byte_with_their_counts(
         after = host.rules(with_counters=True)
         assert "UPMT-" in after
         assert [line for line in after.splitlines() if "UPMT-" not in line] == before.splitlines()
-    assert netfilter.remove() == ["raw", "mangle"]
+    assert netfilter.remove() == ["raw", "mangle", "filter"]
     assert host.rules(with_counters=True) == before
     assert netfilter.remove() == []
 

@@ -108,10 +108,83 @@ def test_an_anchors_socket_sends_to_any_tunnel(host: Namespace, stack: ExitStack
     made = TunnelSocket(None, CARE_OF, 1800, 0, None)
     stack.callback(made.close)
     for number in (1, 2):
-        made.send_to(b"x", Endpoint(ip_address(f"160.80.100.{number}"), 1500 + number), number << 2)
+        made.send(b"x", number << 2, remote=(f"160.80.100.{number}", 1500 + number))
         packet = listening.packet()
         assert (packet[1], packet[19]) == (number << 2, number)
         assert struct.unpack_from("!HH", packet, 20) == (1800, 1500 + number)
+
+
+def pair(stack: ExitStack) -> tuple[TunnelSocket, TunnelSocket]:
+    """Two sockets of this host that send to each other and take what comes."""
+    first = TunnelSocket("lo", LOCAL, 1500, 0, Endpoint(LOCAL, 1800), takes=True)
+    stack.callback(first.close)
+    second = TunnelSocket(None, LOCAL, 1800, 0, None, takes=True)
+    stack.callback(second.close)
+    return first, second
+
+
+def arrived(made: TunnelSocket, count: int) -> list[tuple[bytes, int]]:
+    """The next `count` datagrams, each with its type of service."""
+    found: list[tuple[bytes, int]] = []
+    while len(found) < count and is_readable(made):
+        for arrival in made.receive():
+            found += [
+                (arrival.data[at : at + arrival.size], arrival.tos)
+                for at in range(0, len(arrival.data), arrival.size)
+            ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "last"), [(1, 100, 100), (2, 1400, 1400), (45, 1400, 20), (200, 64, 64), (150, 1400, 1)]
+)
+def test_many_datagrams_sent_at_once_arrive_each_for_itself(
+    host: Namespace, stack: ExitStack, count: int, size: int, last: int
+) -> None:
+    host.run("ip link set lo up")
+    first, second = pair(stack)
+    datagrams = [number.to_bytes(2, "big") * (size // 2) for number in range(count)]
+    datagrams[-1] = datagrams[-1][:last]
+    first.send(b"".join(datagrams), 0xB8, size)
+    assert arrived(second, count) == [(datagram, 0xB8) for datagram in datagrams]
+    second.send(b"".join(datagrams), 0x02, size, ("127.0.0.1", 1500))
+    assert arrived(first, count) == [(datagram, 0x02) for datagram in datagrams]
+    assert (first.dropped, second.dropped) == (0, 0)
+
+
+def test_an_arrival_says_from_where(host: Namespace, stack: ExitStack) -> None:
+    host.run("ip link set lo up")
+    first, second = pair(stack)
+    first.send(b"hello", 0)
+    assert is_readable(second)
+    (arrival,) = second.receive()
+    assert (arrival.data, arrival.size, arrival.remote) == (b"hello", 5, ("127.0.0.1", 1500))
+
+
+def test_a_burst_that_the_kernel_cannot_split_goes_one_by_one(
+    host: Namespace, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.run("ip link set lo up")
+    # No such option: what a kernel before 4.18 makes of it.
+    monkeypatch.setattr("upmt_nf.linux.tunnel_socket._UDP_SEGMENT", 1)
+    first, second = pair(stack)
+    datagrams = [bytes([number]) * 50 for number in range(10)]
+    first.send(b"".join(datagrams), 0, 50)
+    first.send(b"".join(datagrams), 0, 50)
+    assert arrived(second, 20) == [(datagram, 0) for datagram in datagrams * 2]
+    assert first.dropped == 0
+
+
+def test_a_burst_whose_packets_are_too_large_names_what_the_path_takes(
+    host: Namespace, stack: ExitStack
+) -> None:
+    made = tunnel(stack)
+    with pytest.raises(PathTooSmall) as caught:
+        made.send(bytes(3000), 0, 1480)
+    assert caught.value.mtu == 1500
+    dropped = made.dropped
+    made.send(bytes(2944), 0, 1472)
+    assert made.dropped == dropped, "bursts that fit are sent as before"
 
 
 @pytest.mark.parametrize(("version", "header"), [(4, 28), (6, 48)])

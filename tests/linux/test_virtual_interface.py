@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from kernel_namespace import GROUP_ADDRESSES, KernelEvents, Namespace
 
-from upmt_nf.linux import virtual_interface
 from upmt_nf.linux.journal import InterfaceMade, Journal
 from upmt_nf.linux.link_monitor import interface_mtu
 from upmt_nf.linux.virtual_interface import KINDS, VirtualInterface, remove_interface
@@ -48,7 +47,7 @@ def test_it_is_made_up_and_written_down(
     assert shown["linkinfo"]["info_kind"] == upmt0.kind in KINDS
     assert shown["mtu"] == 1472
     assert "UP" in shown["flags"]
-    assert upmt0.why == "the kernel has it" or upmt0.why.startswith("the kernel lacks dummy")
+    assert upmt0.why == "the kernel has it" or upmt0.why.startswith("the kernel lacks tun")
     assert list(journal.records()) == [InterfaceMade(VIRTUAL_INTERFACE)]
 
 
@@ -71,22 +70,43 @@ def test_one_that_is_there_is_adopted(
 
 
 def test_the_nearest_thing_that_the_kernel_has_is_taken_and_the_reason_said(
-    namespace: Namespace, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    namespace: Namespace, journal: Journal
 ) -> None:
     if not namespace.succeeds("ip link add probe type ifb"):
         pytest.skip("the kernel has no ifb")
-    monkeypatch.setattr(virtual_interface, "KINDS", ("nosuch", "neither", "ifb", "dummy"))
     made = VirtualInterface(journal)
-    made.make(1400)
+    made.make(1400, ("nosuch", "neither", "ifb", "dummy"))
     assert (made.kind, made.why) == ("ifb", "the kernel lacks nosuch, neither")
 
 
-def test_a_kernel_with_none_of_them_is_named_with_all_that_was_tried(
-    namespace: Namespace, journal: Journal, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("there", "kept"), [("tun", True), ("ifb", False)])
+def test_a_better_one_takes_the_place_of_what_an_older_version_left(
+    namespace: Namespace, journal: Journal, there: str, kept: bool
 ) -> None:
-    monkeypatch.setattr(virtual_interface, "KINDS", ("nosuch", "neither"))
+    if not namespace.succeeds("ip tuntap add probe mode tun"):
+        pytest.skip("the kernel has no tun")
+    VirtualInterface(journal).make(1400, (there,))
+    index = link(namespace)["ifindex"]
+    made = VirtualInterface(journal)
+    made.make(1400, ("nosuch", "tun", "ifb"))
+    assert (made.kind, link(namespace)["ifindex"] == index) == ("tun", kept)
+    assert "trial" not in namespace.run("ip link")
+
+
+def test_the_second_best_is_adopted_where_there_is_no_better(namespace: Namespace, journal: Journal) -> None:
+    if not namespace.succeeds("ip link add probe type ifb"):
+        pytest.skip("the kernel has no ifb")
+    VirtualInterface(journal).make(1400, ("ifb",))
+    index = link(namespace)["ifindex"]
+    VirtualInterface(journal).make(1400, ("nosuch", "ifb"))
+    assert link(namespace)["ifindex"] == index
+
+
+def test_a_kernel_with_none_of_them_is_named_with_all_that_was_tried(
+    namespace: Namespace, journal: Journal
+) -> None:
     with pytest.raises(FacilityError, match=r"no virtual interface can be made \(nosuch: .*; neither: .*\)"):
-        VirtualInterface(journal).make(1400)
+        VirtualInterface(journal).make(1400, ("nosuch", "neither"))
     assert list(journal.records()) == [InterfaceMade(VIRTUAL_INTERFACE)]
     assert not namespace.succeeds(f"ip link show {VIRTUAL_INTERFACE}")
 

@@ -19,8 +19,13 @@ VALUES = {
     "tunnel_port": "1800",
     "virtual_interface": "upmt0",
     "queue_outbound": "7000",
-    "queue_inbound": "7001",
+    "queue_inbound": "",
+    "judged": "0x1f07",
+    "mark_mask": "0x1fff",
 }
+"""With a tun interface."""
+BY_QUEUE = {"queue_inbound": "7001", "judged": ""}
+"""Without one."""
 NETWORKS = (
     {"network_interface": "if0", "network_port": "1500"},
     {"network_interface": "if1", "network_port": "1501"},
@@ -54,8 +59,8 @@ def test_the_mobile_hosts_rules() -> None:
 :UPMT-INBOUND - [0:0]
 :UPMT-NOTRACK - [0:0]
 -A PREROUTING -j UPMT-INBOUND
--A UPMT-INBOUND -i if0 -s 45.0.0.1 -p udp -m udp --sport 1800 --dport 1500 -j NFQUEUE --queue-num 7001
--A UPMT-INBOUND -i if1 -s 45.0.0.1 -p udp -m udp --sport 1800 --dport 1501 -j NFQUEUE --queue-num 7001
+-A UPMT-INBOUND -i if0 -s 45.0.0.1 -p udp -m udp --sport 1800 --dport 1500 -j CT --notrack
+-A UPMT-INBOUND -i if1 -s 45.0.0.1 -p udp -m udp --sport 1800 --dport 1501 -j CT --notrack
 -A OUTPUT -j UPMT-NOTRACK
 -A UPMT-NOTRACK -m mark --mark 0x1000/0x1000 -j CT --notrack
 COMMIT
@@ -67,10 +72,27 @@ COMMIT
 -A UPMT-CLASSIFY -m mark --mark 0x1000/0x1000 -j RETURN
 -A UPMT-CLASSIFY -m owner --uid-owner 7 -m mark --mark 0x0/0x1fff -j MARK --set-xmark 0x2/0x1fff
 -A POSTROUTING -j UPMT-OUTBOUND
--A UPMT-OUTBOUND -o upmt0 -j NFQUEUE --queue-num 7000
+-A UPMT-OUTBOUND ! -o upmt0 -j RETURN
+-A UPMT-OUTBOUND -m connmark --mark 0x1f07/0x1fff -j RETURN
+-A UPMT-OUTBOUND -m mark --mark 0x1f07/0x1fff -j CONNMARK --save-mark --nfmask 0x1fff --ctmask 0x1fff
+-A UPMT-OUTBOUND -m mark --mark 0x1f07/0x1fff -j RETURN
+-A UPMT-OUTBOUND -j NFQUEUE --queue-num 7000
+COMMIT
+*filter
+:UPMT-INPUT - [0:0]
+-A INPUT -j UPMT-INPUT
+-A UPMT-INPUT -i if0 -s 45.0.0.1 -p udp -m udp --sport 1800 --dport 1500 -j ACCEPT
+-A UPMT-INPUT -i if1 -s 45.0.0.1 -p udp -m udp --sport 1800 --dport 1501 -j ACCEPT
 COMMIT
 """
     )
+
+
+def test_without_a_tun_interface_every_packet_of_the_mobile_host_goes_through_the_queues() -> None:
+    text = packaged("mobile-host", (), mark_outer="0x1000", **BY_QUEUE)
+    assert "connmark" not in text
+    assert "--dport 1501 -j NFQUEUE --queue-num 7001\n" in text
+    assert text.index("--queue-num 7001") < text.index("--sport 1800 --dport 1500 -j CT")
 
 
 ANCHOR = """\
@@ -78,17 +100,19 @@ ANCHOR = """\
 :UPMT-INBOUND - [0:0]
 :UPMT-NOTRACK - [0:0]
 -A PREROUTING -j UPMT-INBOUND
--A UPMT-INBOUND -d 45.0.0.1 -p udp -m udp --dport 1800 -j NFQUEUE --queue-num 7001
+-A UPMT-INBOUND -d 45.0.0.1 -p udp -m udp --dport 1800 -j CT --notrack
 -A OUTPUT -j UPMT-NOTRACK
 -A UPMT-NOTRACK -s 45.0.0.1 -p udp -m udp --sport 1800 -j CT --notrack
 COMMIT
 *mangle
 :UPMT-OUTBOUND - [0:0]
 -A POSTROUTING -j UPMT-OUTBOUND
--A UPMT-OUTBOUND -o upmt0 -j NFQUEUE --queue-num 7000
 COMMIT
 *nat
+:UPMT-INCOMING - [0:0]
 :UPMT-NAT - [0:0]
+-A PREROUTING -j UPMT-INCOMING
+-A UPMT-INCOMING -m iprange --src-range 1.2.3.4-1.2.3.9 -j RETURN
 -A POSTROUTING -j UPMT-NAT
 -A UPMT-NAT -o upmt0 -j RETURN
 -A UPMT-NAT -p tcp -m iprange --src-range 1.2.3.4-1.2.3.9 -j MASQUERADE --to-ports 40000-60999
@@ -97,20 +121,31 @@ COMMIT
 COMMIT
 *filter
 :UPMT-FORWARD - [0:0]
+:UPMT-INPUT - [0:0]
 -A FORWARD -j UPMT-FORWARD
 -A UPMT-FORWARD -m iprange --src-range 1.2.3.4-1.2.3.9 ! -o upmt0 -j ACCEPT
 -A UPMT-FORWARD -m iprange --dst-range 1.2.3.4-1.2.3.9 -o upmt0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A UPMT-FORWARD -m iprange --dst-range 1.2.3.4-1.2.3.9 -o upmt0 -m conntrack --ctstate DNAT -j ACCEPT
+-A INPUT -j UPMT-INPUT
+-A UPMT-INPUT -d 45.0.0.1 -p udp -m udp --dport 1800 -j ACCEPT
 COMMIT
 """
 
 
 def test_the_anchors_rules() -> None:
-    assert packaged("anchor", pool="1.2.3.4-1.2.3.9", nat_ports="40000-60999") == ANCHOR
+    anchor = packaged("anchor", pool="1.2.3.4-1.2.3.9", nat_ports="40000-60999", queue_outbound="")
+    assert anchor == ANCHOR
+
+
+def test_without_a_tun_interface_every_packet_of_the_anchor_goes_through_the_queues() -> None:
+    text = packaged("anchor", (), pool="1.2.3.4-1.2.3.9", nat_ports="", **BY_QUEUE)
+    assert "-A UPMT-INBOUND -d 45.0.0.1 -p udp -m udp --dport 1800 -j NFQUEUE --queue-num 7001\n" in text
+    assert "-A UPMT-OUTBOUND -o upmt0 -j NFQUEUE --queue-num 7000\n" in text
 
 
 def test_an_anchor_without_a_port_range_has_one_rule_for_all_protocols() -> None:
     expected = "".join(line for line in ANCHOR.splitlines(keepends=True) if "--to-ports" not in line)
-    assert packaged("anchor", pool="1.2.3.4-1.2.3.9", nat_ports="") == expected
+    assert packaged("anchor", pool="1.2.3.4-1.2.3.9", nat_ports="", queue_outbound="") == expected
 
 
 @pytest.mark.parametrize("role", ["mobile-host", "anchor"])
@@ -126,6 +161,10 @@ def test_what_is_written_is_read_again_as_the_same(role: str) -> None:
         ("# why\n-A UPMT-X -j DROP\n", "my.rules:2: a rule stands outside of a table"),
         ("*raw\nCOMMIT\n-A UPMT-X -j DROP\n", "my.rules:3: a rule stands outside of a table"),
         ("*raw\nCOMMIT\n@applications\n", "my.rules:3: a rule stands outside of a table"),
+        (
+            "*nat\n@incomming\n",
+            "my.rules:2: there is no @incomming; there are @applications, @incoming, @outgoing",
+        ),
         ("*raw\n-A UPMT-X -s {ancor} -j DROP\n", "my.rules:2: there is no value {ancor}; there are anchor, "),
         ("*raw\n-A UPMT-X -i {network_name} -j DROP\n", "my.rules:2: there is no value {network_name}"),
         ('*raw\n\n-A UPMT-X --comment "open -j DROP\n', "my.rules:3: No closing quotation"),
@@ -197,7 +236,7 @@ def test_tables_stand_in_netfilters_order_and_chains_in_that_of_their_first_ment
     ruleset = expand(text, "my.rules", {})
     assert ruleset.tables() == ("raw", "filter")
     assert ruleset.chains("filter") == ("UPMT-B", "UPMT-A")
-    assert ruleset.chains("raw") == ("UPMT-B",)
+    assert ruleset.chains("raw") == ("UPMT-C", "UPMT-B")
     assert ruleset.chains("nat") == ()
     assert [str(rule) for rule in ruleset.in_chain("filter", "UPMT-A")] == ["-A UPMT-A -j DROP"]
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ USERS = {
 }
 
 
-def server(**options: int) -> DigestServer:
+def server(**options: Any) -> DigestServer:
     numbers = itertools.count()
     return DigestServer(REALM, b"k" * 32, USERS.get, lambda: next(numbers).to_bytes(8, "big"), **options)
 

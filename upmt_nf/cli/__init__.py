@@ -3,6 +3,7 @@
 main       the `upmt` command: composition, errors -> one line and an exit code
 daemons    `anchor run`, `mobile-host run`
 enrolment  `anchor user add|list|remove|rotate`, `mobile-host enroll`
+forwards   `anchor forward add|list|remove`
 reading    `status`, `networks`, `tunnels`, `apps`, `flows`
 why        `why`: from process to wire
 steering   `run`, `assign`, `handover`

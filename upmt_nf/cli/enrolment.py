@@ -125,7 +125,8 @@ def _give_secret(users: Any, section: Any, identity: str) -> None:
     except ValueError as reason:
         raise UsageError(str(reason)) from reason
     secret = secrets.token_urlsafe(24)
-    users.set(identity, REALM, secret_hash(identity, REALM, secret))
+    algorithms = section.digest_algorithms
+    users.set(identity, REALM, *(secret_hash(identity, REALM, secret, name) for name in algorithms))
     line = {
         "identity": identity,
         "secret": secret,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from upmt_nf import __version__
-from upmt_nf.cli import daemons, doctor, enrolment, reading, rules, steering, why
+from upmt_nf.cli import daemons, doctor, enrolment, forwards, reading, rules, steering, why
 from upmt_nf.cli.lab import lab_app
 from upmt_nf.model.errors import UpmtError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 daemons.anchor_app.add_typer(enrolment.user_app, name="user")
+daemons.anchor_app.add_typer(forwards.forward_app, name="forward")
 enrolment.register(daemons.mobile_host_app)
 app.add_typer(daemons.anchor_app, name="anchor")
 app.add_typer(daemons.mobile_host_app, name="mobile-host")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from enum import Enum
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from upmt_nf.daemon.control_client import call
 from upmt_nf.model.errors import FacilityError, NoDaemonError, UpmtError, UsageError
+from upmt_nf.model.names import judged_mark
 from upmt_nf.routing.rule_text import RuleSet, expand
 
 rules_app = typer.Typer(help="The netfilter rules, from rules/.", no_args_is_help=True)
@@ -96,11 +98,14 @@ def _ruleset(role: Role, config: Path | None) -> RuleSet:
     """From a file as a daemon would start with it, or what the running daemon has in place."""
     if config is None:
         return _running_rules(role)
+    from upmt_nf.linux.virtual_interface import likely_kind
+
     if role is Role.ANCHOR:
         from upmt_nf.cli.reading_config import anchor_config
         from upmt_nf.daemon.anchor_kernel import anchor_rules
 
-        return anchor_rules(anchor_config(config).anchor)
+        section = anchor_config(config).anchor
+        return anchor_rules(section, (), likely_kind(section.virtual_interface))
     from upmt_nf.cli.reading_config import mobile_host_config
     from upmt_nf.daemon.applications import Applications
     from upmt_nf.daemon.host_kernel import host_rules
@@ -108,7 +113,21 @@ def _ruleset(role: Role, config: Path | None) -> RuleSet:
     settings = mobile_host_config(config)
     # A network without a port of its own gets its line when the daemon has bound one.
     ports = {network.interface: network.tunnel_port for network in settings.network if network.tunnel_port}
-    return host_rules(settings, ports, Applications(settings.application).netfilter_lines())
+    return host_rules(
+        settings,
+        ports,
+        Applications(settings.application).netfilter_lines(),
+        likely_kind(settings.mobile_host.virtual_interface),
+        _judged_in_place(),
+    )
+
+
+def _judged_in_place() -> int:
+    """The mark of known flows that a running daemon uses, else that of a first one."""
+    with contextlib.suppress(NoDaemonError):
+        if judged := call("rules").get("judged"):
+            return int(judged)
+    return judged_mark(0)
 
 
 def _running_rules(role: Role) -> RuleSet:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, IPvAnyAddress, model_validator
+from pydantic import BeforeValidator, Field, IPvAnyAddress, model_validator
 
-from upmt_nf.config.checked import Section, checked
-from upmt_nf.config.values import InterfaceName, Pool, Port, Ports, Seconds
+from upmt_nf.config.checked import Complaint, Section, checked
+from upmt_nf.config.forwards import (
+    AnchorSite,
+    ForwardSection,
+    StaticNatSection,
+    first_objections,
+    forward_of,
+)
+from upmt_nf.config.values import AddressPool, InterfaceName, Pool, Port, Ports, Seconds, matching_blocks
+from upmt_nf.model.forward import Forward, StaticNat
 from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
+
+
+def _check_nat(value: Any) -> Any:
+    if isinstance(value, str) and value in ("full-cone", "endpoint-independent"):
+        raise ValueError(
+            f"{value!r} is not to be had: Linux has no netfilter target for endpoint-independent filtering; "
+            'take "port-restricted" and [[anchor.forward]], or "static"'
+        )
+    return value
+
+
+Nat = Annotated[Literal["port-restricted", "static"], BeforeValidator(_check_nat)]
 
 
 class AnchorSection(Section):
@@ -29,6 +50,8 @@ class AnchorSection(Section):
     """Seconds without a packet after which a tunnel is forgotten."""
     users: str | None = None
     """File of `upmt anchor user`; with it every host must prove who it is. Without it everybody is let in."""
+    digest_algorithms: Annotated[tuple[Literal["SHA-256", "MD5"], ...], Field(min_length=1)] = ("SHA-256",)
+    """How hosts may prove who they are. MD5 is broken: only to test with SIP programs that know nothing else."""
     leases: str = "/var/lib/upmt/leases.sqlite"
     """File that remembers which host had which virtual address."""
     protection: Annotated[tuple[Literal["plain", "cookie", "sealed"], ...], Field(min_length=1)] = (
@@ -39,7 +62,15 @@ class AnchorSection(Section):
     """Tunnel formats that hosts may choose; leave `plain` out to insist on protection."""
     nat_ports: Ports | None = None
     """Source ports of translated TCP and UDP flows; the kernel's own choice when left out."""
+    nat: Nat = "port-restricted"
+    """How hosts appear: all as the anchor, answers only (RFC 4787), or each as an address of `external_pool`."""
+    external_pool: Pool | None = None
+    """With `nat = "static"`: the external addresses; the n-th is that of the pool's n-th virtual address."""
+    forward: tuple[ForwardSection, ...] = ()
+    static_nat: tuple[StaticNatSection, ...] = ()
     datapath: Literal["auto", "agent", "fast"] = "auto"
+    virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"
+    """What `upmt0` is made of; `auto` takes the best that the kernel has."""
     refuse_private: bool = True
     """Do not forward to private networks (RFC 1918, RFC 4193) behind the anchor."""
     max_associations: Annotated[int, Field(ge=1)] = 65536
@@ -53,6 +84,21 @@ class AnchorSection(Section):
             raise ValueError("minimum_lease_time is longer than lease_time")
         return self
 
+    def site(self) -> AnchorSite:
+        """What forwards and static NATs must fit."""
+        own = ((self.tunnel_port, "its tunnels"), (self.signalling_port, "its signalling"))
+        return AnchorSite(self.address, own, self.pool, self.external_pool)
+
+    def openings(self) -> tuple[Forward | StaticNat, ...]:
+        """The configured forwards and static NATs. Raises ValueError for ports that do not fit each other."""
+        forwards = (_forward(section, self) for section in self.forward)
+        return *forwards, *(StaticNat(section.external, section.host) for section in self.static_nat)
+
+
+def _forward(section: ForwardSection, anchor: AnchorSection) -> Forward:
+    external = section.external or anchor.address
+    return forward_of(section.protocol, external, section.port, section.host, section.host_port)
+
 
 class AnchorConfig(Section):
     """The whole file."""
@@ -62,4 +108,38 @@ class AnchorConfig(Section):
 
 def read_anchor_config(text: str, file: str) -> AnchorConfig:
     """Check an anchor's configuration. Raises ConfigError with file, line, key and reason."""
-    return checked(AnchorConfig, text, file)
+    return checked(AnchorConfig, text, file, _contradictions)
+
+
+def _contradictions(config: AnchorConfig) -> Iterable[Complaint]:
+    anchor = config.anchor
+    if (anchor.nat == "static") != (anchor.external_pool is not None):
+        yield ("anchor", "nat"), 'nat = "static" and external_pool go together'
+    elif anchor.external_pool is not None:
+        yield from _external_pool_contradictions(anchor, anchor.external_pool)
+    misfits = list(_misfits(anchor))
+    yield from misfits
+    if not misfits:
+        for what, place, reason in first_objections(anchor.openings(), anchor.site()):
+            key = "forward" if isinstance(what, Forward) else "static_nat"
+            yield ("anchor", key, place), reason
+
+
+def _misfits(anchor: AnchorSection) -> Iterable[Complaint]:
+    for place, section in enumerate(anchor.forward):
+        try:
+            _forward(section, anchor)
+        except ValueError as reason:
+            yield ("anchor", "forward", place, "host_port"), str(reason)
+
+
+def _external_pool_contradictions(anchor: AnchorSection, external: AddressPool) -> Iterable[Complaint]:
+    place = ("anchor", "external_pool")
+    if anchor.address in external:
+        yield place, f"{anchor.address} is the anchor's own address, which the tunnels need"
+    if external.first in anchor.pool or anchor.pool.first in external:
+        yield place, "overlaps with pool"
+    try:
+        matching_blocks(anchor.pool, external)
+    except ValueError as reason:
+        yield place, str(reason)

@@ -37,6 +37,8 @@ class MobileHostSection(Section):
     secret_file: str | None = None
     """Holds the secret shared with the anchor. With it both ends prove that they know it."""
     datapath: Literal["auto", "agent", "fast"] = "auto"
+    virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"
+    """What `upmt0` is made of; `auto` takes the best that the kernel has."""
     keepalive_interval: Annotated[float, Field(ge=0.05, le=120)] = 5.0
     """Seconds between the probes of one tunnel. A black hole is found within three of them."""
     return_after: Annotated[float, Field(ge=0)] = 30.0

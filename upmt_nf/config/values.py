@@ -12,6 +12,11 @@ from pydantic import AfterValidator, Field, PlainValidator
 
 from upmt_nf.model.flow import IPAddress
 
+Network = IPv4Network | IPv6Network
+
+_MAX_BLOCKS = 64
+"""Rules that a translation of a whole pool may take, each way."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,31}")
 
 
@@ -78,6 +83,34 @@ def _read_pool(value: Any) -> AddressPool:
 
 
 Pool = Annotated[AddressPool, PlainValidator(_read_pool)]
+
+
+def matching_blocks(pool: AddressPool, external: AddressPool) -> tuple[tuple[Network, Network], ...]:
+    """The fewest networks, inside and outside, that map the pool's n-th address to the external pool's n-th.
+
+    Raises ValueError when there are not enough external ones, or when so many pieces would be needed that the two
+    ranges should rather begin at the same place of a network.
+    """
+    if pool.first.version != external.first.version:
+        raise ValueError(f"{external} is of another family than the pool {pool}")
+    if len(external) < len(pool):
+        raise ValueError(f"{external} has {len(external)} addresses for the {len(pool)} of the pool")
+    bits = pool.first.max_prefixlen
+    inside, outside, left = int(pool.first), int(external.first), len(pool)
+    blocks: list[tuple[Network, Network]] = []
+    while left:
+        size = 1
+        while size * 2 <= left and not (inside | outside) & (size * 2 - 1):
+            size *= 2
+        length = bits - size.bit_length() + 1
+        family = type(pool.first)
+        blocks.append((ip_network((family(inside), length)), ip_network((family(outside), length))))
+        if len(blocks) > _MAX_BLOCKS:
+            raise ValueError(
+                f"{external} and the pool {pool} do not lie alike: begin both at the same place of a network"
+            )
+        inside, outside, left = inside + size, outside + size, left - size
+    return tuple(blocks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The anchor's commands on the control socket: reading only."""
+"""The anchor's commands on the control socket: reading, and what is open to the world."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from upmt_nf.daemon.reports import flow_report, tunnel_report
 if TYPE_CHECKING:
     from upmt_nf.daemon.anchor_daemon import AnchorDaemon
 
-READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules"))
+READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "forward_list"))
 """What any user may ask."""
 
 
@@ -29,6 +29,9 @@ class AnchorControl:
             "tunnels": self.tunnels,
             "flows": self.flows,
             "rules": self.rules,
+            "forward_list": self.forward_list,
+            "forward_add": self.forward_add,
+            "forward_remove": self.forward_remove,
             "networks": self._nothing,
             "apps": self._nothing,
         }
@@ -43,6 +46,7 @@ class AnchorControl:
             "interface": daemon.config.interface,
             "address": str(daemon.config.address),
             "pool": str(daemon.config.pool),
+            "nat": daemon.config.nat,
             "associations": [
                 {
                     "identity": association.identity,
@@ -71,6 +75,18 @@ class AnchorControl:
     async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, str]:
         """The netfilter rules that are in place, in iptables-save syntax."""
         return {"rules": str(self._daemon.kernel.rules)}
+
+    async def forward_list(self, arguments: Mapping[str, Any], pid: int) -> list[dict[str, Any]]:
+        """Forwards and static NATs."""
+        return await self._daemon.forwards.show(arguments, pid)
+
+    async def forward_add(self, arguments: Mapping[str, Any], pid: int) -> dict[str, Any]:
+        """Let ports lead to a host."""
+        return await self._daemon.forwards.add(arguments, pid)
+
+    async def forward_remove(self, arguments: Mapping[str, Any], pid: int) -> dict[str, Any]:
+        """Let them lead there no more."""
+        return await self._daemon.forwards.remove(arguments, pid)
 
     async def _nothing(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
         """Access networks and applications are the mobile host's."""

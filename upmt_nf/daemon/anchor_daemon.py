@@ -12,6 +12,7 @@ from typing import Any
 
 from upmt_nf.config.anchor import AnchorSection
 from upmt_nf.daemon.anchor_control import READING, AnchorControl
+from upmt_nf.daemon.anchor_forwards import AnchorForwards
 from upmt_nf.daemon.anchor_kernel import AnchorKernel
 from upmt_nf.daemon.anchor_plane import AnchorPlane
 from upmt_nf.daemon.control_server import ControlServer
@@ -21,8 +22,9 @@ from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.lease_store import LeaseStore
 from upmt_nf.linux.link_monitor import interface_mtu
+from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.tunnel_socket import SignallingSocket
-from upmt_nf.linux.users import UsersFile
+from upmt_nf.linux.users import MD5_DIGITS, UsersFile
 from upmt_nf.mobility.anchor import Anchor
 from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
@@ -36,7 +38,8 @@ from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
-from upmt_nf.signaling.digest import REALM, DigestServer
+from upmt_nf.model.names import VIRTUAL_INTERFACE
+from upmt_nf.signaling.digest import MD5, REALM, DigestServer
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class AnchorDaemon:
     machine: Anchor
     plane: AnchorPlane
     forwarder: AnchorForwarder
+    forwards: AnchorForwards
     _signalling: SignallingSocket
     _leases: LeaseStore
     _wake_up: WakeUp
@@ -87,13 +91,17 @@ class AnchorDaemon:
         refused = [*config.pool.networks(), *(PRIVATE_NETWORKS if config.refuse_private else ())]
         self.forwarder = AnchorForwarder(self.paft, config.address, refused, config.signalling_port)
         self._leases = LeaseStore(Path(config.leases))
+        self.forwards = AnchorForwards(config, self.kernel)
         self.machine = Anchor(
             self._settings(mtu), self.paft, SystemRandom(), self._leases.remembered(), self._guard()
         )
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
-        self.plane = AnchorPlane(loop, config.address, config.tunnel_port, self.forwarder, heard=self._hear)
         self.kernel.prepare()
+        tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
+        self.plane = AnchorPlane(
+            loop, config.address, config.tunnel_port, self.forwarder, tun, heard=self._hear
+        )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
 
@@ -104,8 +112,15 @@ class AnchorDaemon:
             return None
         users = UsersFile(Path(self.config.users))
         log.info("%d users in %s", len(users.identities()), users.path)
+        if MD5 in self.config.digest_algorithms:
+            log.warning("MD5 is taken as proof: for testing only")
         return DigestServer(
-            REALM, os.urandom(32), lambda identity: users.hash_of(identity, REALM), lambda: os.urandom(8)
+            REALM,
+            os.urandom(32),
+            lambda identity: users.hash_of(identity, REALM),
+            lambda: os.urandom(8),
+            algorithms=self.config.digest_algorithms,
+            md5_hash_of=lambda identity: users.hash_of(identity, REALM, digits=MD5_DIGITS),
         )
 
     def _settings(self, mtu: int) -> AnchorSettings:
@@ -132,6 +147,7 @@ class AnchorDaemon:
             self._loop.remove_reader(self._signalling.fileno())
             self._signalling.close()
             self._leases.close()
+            self.forwards.close()
             self.plane.stop()
             self.kernel.restore()
             await self._control.close()
@@ -177,8 +193,10 @@ class AnchorDaemon:
                 self._signalling.send_to(data, destination)
             case LeaseGranted(identity, address):
                 self._leases.keep(identity, address)
-            case LeaseEnded(_, address, _):
+                self.forwards.grant(identity, address)
+            case LeaseEnded(identity, address, _):
                 self.forwarder.forget_owner(address)
+                self.forwards.end(identity)
             case Announce(level, text):
                 log.log(LEVELS[level], "%s", text)
             case Stopped():

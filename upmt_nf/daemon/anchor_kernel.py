@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from upmt_nf.config.anchor import AnchorSection
+from upmt_nf.config.values import matching_blocks
 from upmt_nf.linux import netfilter, routes, sysctl
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.journal import Journal
-from upmt_nf.linux.rule_files import read_rules
-from upmt_nf.linux.virtual_interface import VirtualInterface
+from upmt_nf.linux.rule_files import read_rules, rule_file
+from upmt_nf.linux.virtual_interface import KINDS, VirtualInterface, interface_kinds
+from upmt_nf.model.errors import ConfigError
+from upmt_nf.model.forward import Opening
 from upmt_nf.model.names import QUEUE_INBOUND, QUEUE_OUTBOUND, VIRTUAL_INTERFACE
+from upmt_nf.routing.openings import incoming_lines, outgoing_lines
 from upmt_nf.routing.plan import anchor_routing
-from upmt_nf.routing.rule_text import RuleSet
+from upmt_nf.routing.rule_text import RuleSet, expand
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +25,30 @@ _LARGEST_MTU = 65535
 """The agent splits or refuses packets itself, tunnel by tunnel, as the errors must come from it."""
 
 
-def anchor_rules(config: AnchorSection) -> RuleSet:
-    """The anchor's rules."""
+def anchor_rules(config: AnchorSection, openings: Sequence[Opening] = (), kind: str = KINDS[0]) -> RuleSet:
+    """The anchor's rules, with what is open to the world; `kind` is that of the virtual interface.
+
+    Raises ConfigError.
+    """
+    by_queue = kind != "tun"
     values = {
         "anchor": str(config.address),
         "tunnel_port": str(config.tunnel_port),
         "virtual_interface": VIRTUAL_INTERFACE,
-        "queue_outbound": str(QUEUE_OUTBOUND),
-        "queue_inbound": str(QUEUE_INBOUND),
+        "queue_outbound": str(QUEUE_OUTBOUND) if by_queue else "",
+        "queue_inbound": str(QUEUE_INBOUND) if by_queue else "",
         "pool": str(config.pool),
         "nat_ports": str(config.nat_ports or ""),
     }
-    return read_rules("anchor", values)
+    external = config.external_pool
+    pools = matching_blocks(config.pool, external) if external is not None else ()
+    blocks = {"incoming": incoming_lines(openings, pools), "outgoing": outgoing_lines(openings, pools)}
+    rules = read_rules("anchor", values, blocks=blocks)
+    for name, lines in blocks.items():
+        made = expand("\n".join(["*nat", *lines]), name, {}).rules
+        if not set(made) <= set(rules.rules):
+            raise ConfigError(f"{rule_file('anchor')}:1: there is no line @{name}, so nothing can be opened")
+    return rules
 
 
 class AnchorKernel:
@@ -41,15 +58,30 @@ class AnchorKernel:
         self._config = config
         self.journal = Journal()
         self.interface = VirtualInterface(self.journal)
-        self.rules = anchor_rules(config)
+        self.rules = RuleSet(())
 
     def prepare(self) -> None:
         """Interface, sysctls, routes, rules. What a killed daemon left is taken over where it fits."""
-        self.interface.make(_LARGEST_MTU)
+        self.interface.make(_LARGEST_MTU, interface_kinds(self._config.virtual_interface))
+        self.rules = anchor_rules(self._config, (), self.interface.kind)
         sysctl.loosen_reverse_path([self._config.interface, VIRTUAL_INTERFACE], self.journal)
         sysctl.enable_forwarding(self.journal)
         routes.apply(anchor_routing(self._config.pool.networks()), self.journal)
         netfilter.install(self.rules, self.journal)
+
+    def open(self, openings: Sequence[Opening]) -> None:
+        """Let in what these say, and nothing else. Raises UpmtError; then all is as before."""
+        rules = anchor_rules(self._config, openings, self.interface.kind)
+        if rules != self.rules:
+            netfilter.install(rules, self.journal)
+            self.rules = rules
+
+    def difference(self, openings: Sequence[Opening]) -> list[str]:
+        """What `open` would change, rule by rule, in iptables syntax. Changes nothing."""
+        wanted, present = anchor_rules(self._config, openings, self.interface.kind).rules, self.rules.rules
+        lines = [f"iptables -t {rule.table} {rule}" for rule in wanted if rule not in present]
+        gone = [f"-t {rule.table} {rule}" for rule in present if rule not in wanted]
+        return lines + ["iptables " + line.replace(" -A ", " -D ", 1) for line in gone]
 
     def restore(self) -> None:
         """Put everything back."""

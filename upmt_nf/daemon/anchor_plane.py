@@ -1,6 +1,6 @@
-"""The anchor's agent plane: packets from two queues, through the forwarder, to the tunnel port's socket and back.
+"""The anchor's agent plane: packets from the tunnel port through the forwarder to the virtual interface, and back.
 
-Performs what the forwarder decides; decides nothing.
+Without a tun interface, netfilter's queues have the packets. Performs what the forwarder decides; decides nothing.
 """
 
 from __future__ import annotations
@@ -8,21 +8,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable
 
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
-from upmt_nf.datapath.verdict import Outbound, TunnelSignal
+from upmt_nf.datapath.gathering import Gathering
+from upmt_nf.datapath.outer import EndpointBytes
+from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.inject import inject
 from upmt_nf.linux.packet_queue import Packet, PacketQueue
-from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, TunnelSocket
+from upmt_nf.linux.tun_device import TunDevice
+from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, SocketAddress, TunnelSocket
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.names import QUEUE_INBOUND, QUEUE_OUTBOUND
 
 log = logging.getLogger(__name__)
 
+_BATCH = 64
+"""Packets read from one side before the other has its turn."""
+
 
 class AnchorPlane:
-    """Owns the queues and the socket of the tunnel port. `heard` gets each signal from inside a tunnel."""
+    """Owns the agent's side of the virtual interface, or the queues, and the socket of the tunnel port.
+
+    `heard` gets each signal from inside a tunnel.
+    """
 
     def __init__(
         self,
@@ -30,13 +41,22 @@ class AnchorPlane:
         address: IPAddress,
         tunnel_port: int,
         forwarder: AnchorForwarder,
+        tun: TunDevice | None,
         *,
         heard: Callable[[TunnelSignal], None],
     ) -> None:
         self._loop = loop
         self._forwarder = forwarder
         self._heard = heard
-        self._socket = TunnelSocket(None, address, tunnel_port, 0, None)
+        self._socket = TunnelSocket(None, address, tunnel_port, 0, None, takes=tun is not None)
+        self._gathering = Gathering(self._send_all)
+        self._tun = tun
+        self._queues: tuple[PacketQueue, ...] = ()
+        self._remote: tuple[SocketAddress, EndpointBytes] = (("", 0), b"")
+        if tun is not None:
+            loop.add_reader(self._socket.fileno(), self._read_tunnels, tun)
+            loop.add_reader(tun.fileno(), self._read_tun, tun)
+            return
         self._queues = (
             PacketQueue(QUEUE_INBOUND, self._take_uplink),
             PacketQueue(QUEUE_OUTBOUND, self._take_downlink),
@@ -51,13 +71,15 @@ class AnchorPlane:
 
     def send_signal(self, remote: Endpoint, destination: Endpoint, port: int, payload: bytes) -> None:
         """Send a datagram of our own inside a tunnel, from our inner address and `port` to `destination`."""
-        self._send_to(remote, self._forwarder.signal(remote, destination, port, payload), 0)
+        packet = self._forwarder.signal(remote, destination, port, payload)
+        self._send((str(remote.address), remote.port), packet, 0, 0)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""
         return {
             "queue_overruns": sum(queue.overruns for queue in self._queues),
             "send_failures": self._socket.dropped,
+            "delivery_failures": self._tun.dropped if self._tun is not None else 0,
         }
 
     def stop(self) -> None:
@@ -65,7 +87,45 @@ class AnchorPlane:
         for queue in self._queues:
             self._loop.remove_reader(queue.fileno())
             queue.close()
+        if self._tun is not None:
+            self._loop.remove_reader(self._tun.fileno())
+            self._loop.remove_reader(self._socket.fileno())
+            self._tun.close()
         self._socket.close()
+
+    # --- with a tun interface ---
+
+    def _read_tunnels(self, tun: TunDevice) -> None:
+        """What arrived by the tunnels, on to the world."""
+        now = self._loop.time()
+        for arrival in self._socket.receive():
+            if arrival.remote != self._remote[0]:
+                self._remote = arrival.remote, _packed(arrival.remote)
+            for verdict in self._forwarder.arrived(
+                self._remote[1], arrival.tos, arrival.data, arrival.size, now
+            ):
+                if verdict.deliver is not None:
+                    tun.write(verdict.deliver, verdict.offload)
+                elif verdict.signal is not None:
+                    self._heard(verdict.signal)
+                elif verdict.answer is not None:
+                    self._gathering.add(verdict.answer)
+        self._gathering.flush()
+
+    def _read_tun(self, tun: TunDevice) -> None:
+        """What the world answers, on to the tunnels."""
+        now = self._loop.time()
+        for _ in range(_BATCH):
+            if (left := tun.read()) is None:
+                break
+            packet, offload = left
+            verdict = self._forwarder.downlink(packet, now, offload)
+            self._gathering.add(verdict)
+            if verdict.error is not None:
+                inject(verdict.error)
+        self._gathering.flush()
+
+    # --- without one: netfilter's queues have every packet ---
 
     def _take_uplink(self, packet: Packet) -> None:
         verdict = self._forwarder.uplink(packet.payload, self._loop.time())
@@ -76,7 +136,8 @@ class AnchorPlane:
         if verdict.signal is not None:
             self._heard(verdict.signal)
         elif verdict.answer is not None:
-            self._send(verdict.answer)
+            self._gathering.add(verdict.answer)
+            self._gathering.flush()
 
     def _take_downlink(self, packet: Packet) -> None:
         verdict = self._forwarder.downlink(packet.payload, self._loop.time())
@@ -86,15 +147,19 @@ class AnchorPlane:
                 inject(verdict.error)
             return
         packet.accept()
-        self._send(verdict)
+        self._gathering.add(verdict)
+        self._gathering.flush()
 
-    def _send(self, verdict: Outbound) -> None:
-        tunnel = verdict.tunnel
-        if tunnel is not None:
-            for payload in verdict.payloads:
-                self._send_to(tunnel.remote, payload, verdict.tos)
+    def _send_all(self, tunnel: Tunnel, payloads: bytes, tos: int, size: int) -> None:
+        self._send(tunnel.remote_name, payloads, tos, size)
 
-    def _send_to(self, remote: Endpoint, payload: bytes, tos: int) -> None:
+    def _send(self, remote: SocketAddress, payload: bytes, tos: int, size: int) -> None:
         # What gets lost here is counted by the socket; the host's probes find out whether the path is dead.
         with contextlib.suppress(PathTooSmall, PathLost):
-            self._socket.send_to(payload, remote, tos)
+            self._socket.send(payload, tos, size, remote)
+
+
+def _packed(remote: SocketAddress) -> EndpointBytes:
+    name, port = remote[0].partition("%")[0], remote[1]
+    family = socket.AF_INET6 if ":" in name else socket.AF_INET
+    return socket.inet_pton(family, name) + port.to_bytes(2, "big")

@@ -126,7 +126,14 @@ class Applications:
         if is_marked:
             return Classified(marked, 0, "", MARKED)
         # Without a rule that asks for it, who it is can be found out when somebody wants to know (`name_processes`).
-        pid = self._pid_behind(flow) if needs_lookup(self.rules) else 0
+        return self._look_up(flow, is_needed=needs_lookup(self.rules))
+
+    def classify_incoming(self, key: FlowBytes) -> Classified:
+        """Whose a flow is that a correspondent began: netfilter marks our own packets only, so the socket is asked."""
+        return self._look_up(FlowKey.unpacked(key), is_needed=bool(self.rules))
+
+    def _look_up(self, flow: FlowKey, *, is_needed: bool) -> Classified:
+        pid = self._pid_behind(flow) if is_needed else 0
         facts = self._processes.facts_of(pid) if pid else None
         rule = first_match(self.rules, flow, facts)
         command = facts.command if facts is not None else ""

@@ -93,6 +93,13 @@ _NEEDED = {
     "masquerade_target": (
         "MASQUERADE and iprange", "load xt_MASQUERADE, xt_iprange; an anchor needs them", State.WARNING,
     ),
+    "forward_targets": (
+        "DNAT and comment", "load xt_nat, xt_comment; without them an anchor has no forwards", State.WARNING,
+    ),
+    "static_nat_target": ("SNAT", "load xt_nat; without it an anchor has no static NAT", State.WARNING),
+    "pool_nat_target": (
+        "NETMAP", 'load xt_NETMAP; without it an anchor has no nat = "static"', State.WARNING,
+    ),
     "policy_routing": ("policy routing", "CONFIG_IP_MULTIPLE_TABLES is needed", State.ERROR),
 }  # fmt: skip
 

@@ -102,9 +102,10 @@ class HostControl:
         daemon.applications.name_processes(daemon.paft.flows.values(), self._now())
         return [flow_report(entry, daemon.paft, self._name_of) for entry in daemon.paft.flows.values()]
 
-    async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, str]:
-        """The netfilter rules that are in place, in iptables-save syntax."""
-        return {"rules": str(self._daemon.kernel.rules)}
+    async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
+        """The netfilter rules that are in place, in iptables-save syntax, and the mark of known flows in them."""
+        kernel = self._daemon.kernel
+        return {"rules": str(kernel.rules), "judged": kernel.judged}
 
     def _network_rows(self) -> list[dict[str, Any]]:
         statuses = self._daemon.machine.networks

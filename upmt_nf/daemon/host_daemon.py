@@ -24,6 +24,7 @@ from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.link_monitor import LinkMonitor
+from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
@@ -41,6 +42,7 @@ from upmt_nf.mobility.host_commands import (
 )
 from upmt_nf.mobility.host_events import (
     ApplicationDefined,
+    FlowsAdopted,
     HandoverAsked,
     HostEvent,
     PathFailed,
@@ -51,8 +53,9 @@ from upmt_nf.mobility.host_events import (
 from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.errors import FacilityError, UpmtError, UsageError
-from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
+from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TerminalId
+from upmt_nf.model.names import VIRTUAL_INTERFACE
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +107,9 @@ class HostDaemon:
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self.kernel.prepare()
         anchor = Endpoint(self.config.anchor.address, self.config.anchor.tunnel_port)
+        tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
         self.plane = HostPlane(
-            loop, anchor, heard=self._hear, lost=self._lose_path, narrowed=self._narrow_path
+            loop, anchor, tun, heard=self._hear, lost=self._lose_path, narrowed=self._narrow_path
         )
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
@@ -197,6 +201,12 @@ class HostDaemon:
         self.take(PathNarrowed(network, mtu))
         self._fit_mtu()
 
+    def _adopt_stray(self, key: FlowBytes) -> None:
+        entry = self.paft.flows[key]
+        application = self.applications.by_id.get(entry.application_id)
+        if application is not None:
+            self.take(FlowsAdopted(application.name, (entry.flow,)))
+
     async def hand_over(self, what: ApplicationName | FlowKey, target: NetworkName) -> Receipt:
         """Move an application or a flow. Raises UsageError or UpmtError with the reason."""
         token = next(self._tokens)
@@ -245,6 +255,8 @@ class HostDaemon:
             self.config.anchor.address,
             self.applications.classify,
             self.config.anchor.signalling_port,
+            classify_incoming=self.applications.classify_incoming,
+            stray=self._adopt_stray,
         )
         for tunnel in self.paft.tunnels.values():
             self.forwarder.use_tunnel(tunnel.network, tunnel)
@@ -281,4 +293,5 @@ class HostDaemon:
         wanted = (self.networks.ports, self.applications.netfilter_lines())
         if wanted != self._rules_in_place:
             self.kernel.set_rules(*wanted)
+            self.plane.judged = self.kernel.judged
             self._rules_in_place = wanted

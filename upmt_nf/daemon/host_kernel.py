@@ -6,6 +6,7 @@ Makes what it is told; decides nothing.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 
 from upmt_nf.config.mobile_host import MobileHostConfig
@@ -14,11 +15,18 @@ from upmt_nf.linux.cgroups import ApplicationCgroups
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.journal import Journal
 from upmt_nf.linux.rule_files import read_rules
-from upmt_nf.linux.virtual_interface import VirtualInterface
+from upmt_nf.linux.virtual_interface import KINDS, VirtualInterface, interface_kinds
 from upmt_nf.model.errors import FacilityError
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import ApplicationName
-from upmt_nf.model.names import MARK_OUTER, QUEUE_INBOUND, QUEUE_OUTBOUND, VIRTUAL_INTERFACE
+from upmt_nf.model.names import (
+    MARK_MASK,
+    MARK_OUTER,
+    QUEUE_INBOUND,
+    QUEUE_OUTBOUND,
+    VIRTUAL_INTERFACE,
+    judged_mark,
+)
 from upmt_nf.routing.plan import NetworkRouting, Routing, host_routing
 from upmt_nf.routing.rule_text import RuleSet
 
@@ -29,16 +37,26 @@ _FIRST_MTU = 1472
 
 
 def host_rules(
-    config: MobileHostConfig, ports: Mapping[str, int], application_lines: Iterable[str]
+    config: MobileHostConfig,
+    ports: Mapping[str, int],
+    application_lines: Iterable[str],
+    kind: str = KINDS[0],
+    judged: int = judged_mark(0),
 ) -> RuleSet:
-    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel."""
+    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel.
+
+    `kind` is that of the virtual interface, `judged` the conntrack mark of flows that the agent knows.
+    """
+    by_queue = kind != "tun"
     values = {
         "anchor": str(config.anchor.address),
         "tunnel_port": str(config.anchor.tunnel_port),
         "virtual_interface": VIRTUAL_INTERFACE,
         "queue_outbound": str(QUEUE_OUTBOUND),
-        "queue_inbound": str(QUEUE_INBOUND),
+        "queue_inbound": str(QUEUE_INBOUND) if by_queue else "",
         "mark_outer": f"{MARK_OUTER:#x}",
+        "judged": "" if by_queue else f"{judged:#x}",
+        "mark_mask": f"{MARK_MASK:#x}",
     }
     networks = [{"network_interface": name, "network_port": str(port)} for name, port in ports.items()]
     return read_rules("mobile-host", values, networks, application_lines)
@@ -53,20 +71,35 @@ class HostKernel:
         self.interface = VirtualInterface(self.journal)
         self._cgroups: ApplicationCgroups | None = None
         self._mtu = _FIRST_MTU
+        self._application_lines: list[str] = []
+        self._generation = int(time.clock_gettime(time.CLOCK_BOOTTIME))
         self.rules = RuleSet(())
         self.routing = Routing()
 
     def prepare(self) -> None:
         """Interface and sysctls. What a killed daemon left is taken over where it fits and put right where not."""
-        self.interface.make(self._mtu)
+        self.interface.make(self._mtu, interface_kinds(self._config.mobile_host.virtual_interface))
+        if self.interface.kind == "tun":
+            self.interface.limit_packets()
         interfaces = [network.interface for network in self._config.network]
         sysctl.loosen_reverse_path([*interfaces, VIRTUAL_INTERFACE], self.journal)
         self.route(None, ())
 
     def set_rules(self, ports: Mapping[str, int], application_lines: Iterable[str]) -> None:
-        """Bring netfilter into line."""
-        self.rules = host_rules(self._config, ports, application_lines)
+        """Bring netfilter into line. When it names applications differently, all flows are looked at once more."""
+        lines = list(application_lines)
+        if lines != self._application_lines:
+            self._application_lines = lines
+            self._generation += 1
+        self.rules = host_rules(
+            self._config, ports, lines, self.interface.kind, judged_mark(self._generation)
+        )
         netfilter.install(self.rules, self.journal)
+
+    @property
+    def judged(self) -> int:
+        """The mark for flows that the agent knows; 0 where it reads all packets from netfilter's queue."""
+        return judged_mark(self._generation) if self.interface.kind == "tun" else 0
 
     def route(self, virtual_address: IPAddress | None, networks: Iterable[NetworkRouting]) -> None:
         """Bring policy routing into line."""

@@ -1,6 +1,7 @@
-"""The mobile host's agent plane: packets from two queues, through the forwarder, to the tunnels' sockets and back.
+"""The mobile host's agent plane: packets from the virtual interface through the forwarder to the tunnels, and back.
 
-Performs what the forwarder decides; decides nothing.
+With a tun interface netfilter's queue gives the first packets of a flow only. Without one it gives every packet, both
+ways. Performs what the forwarder decides; decides nothing.
 """
 
 from __future__ import annotations
@@ -9,29 +10,39 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from upmt_nf.datapath.gathering import Gathering
 from upmt_nf.datapath.host_forwarder import HostForwarder
+from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.datapath.verdict import Outbound, TunnelSignal
 from upmt_nf.linux.inject import inject
 from upmt_nf.linux.packet_queue import Packet, PacketQueue
+from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, TunnelSocket
-from upmt_nf.model.flow import Endpoint, IPAddress
+from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import NetworkName
-from upmt_nf.model.names import QUEUE_INBOUND, QUEUE_OUTBOUND, outer_mark
+from upmt_nf.model.names import MARK_MASK, QUEUE_INBOUND, QUEUE_OUTBOUND, outer_mark
 
 log = logging.getLogger(__name__)
 
+_BATCH = 64
+"""Packets read from one side before the other has its turn."""
+
 
 class HostPlane:
-    """Owns the queues and one tunnel socket per access network.
+    """Owns the queues, the agent's side of the virtual interface, and one tunnel socket per access network.
 
     `heard` is called with each signal from inside a tunnel, `lost` when the kernel cannot send on a network,
-    `narrowed` with the outer path MTU when a packet was too large for it.
+    `narrowed` with the outer path MTU when a packet was too large for it. `judged` is the mark that a flow gets once
+    it is known, 0 for none: then netfilter's queue goes on giving all of its packets.
     """
+
+    judged = 0
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         anchor: Endpoint,
+        tun: TunDevice | None,
         *,
         heard: Callable[[TunnelSignal], None],
         lost: Callable[[NetworkName, str], None],
@@ -44,6 +55,15 @@ class HostPlane:
         self._narrowed = narrowed
         self._sockets: dict[NetworkName, TunnelSocket] = {}
         self._forwarder: HostForwarder | None = None
+        self._gathering = Gathering(self._send_all)
+        self._tun = tun
+        self._waiting: list[Packet] = []
+        if tun is not None:
+            self._first_packets = PacketQueue(QUEUE_OUTBOUND, self._keep)
+            self._queues: tuple[PacketQueue, ...] = (self._first_packets,)
+            loop.add_reader(self._first_packets.fileno(), self._introduce)
+            loop.add_reader(tun.fileno(), self._read_tun, tun)
+            return
         self._queues = (
             PacketQueue(QUEUE_OUTBOUND, self._take_outbound),
             PacketQueue(QUEUE_INBOUND, self._take_inbound),
@@ -61,8 +81,11 @@ class HostPlane:
     def open(self, network: NetworkName, index: int, interface: str, care_of: IPAddress, port: int) -> int:
         """Bind a network's tunnel socket; gives its local port. Port 0 lets the kernel choose."""
         self.close(network)
-        socket = TunnelSocket(interface, care_of, port, outer_mark(index), self._anchor)
+        takes = self._tun is not None
+        socket = TunnelSocket(interface, care_of, port, outer_mark(index), self._anchor, takes=takes)
         self._sockets[network] = socket
+        if takes:
+            self._loop.add_reader(socket.fileno(), self._read_tunnel, network, socket)
         if self._forwarder is not None:
             self._forwarder.open_path(network, socket.local, self._anchor)
         return socket.local.port
@@ -70,6 +93,7 @@ class HostPlane:
     def close(self, network: NetworkName) -> None:
         """Close a network's tunnel socket, if it has one."""
         if (socket := self._sockets.pop(network, None)) is not None:
+            self._loop.remove_reader(socket.fileno())
             socket.close()
         if self._forwarder is not None:
             self._forwarder.close_path(network)
@@ -89,6 +113,7 @@ class HostPlane:
         return {
             "queue_overruns": sum(queue.overruns for queue in self._queues),
             "send_failures": sum(socket.dropped for socket in self._sockets.values()),
+            "delivery_failures": self._tun.dropped if self._tun is not None else 0,
         }
 
     def stop(self) -> None:
@@ -96,8 +121,78 @@ class HostPlane:
         for queue in self._queues:
             self._loop.remove_reader(queue.fileno())
             queue.close()
+        if self._tun is not None:
+            self._loop.remove_reader(self._tun.fileno())
+            self._tun.close()
         for network in list(self._sockets):
             self.close(network)
+
+    # --- with a tun interface ---
+
+    def _read_tun(self, tun: TunDevice) -> None:
+        """What left by the virtual interface, on to the tunnels."""
+        forwarder, now = self._forwarder, self._loop.time()
+        for _ in range(_BATCH):
+            if (left := tun.read()) is None:
+                break
+            if forwarder is not None:
+                packet, offload = left
+                verdict = forwarder.outbound(packet, 0, now, offload)
+                self._gathering.add(verdict)
+                self._hand_back(verdict)
+        self._gathering.flush()
+
+    def _read_tunnel(self, network: NetworkName, socket: TunnelSocket) -> None:
+        """What arrived by a tunnel, on to the applications."""
+        forwarder, tun, now = self._forwarder, self._tun, self._loop.time()
+        if forwarder is None or tun is None:
+            for _ in socket.receive():
+                pass
+            return
+        for arrival in socket.receive():
+            for verdict in forwarder.arrived(network, arrival.tos, arrival.data, arrival.size, now):
+                if verdict.deliver is not None:
+                    tun.write(verdict.deliver, verdict.offload)
+                elif verdict.signal is not None:
+                    self._heard(verdict.signal)
+
+    def _introduce(self) -> None:
+        """Packets of flows that the agent may not know yet, on to the tun interface.
+
+        A flow's later packets pass the queue by from its mark on: it gets it with the last packet that waits here,
+        so that none overtakes another.
+        """
+        self._first_packets.drain()
+        waiting, self._waiting = self._waiting, []
+        forwarder, now = self._forwarder, self._loop.time()
+        judged: list[tuple[Packet, bool, FlowBytes | None]] = []
+        last: dict[FlowBytes, Packet] = {}
+        for packet in waiting:
+            may_go_on, key = (
+                (False, None) if forwarder is None else forwarder.introduce(packet.payload, packet.mark, now)
+            )
+            judged.append((packet, may_go_on, key))
+            if key is not None:
+                last[key] = packet
+        for packet, may_go_on, key in judged:
+            if not may_go_on:
+                packet.drop()
+            elif (
+                key is not None
+                and last[key] is packet
+                and self.judged
+                # Marked and here again: the rules in place are not ours.
+                and packet.mark & MARK_MASK != self.judged
+            ):
+                packet.repeat_with(packet.mark & ~MARK_MASK | self.judged)
+            else:
+                packet.accept()
+
+    def _keep(self, packet: Packet) -> None:
+        packet.hold()
+        self._waiting.append(packet)
+
+    # --- without one: netfilter's queues have every packet ---
 
     def _take_outbound(self, packet: Packet) -> None:
         forwarder = self._forwarder
@@ -112,8 +207,8 @@ class HostPlane:
         # The original goes on to the virtual interface, where it ends: so conntrack knows the flow, and the
         # interface counts it. The verdict comes first, or TCP's small queues would hold the sender up.
         packet.accept()
-        for payload in verdict.payloads:
-            self._send(verdict.tunnel.network, payload, verdict.tos)
+        self._gathering.add(verdict)
+        self._gathering.flush()
 
     def _take_inbound(self, packet: Packet) -> None:
         forwarder = self._forwarder
@@ -132,12 +227,15 @@ class HostPlane:
         if verdict.error is not None:
             inject(verdict.error)
 
-    def _send(self, network: NetworkName, payload: bytes, tos: int) -> None:
+    def _send_all(self, tunnel: Tunnel, payloads: bytes, tos: int, size: int) -> None:
+        self._send(tunnel.network, payloads, tos, size)
+
+    def _send(self, network: NetworkName, payload: bytes, tos: int, size: int = 0) -> None:
         socket = self._sockets.get(network)
         if socket is None:
             return
         try:
-            socket.send(payload, tos)
+            socket.send(payload, tos, size)
         except PathTooSmall as reason:
             self._narrowed(network, reason.mtu)
         except PathLost as reason:

@@ -5,15 +5,17 @@ Believes an inner packet only inside a tunnel that was set up, and only from its
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
+from upmt_nf.datapath.coalescing import merge, runs
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.formats import PLAIN, decode, is_plain
 from upmt_nf.datapath.fragment import Reassembler
 from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, TIME_EXCEEDED, ErrorBudget
-from upmt_nf.datapath.outer import Outer, packed_endpoint, parse_outer, unpacked_endpoint
+from upmt_nf.datapath.offload import Offload, finished
+from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint, parse_outer, unpacked_endpoint
 from upmt_nf.datapath.packet import (
     build_udp,
     destination_of,
@@ -83,57 +85,109 @@ class AnchorForwarder:
         outer = parse_outer(outer_packet)
         if outer is None:
             return self._drop("malformed_outer")
-        payload = outer.payload
-        tunnels = self._paft.tunnels_by_remote.get(outer.remote)
-        tunnel = None
-        if tunnels is not None and len(payload) >= 20:
-            if is_plain(payload):
-                source = source_of(payload)
-                for known in tunnels:
-                    if known.owner_packed == source and known.format is PLAIN:
-                        tunnel = known
-                        break
+        return self._arrived(outer.remote, outer.tos, outer.payload, now)
+
+    def arrived(
+        self, remote: EndpointBytes, tos: int, data: bytes, size: int, now: float
+    ) -> Iterator[Inbound]:
+        """Payloads that arrived together from one endpoint, joined: of `size` bytes each, the last maybe shorter.
+
+        Never raises.
+        """
+        tunnel = self._tunnel_at(remote, data) if size < len(data) else None
+        if tunnel is None:
+            for at in range(0, len(data), size or 1):
+                yield self._arrived(remote, tos, data[at : at + size], now)
+            return
+        packets, inner_size = tunnel.format.decode_all(tunnel, data, size)
+        lost = -(-len(data) // size) - -(-len(packets) // inner_size)
+        if lost:
+            self.counters.add("malformed_inner", lost)
+        for run in runs(packets, inner_size):
+            inner = run.first
+            if run.packets == 1 and not is_whole(inner):
+                yield self._drop("malformed_inner")
+            elif source_of(inner) != tunnel.owner_packed:
+                # Two hosts behind one NAT may share an endpoint one after the other: each packet for itself.
+                for at in range(0, len(run.data), run.size):
+                    yield self._arrived(remote, tos, run.data[at : at + run.size], now)
             else:
-                tunnel = _protected_tunnel(tunnels, payload)
-                if tunnel is None:
-                    return self._drop("unknown_tunnel")
+                verdict = self._accept(remote, tunnel, tos, inner, now, run.packets, len(run.data))
+                if run.packets > 1 and verdict.deliver is not None:
+                    whole, offload = merge(run, verdict.deliver)
+                    verdict = Inbound(deliver=whole, offload=offload)
+                yield verdict
+
+    def _tunnel_at(self, remote: EndpointBytes, payload: bytes) -> Tunnel | None:
+        """The tunnel that a payload from there claims, in the format that was agreed for it."""
+        tunnels = self._paft.tunnels_by_remote.get(remote)
+        if tunnels is None or len(payload) < 20:
+            return None
+        if not is_plain(payload):
+            return _protected_tunnel(tunnels, payload)
+        source = source_of(payload)
+        for known in tunnels:
+            if known.owner_packed == source and known.format is PLAIN:
+                return known
+        return None
+
+    def _arrived(self, remote: EndpointBytes, tos: int, payload: bytes, now: float) -> Inbound:
+        tunnel = self._tunnel_at(remote, payload)
+        if tunnel is None and len(payload) >= 20 and not is_plain(payload):
+            return self._drop("unknown_tunnel")
         inner = decode(tunnel, payload)
         if inner is None:
             return self._drop("malformed_inner")
         if tunnel is None:
-            return self._stranger(outer, inner, "unknown_tunnel" if tunnels is None else "forged_source")
+            is_known = remote in self._paft.tunnels_by_remote
+            return self._stranger(remote, inner, "forged_source" if is_known else "unknown_tunnel")
+        return self._accept(remote, tunnel, tos, inner, now, 1, len(inner))
+
+    def _accept(
+        self,
+        remote: EndpointBytes,
+        tunnel: Tunnel,
+        tos: int,
+        inner: bytes,
+        now: float,
+        packets: int,
+        size: int,
+    ) -> Inbound:
+        """An inner packet, which may stand for more of its kind: `packets` of `size` bytes in all."""
         if tunnel.format is not PLAIN and source_of(inner) != tunnel.owner_packed:
-            return self._drop("forged_source")
-        if outer.tos & 3:
-            inner = decapsulated(inner, outer.tos)
-            if inner is None:
-                return self._drop("congestion_unheard")
-        tunnel.packets_in += 1
-        tunnel.bytes_in += len(inner)
+            return self._drop("forged_source", packets)
+        if tos & 3:
+            changed = decapsulated(inner, tos)
+            if changed is None:
+                return self._drop("congestion_unheard", packets)
+            inner = changed
+        tunnel.packets_in += packets
+        tunnel.bytes_in += size
         tunnel.heard = now
         self._latest[tunnel.owner_packed] = tunnel.id
         if is_fragment(inner):
-            inner = self._uplink.add(inner, now)
-            if inner is None:
+            whole = self._uplink.add(inner, now)
+            if whole is None:
                 return DROPPED_IN
+            inner = whole
         destination = destination_of(inner)
         if destination == self._address_packed:
-            return self._to_ourselves(outer, inner, tunnel)
+            return self._to_ourselves(remote, inner, tunnel)
         if self._is_refused(destination):
-            self.counters.add("refused_destination")
+            self.counters.add("refused_destination", packets)
             return self._refuse(inner, ADMINISTRATIVELY_PROHIBITED, tunnel, now)
         if (inner[8] if len(destination) == 4 else inner[7]) <= 1:
             # The kernel would answer, but cannot hand us its answer about a flow that conntrack does not know yet.
-            self.counters.add("time_exceeded")
+            self.counters.add("time_exceeded", packets)
             return self._refuse(inner, TIME_EXCEEDED, tunnel, now)
         key = flow_of(inner)
         if key is None:
-            return self._drop("cut_short")
+            return self._drop("cut_short", packets)
         if is_icmp_error(inner):
             return self._error_from_host(inner, key, tunnel, now)
         entry = self._paft.learn(key, tunnel, now)
-        entry.packets_out += 1
-        entry.bytes_out += len(inner)
+        entry.packets_out += packets
+        entry.bytes_out += size
         entry.last_seen = now
         return Inbound(deliver=inner)
 
@@ -163,7 +217,7 @@ class AnchorForwarder:
                 return tunnel.format.encode(tunnel, packet)
         return packet
 
-    def _stranger(self, outer: Outer, inner: bytes, reason: str) -> Inbound:
+    def _stranger(self, remote: EndpointBytes, inner: bytes, reason: str) -> Inbound:
         """From an endpoint that has no tunnel for this source only signalling is heard, which must prove itself."""
         datagram = parse_udp(inner) if destination_of(inner) == self._address_packed else None
         if datagram is None or datagram.destination.port != self._signalling_port:
@@ -172,14 +226,14 @@ class AnchorForwarder:
             signal=TunnelSignal(
                 NetworkName(""),
                 None,
-                unpacked_endpoint(outer.remote),
+                unpacked_endpoint(remote),
                 datagram.source,
                 datagram.destination.port,
                 datagram.payload,
             )
         )
 
-    def _to_ourselves(self, outer: Outer, inner: bytes, tunnel: Tunnel) -> Inbound:
+    def _to_ourselves(self, remote: EndpointBytes, inner: bytes, tunnel: Tunnel) -> Inbound:
         """The anchor is reached inside a tunnel for signalling and measurement only: anything else would be a loop."""
         datagram = parse_udp(inner)
         if datagram is None or datagram.destination.port not in (self._signalling_port, MEASUREMENT_PORT):
@@ -188,7 +242,7 @@ class AnchorForwarder:
             signal=TunnelSignal(
                 tunnel.network,
                 tunnel,
-                unpacked_endpoint(outer.remote),
+                unpacked_endpoint(remote),
                 datagram.source,
                 datagram.destination.port,
                 datagram.payload,
@@ -207,8 +261,10 @@ class AnchorForwarder:
             self._judged[destination] = verdict
         return verdict
 
-    def downlink(self, packet: bytes, now: float) -> Outbound:
+    def downlink(self, packet: bytes, now: float, offload: Offload | None = None) -> Outbound:
         """A packet for a virtual address, on its way out through the virtual interface. Never raises."""
+        if offload is not None and not offload.segment:
+            packet, offload = finished(packet, offload), None
         if is_fragment(packet):
             whole = self._downlink.add(packet, now) if is_whole(packet) else None
             if whole is None:
@@ -225,26 +281,33 @@ class AnchorForwarder:
         tunnel = entry.pinned if entry is not None else None
         destination = destination_of(packet)
         if tunnel is None or tunnel.owner_packed != destination:
-            # Aged, or its tunnel is gone, or an error that quotes another host's flow: the tunnel that the
-            # packet's host used last is the best guess.
-            latest = self._latest.get(destination)
-            tunnel = self._paft.tunnels.get(latest) if latest is not None else None
-            if tunnel is None or tunnel.owner_packed != destination:
-                self.counters.add("no_tunnel")
-                return Outbound(None, (), 0, self._sender.refuse(packet, NETWORK_UNREACHABLE, now))
-            self.counters.add("guessed_tunnel")
+            # Never seen: where the host wants what others begin. Aged, or its tunnel is gone, or an error that quotes
+            # another host's flow: the tunnel that the packet's host used last is the best guess.
+            tunnel = self._paft.newcomers.get(destination) if entry is None else None
+            if tunnel is None:
+                latest = self._latest.get(destination)
+                tunnel = self._paft.tunnels.get(latest) if latest is not None else None
+                if tunnel is None or tunnel.owner_packed != destination:
+                    self.counters.add("no_tunnel")
+                    return Outbound(None, (), 0, self._sender.refuse(packet, NETWORK_UNREACHABLE, now))
+                self.counters.add("guessed_tunnel")
+        verdict, count = (
+            (self._sender.send(packet, tunnel, now), 1)
+            if offload is None
+            else self._sender.send_all(packet, offload, tunnel, now)
+        )
         if entry is not None:
-            entry.packets_in += 1
+            entry.packets_in += count
             entry.bytes_in += len(packet)
             entry.last_seen = now
-        return self._sender.send(packet, tunnel, now)
+        return verdict
 
     def forget_owner(self, owner: IPAddress) -> None:
         """The lease of this virtual address ended."""
         self._latest.pop(owner.packed, None)
 
-    def _drop(self, reason: str) -> Inbound:
-        self.counters.add(reason)
+    def _drop(self, reason: str, packets: int = 1) -> Inbound:
+        self.counters.add(reason, packets)
         return DROPPED_IN
 
 

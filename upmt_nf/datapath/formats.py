@@ -30,6 +30,15 @@ class TunnelFormat(Protocol):
     def decode(self, tunnel: Tunnel | None, payload: bytes) -> bytes | None:
         """The one whole inner packet of a payload, or None when it is not acceptable. Never raises."""
 
+    def encode_all(self, tunnel: Tunnel, packets: bytes, size: int) -> tuple[bytes, int]:
+        """The payloads of joined packets, joined, and their size. Packets are of `size`, the last may be shorter."""
+
+    def decode_all(self, tunnel: Tunnel, payloads: bytes, size: int) -> tuple[bytes, int]:
+        """The acceptable inner packets of joined payloads, joined, and their size. Never raises.
+
+        They may still be damaged: whole as to the payload's own format, not checked as IP packets.
+        """
+
 
 class Plain:
     """The payload is the inner packet: 28 bytes more over IPv4, 48 over IPv6 (paper section VIII)."""
@@ -47,6 +56,14 @@ class Plain:
     def decode(self, tunnel: Tunnel | None, payload: bytes) -> bytes | None:
         """A payload longer or shorter than its inner packet says is refused: the datagram was cut or merged."""
         return payload if is_whole(payload) else None
+
+    def encode_all(self, tunnel: Tunnel, packets: bytes, size: int) -> tuple[bytes, int]:
+        """See `TunnelFormat`."""
+        return packets, size
+
+    def decode_all(self, tunnel: Tunnel, payloads: bytes, size: int) -> tuple[bytes, int]:
+        """See `TunnelFormat`."""
+        return payloads, size
 
 
 PLAIN: Final = Plain()

@@ -5,20 +5,23 @@ The Tunnel Forwarding Agent of the paper (section VI) without its sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from upmt_nf.datapath.coalescing import merge, runs
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.formats import PLAIN, decode, is_plain
 from upmt_nf.datapath.fragment import Reassembler
 from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, ErrorBudget
+from upmt_nf.datapath.offload import Offload, finished
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint, parse_outer, unpacked_endpoint
 from upmt_nf.datapath.packet import (
     build_udp,
     destination_of,
     flow_of,
     is_fragment,
+    is_icmp_error,
     is_to_one_host,
     is_whole,
     parse_udp,
@@ -31,6 +34,9 @@ from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound,
 from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import ApplicationId, NetworkName
 from upmt_nf.model.names import MARK_MASK, MARK_OUTER, MEASUREMENT_PORT, SIGNALLING_PORT
+
+_STRAY_PACKETS = 4
+"""A flow without an answer to so many packets will hardly get one."""
 
 
 class Classified(NamedTuple):
@@ -54,8 +60,10 @@ class HostForwarder:
     """Decides for the packets of one virtual address.
 
     `classify` is asked once a flow, with its key and the packet's fwmark, and again when packets of the flow begin
-    to carry another application's mark. With `answer_no_network` the sender of a packet that no network can take
-    is told so; without, a short time without any network breaks nothing.
+    to carry another application's mark; `classify_incoming` for a flow that a correspondent began. With
+    `answer_no_network` the sender of a packet that no network can take is told so; without, a short time without any
+    network breaks nothing. `stray` is called once with the key of a flow that a correspondent began and we never
+    answer, when it comes by another tunnel than its application's: no packet of ours will ever teach the anchor.
     """
 
     def __init__(
@@ -67,6 +75,8 @@ class HostForwarder:
         signalling_port: int = SIGNALLING_PORT,
         *,
         answer_no_network: bool = False,
+        classify_incoming: Callable[[FlowBytes], Classified] | None = None,
+        stray: Callable[[FlowBytes], None] = lambda key: None,
     ) -> None:
         self._paft = paft
         self._own = virtual_address
@@ -76,7 +86,10 @@ class HostForwarder:
         self._classify = classify
         self._signal_ports = frozenset((signalling_port, MEASUREMENT_PORT))
         self._answer_no_network = answer_no_network
+        self._classify_incoming = classify_incoming or (lambda key: classify(key, 0))
+        self._stray = stray
         self._paths: dict[EndpointBytes, Path] = {}
+        self._path_of: dict[NetworkName, Path] = {}
         self._tunnels: dict[NetworkName, Tunnel] = {}
         self.counters = Counters()
         self._sender = Sender(virtual_address, self.counters, ErrorBudget())
@@ -86,16 +99,35 @@ class HostForwarder:
     def open_path(self, network: NetworkName, local: Endpoint, anchor: Endpoint) -> None:
         """Packets from `anchor` to `local` are this network's."""
         self.close_path(network)
-        self._paths[packed_endpoint(local)] = Path(network, packed_endpoint(anchor))
+        path = Path(network, packed_endpoint(anchor))
+        self._paths[packed_endpoint(local)] = self._path_of[network] = path
 
     def close_path(self, network: NetworkName) -> None:
         """Nothing more is taken from this network."""
+        self._path_of.pop(network, None)
         for local, path in list(self._paths.items()):
             if path.network == network:
                 del self._paths[local]
 
-    def outbound(self, packet: bytes, mark: int, now: float) -> Outbound:
+    def introduce(self, packet: bytes, mark: int, now: float) -> tuple[bool, FlowBytes | None]:
+        """A packet that is about to leave by the virtual interface: see to it that its flow is known.
+
+        Gives whether it may go on, and its flow if that is known now. `outbound` does the rest when it has left.
+        """
+        if is_fragment(packet):
+            return True, None
+        key = flow_of(packet)
+        entry = self._paft.flows.get(key) if key is not None else None
+        if entry is None:
+            entry = self._first_packet(packet, key, mark, now)[1]
+        elif mark and mark & MARK_MASK != entry.mark:
+            self._mark_changed(entry, mark)
+        return entry is not None, key
+
+    def outbound(self, packet: bytes, mark: int, now: float, offload: Offload | None = None) -> Outbound:
         """A packet on its way out through the virtual interface. `now` in seconds. Never raises."""
+        if offload is not None and not offload.segment:
+            packet, offload = finished(packet, offload), None
         key = flow_of(packet)
         entry = self._paft.flows.get(key) if key is not None else None
         if entry is None or is_fragment(packet):
@@ -109,10 +141,14 @@ class HostForwarder:
         if packet[0] == 0x45 and (packet[2] << 8 | packet[3]) != size:
             self.counters.add("cut_short")
             return DROPPED_OUT
-        entry.packets_out += 1
         entry.bytes_out += size
         entry.last_seen = now
         tunnel = entry.pinned or self._paft.applications.get(entry.application_id)
+        if tunnel is not None and offload is not None:
+            verdict, count = self._sender.send_all(packet, offload, tunnel, now)
+            entry.packets_out += count
+            return verdict
+        entry.packets_out += 1
         if tunnel is None:
             self.counters.add("no_network")
             if not self._answer_no_network:
@@ -169,35 +205,89 @@ class HostForwarder:
         path = self._paths.get(outer.local)
         if path is None or path.remote != outer.remote:
             return self._drop("unknown_tunnel")
+        return self._arrived(path, outer.tos, outer.payload, now)
+
+    def arrived(
+        self, network: NetworkName, tos: int, data: bytes, size: int, now: float
+    ) -> Iterator[Inbound]:
+        """Payloads that arrived together by a network's tunnel, joined: of `size` bytes each, the last maybe shorter.
+
+        Never raises.
+        """
+        path = self._path_of.get(network)
+        if path is None:
+            yield self._drop("unknown_tunnel")
+            return
+        tunnel = self._tunnels.get(network)
+        if size >= len(data) or tunnel is None or (tunnel.format is not PLAIN and is_plain(data)):
+            for at in range(0, len(data), size or 1):
+                yield self._arrived(path, tos, data[at : at + size], now)
+            return
+        packets, inner_size = tunnel.format.decode_all(tunnel, data, size)
+        lost = -(-len(data) // size) - -(-len(packets) // inner_size)
+        if lost:
+            self.counters.add("malformed_inner", lost)
+        for run in runs(packets, inner_size):
+            if run.packets == 1 and not is_whole(run.first):
+                yield self._drop("malformed_inner")
+                continue
+            verdict = self._accept(path, tunnel, tos, run.first, now, run.packets, len(run.data))
+            if run.packets > 1 and verdict.deliver is not None:
+                whole, offload = merge(run, verdict.deliver)
+                verdict = Inbound(deliver=whole, offload=offload)
+            yield verdict
+
+    def _arrived(self, path: Path, tos: int, payload: bytes, now: float) -> Inbound:
         tunnel = self._tunnels.get(path.network)
-        if tunnel is not None and tunnel.format is not PLAIN and is_plain(outer.payload):
-            return self._unprotected(outer.payload, path)
-        inner = decode(tunnel, outer.payload)
+        if tunnel is not None and tunnel.format is not PLAIN and is_plain(payload):
+            return self._unprotected(payload, path)
+        inner = decode(tunnel, payload)
         if inner is None:
             return self._drop("malformed_inner")
-        if outer.tos & 3:
-            inner = decapsulated(inner, outer.tos)
-            if inner is None:
-                return self._drop("congestion_unheard")
+        return self._accept(path, tunnel, tos, inner, now, 1, len(inner))
+
+    def _accept(
+        self, path: Path, tunnel: Tunnel | None, tos: int, inner: bytes, now: float, packets: int, size: int
+    ) -> Inbound:
+        """An inner packet, which may stand for more of its kind: `packets` of `size` bytes in all."""
+        if tos & 3:
+            changed = decapsulated(inner, tos)
+            if changed is None:
+                return self._drop("congestion_unheard", packets)
+            inner = changed
         if destination_of(inner) != self._own_packed:
-            return self._drop("foreign_destination")
+            return self._drop("foreign_destination", packets)
         if tunnel is not None:
-            tunnel.packets_in += 1
-            tunnel.bytes_in += len(inner)
+            tunnel.packets_in += packets
+            tunnel.bytes_in += size
             tunnel.heard = now
         if is_fragment(inner):
-            inner = self._incoming.add(inner, now)
-            if inner is None:
+            whole = self._incoming.add(inner, now)
+            if whole is None:
                 return DROPPED_IN
+            inner = whole
         if source_of(inner) == self._anchor_packed and (signal := self._signal_in(inner, path, tunnel)):
             return Inbound(signal=signal)
         key = flow_of(inner)
         entry = self._paft.flows.get(reverse(key)) if key is not None else None
+        if entry is None and key is not None and not is_icmp_error(inner):
+            entry = self._begun_by_other(reverse(key), now)
         if entry is not None:
-            entry.packets_in += 1
-            entry.bytes_in += len(inner)
+            entry.packets_in += packets
+            entry.bytes_in += size
             entry.last_seen = now
+            if entry.packets_in == _STRAY_PACKETS and not entry.packets_out and tunnel is not None:
+                own = self._paft.tunnel_of(entry)
+                if own is not None and own is not tunnel:
+                    self._stray(entry.key)
         return Inbound(deliver=inner)
+
+    def _begun_by_other(self, key: FlowBytes, now: float) -> FlowEntry:
+        """A flow that a correspondent began: it has an application before our first answer, and if there is none."""
+        classified = self._classify_incoming(key)
+        entry = self._paft.insert(key, classified.application_id, now, classified.pid, classified.command)
+        entry.why = classified.why
+        return entry
 
     def _unprotected(self, payload: bytes, path: Path) -> Inbound:
         """A plain packet where a protected format was agreed: SIP, which proves itself, or nothing."""
@@ -242,6 +332,6 @@ class HostForwarder:
         else:
             self._tunnels[network] = tunnel
 
-    def _drop(self, reason: str) -> Inbound:
-        self.counters.add(reason)
+    def _drop(self, reason: str, packets: int = 1) -> Inbound:
+        self.counters.add(reason, packets)
         return DROPPED_IN

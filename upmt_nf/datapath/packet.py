@@ -187,6 +187,15 @@ def with_tos(packet: bytes, tos: int) -> bytes:
     return bytes(header) + packet[size:]
 
 
+def with_length(packet: bytes, size: int) -> bytes:
+    """The packet, or only its headers, with the length field of one of `size` bytes and a right header checksum."""
+    if packet[0] >> 4 == 6:
+        return packet[:4] + (size - 40).to_bytes(2, "big") + packet[6:]
+    header = (packet[0] & 15) * 4
+    made = packet[:2] + size.to_bytes(2, "big") + packet[4:10] + b"\0\0" + packet[12:header]
+    return made[:10] + checksum(made).to_bytes(2, "big") + made[12:] + packet[header:]
+
+
 def is_to_one_host(packet: bytes) -> bool:
     """Whether the destination is a unicast address (not multicast, limited broadcast or unspecified)."""
     destination = destination_of(packet)

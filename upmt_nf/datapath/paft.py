@@ -35,8 +35,8 @@ _BUSY_SECONDS = 0.2
 class Tunnel:
     """One IP-in-UDP path. `mtu` is the largest inner packet, `heard` when the other end was last heard (seconds).
 
-    `network` is the access network at the mobile host and empty at the anchor. Change `remote` by
-    `Paft.move_endpoint` only.
+    `network` is the access network at the mobile host and empty at the anchor. Change `remote`, which is there in
+    three forms for who needs it fast, by `Paft.move_endpoint` only.
     """
 
     __slots__ = (
@@ -52,6 +52,7 @@ class Tunnel:
         "packets_in",
         "packets_out",
         "remote",
+        "remote_name",
         "remote_packed",
     )
 
@@ -70,6 +71,7 @@ class Tunnel:
         self.owner_packed = owner.packed
         self.remote = remote
         self.remote_packed: EndpointBytes = packed_endpoint(remote)
+        self.remote_name = (str(remote.address), remote.port)
         self.mtu = mtu
         self.network = network
         self.heard = heard
@@ -164,6 +166,8 @@ class Paft:
         self.tunnels: dict[TunnelId, Tunnel] = {}
         self.tunnels_by_remote: dict[EndpointBytes, list[Tunnel]] = {}
         self.applications: dict[int, Tunnel | None] = {}
+        self.newcomers: dict[bytes, Tunnel] = {}
+        """Anchor: where a virtual address (packed) wants the flows that correspondents begin."""
         self.counters = Counters()
         self._max_flows = max(1, max_flows)
         self._max_per_owner = max(1, max_flows_per_owner or max_flows)
@@ -197,6 +201,7 @@ class Paft:
         self._leave_remote(tunnel)
         tunnel.remote = remote
         tunnel.remote_packed = packed_endpoint(remote)
+        tunnel.remote_name = (str(remote.address), remote.port)
         self._enter_remote(tunnel)
 
     def tunnel_from(self, remote: EndpointBytes, owner: bytes) -> Tunnel | None:
@@ -222,6 +227,11 @@ class Paft:
         for application, tunnel in self.applications.items():
             if tunnel is old:
                 self.applications[application] = new
+        if self.newcomers.get(old.owner_packed) is old:
+            if new is None:
+                del self.newcomers[old.owner_packed]
+            else:
+                self.newcomers[old.owner_packed] = new
         for entry in self._owned.get(old.owner_packed, {}).values():
             if entry.pinned is old:
                 entry.pinned = new

@@ -9,8 +9,10 @@ from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import outer_tos
 from upmt_nf.datapath.fragment import split
 from upmt_nf.datapath.icmp import ErrorBudget, packet_too_big, refusal
+from upmt_nf.datapath.offload import Offload
 from upmt_nf.datapath.packet import may_fragment, tos_of
 from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.datapath.segmentation import segment
 from upmt_nf.datapath.verdict import DROPPED_OUT, Outbound
 from upmt_nf.model.flow import IPAddress
 
@@ -35,6 +37,33 @@ class Sender:
             tos = packet[1] if packet[0] >> 4 == 4 else tos_of(packet)
             return Outbound(tunnel, (tunnel.format.encode(tunnel, packet),), outer_tos(tos))
         return self._send_large(packet, tunnel, now)
+
+    def send_all(self, packet: bytes, offload: Offload, tunnel: Tunnel, now: float) -> tuple[Outbound, int]:
+        """The packets that a large one stands for, by a tunnel, in one go; and how many they are."""
+        try:
+            packets, size = segment(packet, offload)
+        except ValueError:
+            self._counters.add("cut_short")
+            return DROPPED_OUT, 0
+        count = -(-len(packets) // size)
+        if min(size, len(packets)) > tunnel.mtu:
+            return self._send_all_large(packets, size, tunnel, now), count
+        tunnel.packets_out += count
+        tunnel.bytes_out += len(packets)
+        tos = packet[1] if packet[0] >> 4 == 4 else tos_of(packet)
+        payloads, size = tunnel.format.encode_all(tunnel, packets, size)
+        return Outbound(tunnel, (payloads,), outer_tos(tos), None, size), count
+
+    def _send_all_large(self, packets: bytes, size: int, tunnel: Tunnel, now: float) -> Outbound:
+        """Packets that were made for a wider tunnel: one error is enough for all, else each in fragments."""
+        pieces: list[bytes] = []
+        verdict = DROPPED_OUT
+        for at in range(0, len(packets), size):
+            verdict = self.send(packets[at : at + size], tunnel, now)
+            if verdict.tunnel is None:
+                return verdict
+            pieces += verdict.payloads
+        return verdict._replace(payloads=pieces)
 
     def refuse(self, packet: bytes, codes: dict[int, tuple[int, int]], now: float) -> bytes | None:
         """An error about a packet (`codes` from `icmp`), if one may be sent and the budget allows it."""

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from upmt_nf.datapath.offload import Offload
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import NetworkName
 
 
 class Outbound(NamedTuple):
-    """Send `payloads` by `tunnel` with `tos`; hand `error` back to the packet's sender. Nothing to send: dropped."""
+    """Send `payloads` by `tunnel` with `tos`; hand `error` back to the packet's sender. Nothing to send: dropped.
+
+    With `size`, each of the payloads is many, joined: of `size` bytes each, the last maybe shorter.
+    """
 
     tunnel: Tunnel | None
     payloads: Sequence[bytes]
     tos: int
     error: bytes | None = None
+    size: int = 0
 
 
 class TunnelSignal(NamedTuple):
@@ -35,11 +40,15 @@ class TunnelSignal(NamedTuple):
 
 
 class Inbound(NamedTuple):
-    """Let `deliver` go on in place of the outer packet, or take `signal`, or send `answer` back; else dropped."""
+    """Let `deliver` go on in place of the outer packet, or take `signal`, or send `answer` back; else dropped.
+
+    `offload` is what is left for the kernel to do on `deliver`.
+    """
 
     deliver: bytes | None = None
     signal: TunnelSignal | None = None
     answer: Outbound | None = None
+    offload: Offload | None = None
 
 
 DROPPED_OUT = Outbound(None, (), 0)

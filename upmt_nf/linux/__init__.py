@@ -16,6 +16,8 @@ tunnel_socket       UDP sockets bound to one access network
 link_monitor        carrier, addresses and gateways of the access interfaces
 users               secrets in files: the users of an anchor, the secret of a host
 lease_store         who had which virtual address (SQLite)
+forward_store       the forwards that commands made (SQLite)
+listeners           which ports programs of this host listen on
 facilities          which kernel facilities there are, tried in a namespace of their own
 host_facts          what `upmt doctor` must know
 off_loop            netlink calls from inside an event loop

@@ -27,6 +27,12 @@ RULES: Mapping[str, tuple[str, str]] = {
     "mark_target": ("mangle", "-m mark --mark 0x0/0x1fff -j MARK --set-xmark 0x1/0x1fff"),
     "notrack_target": ("raw", "-j CT --notrack"),
     "masquerade_target": ("nat", "-m iprange --src-range 10.0.0.1-10.0.0.2 -j MASQUERADE"),
+    "forward_targets": (
+        "nat",
+        '-p tcp -m tcp --dport 80:90 -m comment --comment "trial" -j DNAT --to-destination 10.0.0.1:80-90/80',
+    ),
+    "static_nat_target": ("nat", "-s 10.0.0.1 -j SNAT --to-source 10.0.0.2"),
+    "pool_nat_target": ("nat", "-s 10.0.0.0/28 -j NETMAP --to 10.0.1.0/28"),
     "conntrack_match": ("filter", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"),
 }
 """A rule for each match and target that the packaged rule files use: its table and its words."""
@@ -86,8 +92,10 @@ def _outcome(attempt: Callable[[], None]) -> Outcome:
 def _make_interface(kind: str) -> None:
     from pyroute2 import IPRoute
 
+    from upmt_nf.linux.virtual_interface import add_interface
+
     with IPRoute() as route:
-        route.link("add", ifname=f"try{kind}", kind=kind, **({"mode": "tun"} if kind == "tun" else {}))
+        add_interface(route, f"try{kind}", kind)
 
 
 def _install(table: str, words: str, scratch: Path) -> None:
@@ -95,7 +103,7 @@ def _install(table: str, words: str, scratch: Path) -> None:
     from upmt_nf.linux.journal import Journal
     from upmt_nf.routing.rule_text import expand
 
-    hook = {"nat": "POSTROUTING"}.get(table, "OUTPUT")
+    hook = "POSTROUTING" if table == "nat" and "DNAT" not in words else "OUTPUT"
     text = f"*{table}\n-A {hook} -j UPMT-TRIAL\n-A UPMT-TRIAL {words}\nCOMMIT\n"
     netfilter.install(expand(text, "trial", {}), Journal(scratch))
 

@@ -36,10 +36,16 @@ class _RawPacket(Protocol):
     def set_payload(self, payload: bytes) -> None: ...
     def accept(self) -> None: ...
     def drop(self) -> None: ...
+    def set_mark(self, mark: int) -> None: ...
+    def repeat(self) -> None: ...
+    def retain(self) -> None: ...
 
 
 class Packet:
-    """One queued packet. Exactly one of `accept`, `accept_with` and `drop` is to be called, at once."""
+    """One queued packet. Exactly one of `accept`, `accept_with`, `repeat_with` and `drop` is to be called.
+
+    At once, or later if it is put on `hold`.
+    """
 
     __slots__ = ("_raw", "mark", "payload")
 
@@ -60,6 +66,15 @@ class Packet:
     def drop(self) -> None:
         """Let it end here."""
         self._raw.drop()
+
+    def repeat_with(self, mark: int) -> None:
+        """Let it pass the chain that queued it once more, with another fwmark."""
+        self._raw.set_mark(mark)
+        self._raw.repeat()
+
+    def hold(self) -> None:
+        """Let the verdict come later than the end of the callback."""
+        self._raw.retain()
 
 
 class PacketQueue:

@@ -29,15 +29,17 @@ def read_rules(
     values: Mapping[str, str],
     networks: Iterable[Mapping[str, str]] = (),
     applications: Iterable[str] = (),
+    blocks: Mapping[str, Iterable[str]] | None = None,
 ) -> RuleSet:
     """All rules of a role, filled in. Raises ConfigError with file, line and reason."""
     files = [rule_file(role), *sorted((ADMINISTERED / f"{role}.d").glob("*.rules"))]
     all_networks, all_applications = list(networks), list(applications)
+    all_blocks = {name: list(lines) for name, lines in (blocks or {}).items()}
     rules = [
         rule
         for file in files
         for rule in expand(
-            file.read_text(encoding="utf-8"), str(file), values, all_networks, all_applications
+            file.read_text(encoding="utf-8"), str(file), values, all_networks, all_applications, all_blocks
         ).rules
     ]
     return RuleSet(tuple(rules))

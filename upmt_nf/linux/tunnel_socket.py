@@ -1,29 +1,45 @@
 """UDP sockets that leave by one access network: the tunnel's, and the one for SIP outside the tunnels.
 
+Tunnel sockets send and take many datagrams in one go where the kernel can (UDP_SEGMENT, UDP_GRO: udp(7)).
+
 Bound to the interface and the care-of address and marked, so that policy routing sends them by their own network
 and they can never be tunnelled again. The outer packet is never fragmented (DF).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
+import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from upmt_nf.model.errors import KernelError, UpmtError
 from upmt_nf.model.flow import Endpoint, IPAddress
 
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU = 10, 2, 14
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24
+_IP_RECVTOS, _IPV6_RECVTCLASS = 13, 66
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _SEND_BUFFER = 8 << 20
 _RECEIVE_BUFFER = 8 << 20
 _BATCH = 64
+_UDP_SEGMENT, _UDP_GRO = 103, 104
+_MOST_SEGMENTS = 64
+"""UDP_MAX_SEGMENTS of the kernels up to 6.8."""
+_LARGEST_SEND = 65000
+_TOS_AND_SIZE = socket.CMSG_SPACE(4) * 3
 
 _IGNORED = frozenset((errno.ECONNREFUSED, errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH))
 """What an ICMP error on the way or a filter of the host makes of a send: the packet is gone, the path may be well."""
 _FULL = frozenset((errno.EAGAIN, errno.ENOBUFS))
+_NO_SEGMENTS = frozenset((errno.EIO, errno.EINVAL, errno.EOPNOTSUPP))
+
+SocketAddress = tuple[str, int]
+"""As the socket module writes the end of a datagram's way; for IPv6 two more numbers may follow."""
 
 
 class PathTooSmall(UpmtError):
@@ -38,24 +54,45 @@ class PathLost(UpmtError):
     """The kernel cannot send by this network: the address, route or interface is gone."""
 
 
-class TunnelSocket:
-    """One end of a tunnel. Receiving is done by netfilter's queue: this socket holds the port and sends.
+class Arrival(NamedTuple):
+    """Datagrams that arrived together from one end, joined: of `size` bytes each, the last maybe shorter."""
 
-    `interface` None and `mark` 0 are for the anchor, whose one socket serves all tunnels with `send_to`.
+    data: bytes
+    size: int
+    tos: int
+    remote: SocketAddress
+
+
+class TunnelSocket:
+    """One end of a tunnel.
+
+    `interface` None and `mark` 0 are for the anchor, whose one socket serves all tunnels and names the remote end
+    in each `send`. `takes`: whether datagrams will be read from it; else netfilter's queue takes them before.
     Raises KernelError when the address or port cannot be bound.
     """
 
     def __init__(
-        self, interface: str | None, address: IPAddress, port: int, mark: int, remote: Endpoint | None
+        self,
+        interface: str | None,
+        address: IPAddress,
+        port: int,
+        mark: int,
+        remote: Endpoint | None,
+        *,
+        takes: bool = False,
     ) -> None:
         self.dropped = 0
+        self._segments = True
         self._version = address.version
         self._tos = 0
         self._socket = _bound_socket(interface, address, port, mark)
         _send_whole(self._socket, self._version)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
-        # Nothing is ever read here: what the queue does not take must not pile up.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        if takes:
+            self._take()
+        else:
+            # Nothing is ever read here: what the queue does not take must not pile up.
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         if remote is not None:
             try:
                 self._socket.connect((str(remote.address), remote.port))
@@ -66,23 +103,80 @@ class TunnelSocket:
                 ) from reason
         self.local = _local(self._socket)
 
-    def send(self, payload: bytes, tos: int) -> None:
-        """Send to the remote end. Raises PathTooSmall and PathLost; what merely gets lost is counted in `dropped`."""
-        if tos != self._tos:
-            self._set_tos(tos)
-        try:
-            self._socket.send(payload)
-        except OSError as reason:
-            self._failed(reason)
+    def fileno(self) -> int:
+        """Readable when datagrams wait."""
+        return self._socket.fileno()
 
-    def send_to(self, payload: bytes, remote: Endpoint, tos: int) -> None:
-        """Send to any remote end, otherwise like `send`."""
+    def send(self, payload: bytes, tos: int, size: int = 0, remote: SocketAddress | None = None) -> None:
+        """Send to the remote end, or to another: one datagram, or with `size` as many as `payload` has of that size.
+
+        Raises PathTooSmall and PathLost; what merely gets lost is counted in `dropped`.
+        """
         if tos != self._tos:
             self._set_tos(tos)
+        if size == 0 or size >= len(payload):
+            self._send(payload, (), 1, remote)
+            return
+        most = min(_MOST_SEGMENTS, _LARGEST_SEND // size) if self._segments else 1
+        view = memoryview(payload)
+        ancillary = ((socket.IPPROTO_UDP, _UDP_SEGMENT, size.to_bytes(2, sys.byteorder)),)
+        for at in range(0, len(payload), most * size):
+            part = view[at : at + most * size]
+            self._send(part, ancillary if len(part) > size else (), -(-len(part) // size), remote)
+
+    def _send(
+        self,
+        payload: bytes | memoryview,
+        ancillary: tuple[tuple[int, int, bytes], ...],
+        count: int,
+        remote: SocketAddress | None,
+    ) -> None:
         try:
-            self._socket.sendto(payload, (str(remote.address), remote.port))
+            if ancillary:
+                self._socket.sendmsg((payload,), ancillary, 0, *(() if remote is None else (remote,)))
+            elif remote is None:
+                self._socket.send(payload)
+            else:
+                self._socket.sendto(payload, remote)
         except OSError as reason:
-            self._failed(reason)
+            if ancillary and reason.errno in _NO_SEGMENTS:
+                # Too large for the path, which one of them will tell; or this interface or kernel cannot.
+                size, dropped = int.from_bytes(ancillary[0][2], sys.byteorder), self.dropped
+                for at in range(0, len(payload), size):
+                    self._send(payload[at : at + size], (), 1, remote)
+                self._segments = self.dropped != dropped
+                return
+            self._failed(reason, count)
+
+    def receive(self) -> Iterator[Arrival]:
+        """At most one batch of what waits."""
+        buffer, view = self._buffer, self._view
+        for _ in range(_BATCH):
+            try:
+                size, ancillary, _, remote = self._socket.recvmsg_into((buffer,), _TOS_AND_SIZE)
+            except BlockingIOError:
+                return
+            except OSError:
+                # An ICMP error about something that we sent earlier: the probes find out whether the path is dead.
+                continue
+            each, tos = size, 0
+            for level, kind, value in ancillary:
+                if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
+                    each = int.from_bytes(value[:4], sys.byteorder)
+                elif kind in (socket.IP_TOS, socket.IPV6_TCLASS):
+                    tos = int.from_bytes(value, sys.byteorder) & 0xFF
+            yield Arrival(bytes(view[:size]), each, tos, remote)
+
+    def _take(self) -> None:
+        self._buffer = bytearray(1 << 16)
+        self._view = memoryview(self._buffer)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        if self._version == 4:
+            self._socket.setsockopt(socket.IPPROTO_IP, _IP_RECVTOS, 1)
+        else:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVTCLASS, 1)
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
 
     def close(self) -> None:
         """Give the port back."""
@@ -95,8 +189,8 @@ class TunnelSocket:
             self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
         self._tos = tos
 
-    def _failed(self, reason: OSError) -> None:
-        self.dropped += 1
+    def _failed(self, reason: OSError, count: int) -> None:
+        self.dropped += count
         if reason.errno in _FULL or reason.errno in _IGNORED:
             return
         if reason.errno == errno.EMSGSIZE:

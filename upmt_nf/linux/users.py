@@ -1,6 +1,7 @@
 """Secrets in files: the anchor's users (`identity:realm:HA1` a line, as htdigest has it) and a host's own secret.
 
-Nothing here is ever logged. Both files are for their owner's eyes only (mode 0600).
+A user has a line for each Digest algorithm, told apart by the length of HA1. Nothing of this is ever logged.
+Both files are for their owner's eyes only (mode 0600).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from upmt_nf.model.errors import ConfigError, UpmtError
 
+SHA256_DIGITS, MD5_DIGITS = 64, 32
+
 
 class UsersFile:
     """The anchor's users. Read again when it has changed, so that users come and go while the anchor runs."""
@@ -20,31 +23,31 @@ class UsersFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[int, int, int] | None = None
-        self._hashes: dict[str, str] = {}
+        self._hashes: dict[tuple[str, str, int], str] = {}
 
-    def hash_of(self, identity: str, realm: str) -> str | None:
-        """HA1 of an identity (hex), or None. Keeps what it knew while the file cannot be read."""
+    def hash_of(self, identity: str, realm: str, *, digits: int = SHA256_DIGITS) -> str | None:
+        """HA1 of an identity (hex, so many digits), or None. Keeps what it knew while the file cannot be read."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             found = self.path.stat()
             seen = (found.st_mtime_ns, found.st_size, found.st_ino)
             if seen != self._seen:
-                self._hashes = {f"{user}:{where}": known for user, where, known in self._lines()}
+                self._hashes = {(user, where, len(known)): known for user, where, known in self._lines()}
                 self._seen = seen
-        return self._hashes.get(f"{identity}:{realm}")
+        return self._hashes.get((identity, realm, digits))
 
     def identities(self) -> list[str]:
         """Who is in it, in the order of the file. Raises ConfigError when it cannot be read."""
         try:
-            return [user for user, _, _ in self._lines()]
+            return list(dict.fromkeys(user for user, _, _ in self._lines()))
         except FileNotFoundError:
             return []
         except OSError as reason:
             raise ConfigError(f"{self.path}: cannot be read: {reason.strerror}") from reason
 
-    def set(self, identity: str, realm: str, known: str) -> None:
-        """Add a user, or give one another hash."""
+    def set(self, identity: str, realm: str, *known: str) -> None:
+        """Add a user with its hashes, one an algorithm, or give one others."""
         lines = [line for line in self._present() if line[0] != identity]
-        self._write([*lines, (identity, realm, known)])
+        self._write([*lines, *((identity, realm, one) for one in known)])
 
     def remove(self, identity: str) -> bool:
         """Remove a user; False when there was none."""

@@ -1,13 +1,14 @@
-"""`upmt0`, the interface that applications are routed to: a dummy, or the nearest thing that the kernel has.
+"""`upmt0`, the interface that applications are routed to: a tun, or the nearest thing that the kernel has.
 
-Nothing ever arrives at its far side: netfilter hands what leaves by it to the agent, and what the agent lets go on
-ends there. Probes, chooses, and says why.
+With a tun the agent reads what leaves by it and lets packets arrive by it. At a dummy's far side is nothing: there
+netfilter hands what leaves by it to the agent, and what the agent lets go on ends there. Probes, chooses, says why.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import NDB, IPRoute
@@ -22,10 +23,38 @@ from upmt_nf.model.names import VIRTUAL_INTERFACE
 
 log = logging.getLogger(__name__)
 
-KINDS = ("dummy", "ifb", "tun")
-"""In order of preference. An ifb drops what it is given like a dummy; a persistent tun without a reader as well."""
+KINDS = ("tun", "dummy", "ifb")
+"""In order of preference. Packets come out of a tun whole and with what the kernel left to do on them, up to 64 kB at
+once. An ifb drops what it is given, like a dummy."""
 
-_IFF_TUN = 1
+_QUEUE_LENGTH = 4096
+"""Packets that wait for the agent while it does something else."""
+_LARGEST_PACKET = 59000
+"""Of the local TCP: so large that its segments with their outer headers still fit one call of the agent's."""
+
+
+def interface_kinds(wanted: str) -> tuple[str, ...]:
+    """What to try, in order, for `virtual_interface = wanted`."""
+    return KINDS if wanted == "auto" else (wanted,)
+
+
+def likely_kind(wanted: str) -> str:
+    """What the interface is made of, or would be if it were made now."""
+    with IPRoute() as route:
+        for index in route.link_lookup(ifname=VIRTUAL_INTERFACE):
+            info = route.link("get", index=index)[0].get_attr("IFLA_LINKINFO")
+            return str(info.get_attr("IFLA_INFO_KIND")) if info else ""
+    if wanted == "auto":
+        return "tun" if Path("/dev/net/tun").exists() else "dummy"
+    return wanted
+
+
+def add_interface(route: IPRoute, name: str, kind: str) -> None:
+    """Make an interface of one of KINDS. Raises NetlinkError or OSError when the kernel has no such."""
+    log.debug("ip link add %s type %s", name, kind)
+    # A tun is made by its device, which the library does under another name.
+    options: dict[str, Any] = {"kind": "tuntap", "mode": "tun"} if kind == "tun" else {"kind": kind}
+    route.link("add", ifname=name, **options)
 
 
 class VirtualInterface:
@@ -38,12 +67,18 @@ class VirtualInterface:
         self.why = ""
 
     @off_loop
-    def make(self, mtu: int) -> None:
-        """Create it and bring it up; one that is there already is adopted. Raises FacilityError."""
+    def make(self, mtu: int, kinds: tuple[str, ...] = KINDS) -> None:
+        """Create it and bring it up; one that is there already is adopted unless the kernel has a better kind.
+
+        Raises FacilityError when the kernel has none of `kinds`.
+        """
         self._journal.note(InterfaceMade(self.name))
         with IPRoute() as route:
-            if not self._adopt(route):
-                self._create(route)
+            if not self._adopt(route, kinds):
+                self._create(route, kinds)
+            if self.kind == "tun" and (index := self._index(route)) is not None:
+                log.debug("ip link set %s txqueuelen %d", self.name, _QUEUE_LENGTH)
+                route.link("set", index=index, txqlen=_QUEUE_LENGTH)
         # No link-local address of its own: nobody is at the other side. The parameter goes with the interface.
         with contextlib.suppress(KernelError):
             sysctl.restore(f"net/ipv6/conf/{self.name}/addr_gen_mode", "1")
@@ -84,28 +119,51 @@ class VirtualInterface:
                 log.debug("ip link set %s mtu %d", self.name, mtu)
                 route.link("set", index=index, mtu=mtu)
 
-    def _adopt(self, route: IPRoute) -> bool:
-        found = list(route.link_lookup(ifname=self.name))
-        if not found:
+    @off_loop
+    def limit_packets(self) -> None:
+        """Let the local TCP make packets that the agent can send on at once. A kernel that cannot is well, too."""
+        with IPRoute() as route:
+            if (index := self._index(route)) is not None:
+                log.debug("ip link set %s gso_max_size %d", self.name, _LARGEST_PACKET)
+                with contextlib.suppress(NetlinkError):
+                    route.link("set", index=index, IFLA_GSO_MAX_SIZE=_LARGEST_PACKET)
+
+    def _adopt(self, route: IPRoute, kinds: tuple[str, ...]) -> bool:
+        found = self._index(route)
+        if found is None:
             return False
-        info = route.link("get", index=found[0])[0].get_attr("IFLA_LINKINFO")
+        info = route.link("get", index=found)[0].get_attr("IFLA_LINKINFO")
         self.kind = info.get_attr("IFLA_INFO_KIND") if info else "interface of unknown kind"
         self.why = "it was there already"
+        better = kinds[: kinds.index(self.kind)] if self.kind in kinds else kinds
+        if not any(self._can_make(route, kind) for kind in better):
+            return True
+        log.debug("ip link del %s: it is a %s", self.name, self.kind)
+        route.link("del", index=found)
+        return False
+
+    def _can_make(self, route: IPRoute, kind: str) -> bool:
+        trial = f"{self.name}-trial"
+        self._journal.note(InterfaceMade(trial))
+        try:
+            add_interface(route, trial, kind)
+        except (NetlinkError, OSError):
+            return False
+        for index in route.link_lookup(ifname=trial):
+            route.link("del", index=index)
         return True
 
-    def _create(self, route: IPRoute) -> None:
+    def _create(self, route: IPRoute, kinds: tuple[str, ...]) -> None:
         missing: list[str] = []
-        for kind in KINDS:
-            options: dict[str, Any] = {"mode": "tun"} if kind == "tun" else {}
+        for kind in kinds:
             try:
-                log.debug("ip link add %s type %s", self.name, kind)
-                route.link("add", ifname=self.name, kind=kind, **options)
+                add_interface(route, self.name, kind)
             except (NetlinkError, OSError) as reason:
                 missing.append(f"{kind}: {getattr(reason, 'args', reason)}")
                 continue
             self.kind = kind
             self.why = (
-                "the kernel has it" if not missing else f"the kernel lacks {', '.join(KINDS[: len(missing)])}"
+                "the kernel has it" if not missing else f"the kernel lacks {', '.join(kinds[: len(missing)])}"
             )
             return
         raise FacilityError(f"no virtual interface can be made ({'; '.join(missing)})")

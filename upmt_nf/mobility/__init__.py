@@ -13,6 +13,7 @@ host_answers     the anchor's answers, read
 host_status      the host's state as values to show
 anchor           the anchor: anchor_events in, anchor_commands out
 leases           who has which virtual address
+forwards         wanted forwards and leases -> what is open to the world
 anchor_tunnels   which association has which tunnels
 flow_moves       handover requests, obeyed
 events, commands what both ends share

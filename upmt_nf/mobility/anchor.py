@@ -51,12 +51,15 @@ from upmt_nf.signaling.messages import (
     UpmtMessage,
 )
 from upmt_nf.signaling.sip.build import message, response_to
+from upmt_nf.signaling.sip.contacts import contacts_answered, lifetime_asked
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
 from upmt_nf.signaling.sip.fields import parse_address, parse_cseq
+from upmt_nf.signaling.sip.inspection import inspect
 from upmt_nf.signaling.sip.message import Header, Request, Response
 from upmt_nf.signaling.sip.transactions import RequestReceived, SipTimers
 from upmt_nf.signaling.stamp import reflect
 
+METHODS = ("REGISTER", "MESSAGE")
 SWEEP_INTERVAL = 5.0
 OUTSIDE = SipTimers(t1=0.5, t2=2.0, give_up=32.0)
 INSIDE = SipTimers(t1=0.1, t2=1.0, t4=2.0, give_up=16.0)
@@ -103,6 +106,7 @@ class Anchor:
         self._endpoint: SipEndpoint[AnchorPath] = SipEndpoint(
             token=lambda: f"{random.getrandbits(64):016x}",
             timers=lambda path: OUTSIDE if path.inner is None else INSIDE,
+            source_of=lambda path: path.inner or path.remote,
         )
         self._tag = f"{random.getrandbits(64):016x}"
         self._commands: list[AnchorCommand] = []
@@ -188,7 +192,11 @@ class Anchor:
     def _receive(self, event: RequestReceived[AnchorPath], now: float) -> None:
         """Ask for proof first. A stranger costs one answer, of which nothing is kept."""
         request, ticket = event.request, None
-        if self._guard is not None and request.method in ("REGISTER", "MESSAGE"):
+        if (wrong := inspect(request, METHODS)) is not None:
+            self._counters.add(f"refused_{wrong.status}")
+            response = self._no(request, wrong.status, None, wrong.headers)
+            return self._endpoint.respond(event.transaction, response, now, and_forget=True)
+        if self._guard is not None:
             proof = self._guard.check(request, now)
             if isinstance(proof, Unproven):
                 self._counters.add("challenged" if proof.status == 401 else f"refused_{proof.status}")
@@ -227,9 +235,7 @@ class Anchor:
             return self._answer_register(request, path, identity, now)
         if request.method == "MESSAGE" and path.inner is not None:
             return self._answer_message(request, path, path.inner, identity, now)
-        if request.method in ("REGISTER", "MESSAGE"):
-            return self._no(request, 403, "REGISTER comes outside the tunnels, MESSAGE inside")
-        return self._no(request, 405, None, (("Allow", "REGISTER, MESSAGE"),))
+        return self._no(request, 403, "REGISTER comes outside the tunnels, MESSAGE inside")
 
     def _answer_register(
         self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
@@ -246,7 +252,7 @@ class Anchor:
             lease = self._leases.release(asked)
             if lease is not None:
                 self._end(lease, "the host left")
-            return response_to(request, 200, tag=self._tag, source=path.remote, headers=(("Expires", "0"),))
+            return response_to(request, 200, tag=self._tag, headers=(("Expires", "0"),))
         given = self._leases.ask(asked, now)
         if isinstance(given, LeaseRefused):
             return self._refuse_lease(request, asked, given)
@@ -269,11 +275,10 @@ class Anchor:
             ("Expires", str(expires)),
             (TOKEN_HEADER, lease.token),
         )
-        if (contact := request.header("contact")) is not None:
-            headers = (("Contact", f"{contact};expires={expires}"), *headers)
+        headers = (*contacts_answered(request, expires), *headers)
         key = lease.keys.ours if lease.keys is not None else None
         body = encode(AssociationResponse(lease.address, lease.token, expires, key))
-        return response_to(request, 200, tag=self._tag, source=path.remote, headers=headers, body=body)
+        return response_to(request, 200, tag=self._tag, headers=headers, body=body)
 
     def _read_register(self, request: Request) -> LeaseAsked:
         """Raises ValueError."""
@@ -281,7 +286,7 @@ class Anchor:
         if len(identity) > 256 or not identity.isprintable():
             raise ValueError("the identity is too long or not printable")
         cseq, _ = parse_cseq(request.header("cseq") or "")
-        expires = (request.header("expires") or str(self._settings.lifetime)).strip()
+        expires = lifetime_asked(request) or str(self._settings.lifetime)
         if not (expires.isascii() and expires.isdigit()):
             raise ValueError("Expires is not a number")
         wanted = request.header("vipaddr")

@@ -11,7 +11,7 @@ from upmt_nf.datapath.paft import SETTLE_SECONDS, Paft, Tunnel
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.leases import Lease
 from upmt_nf.model.errors import PeerError
-from upmt_nf.model.flow import FlowBytes, FlowKey, IPAddress
+from upmt_nf.model.flow import FlowBytes, FlowKey, IPAddress, newcomers_of, stands_for_newcomers
 from upmt_nf.signaling.iptables_match import parse_match
 from upmt_nf.signaling.messages import (
     ANY,
@@ -42,6 +42,7 @@ class FlowMoves:
     def forget(self, owner: IPAddress) -> None:
         """The association has ended, and its flows with it."""
         self._orders.pop(owner, None)
+        self._paft.newcomers.pop(owner.packed, None)
         for entry in self._paft.flows_owned_by(owner):
             self._paft.forget(entry.key)
 
@@ -63,6 +64,9 @@ class FlowMoves:
         for key in keys:
             if orders.get(key, -1) <= cseq:
                 orders[key] = cseq
+                if stands_for_newcomers(key):
+                    self._paft.newcomers[lease.address.packed] = tunnel
+                    continue
                 is_unheard = key not in self._paft.flows
                 entry = self._paft.move(key, tunnel, now)
                 if is_unheard:
@@ -70,7 +74,7 @@ class FlowMoves:
                     others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)
                     entry.left = tuple((other, now + SETTLE_SECONDS) for other in others)
         self._prune(orders, lease.address)
-        return HandoverResult(True, tunnel.id, len(keys))
+        return HandoverResult(True, tunnel.id, sum(not stands_for_newcomers(key) for key in keys))
 
     def _choose(self, lease: Lease, choices: Sequence[TunnelChoice], came_by: Tunnel) -> Tunnel | None:
         if not choices:
@@ -90,13 +94,15 @@ class FlowMoves:
                 if flow.source != lease.address:
                     raise PeerError(f"{flow} is not a flow of {lease.address}")
             return [flow.packed() for flow in match]
+        newcomers = newcomers_of(lease.address).packed()
         known = [entry.key for entry in self._paft.flows_owned_by(lease.address)]
         if isinstance(match, IptablesMatch):
             parsed = parse_match(match.text)
             return [key for key in known if parsed.matches(FlowKey.unpacked(key))]
-        return known
+        return [*known, newcomers]
 
     def _prune(self, orders: dict[FlowBytes, int], owner: IPAddress) -> None:
         if len(orders) > 2 * len(self._paft.flows_owned_by(owner)) + _SPARE_ORDERS:
-            for key in [key for key in orders if key not in self._paft.flows]:
+            gone = [key for key in orders if key not in self._paft.flows and not stands_for_newcomers(key)]
+            for key in gone:
                 del orders[key]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from upmt_nf.mobility.host_commands import Mode, Receipt
-from upmt_nf.model.flow import FlowBytes, FlowKey
+from upmt_nf.model.flow import FlowBytes, FlowKey, stands_for_newcomers
 from upmt_nf.model.identity import ApplicationName, NetworkName
 from upmt_nf.signaling.message_writing import split_pairs
 from upmt_nf.signaling.messages import HandoverPair
@@ -190,7 +190,7 @@ class Handover:
             source=self.order.source,
             target=self.order.target,
             mode=self.mode,
-            flows=len(self.known),
+            flows=sum(not stands_for_newcomers(key) for key in self.known),
             signalling_ms=round(1000 * (self.answered - self.started), 3),
             cause=self.order.cause,
             flow=self.order.flow,

@@ -99,6 +99,7 @@ class _Sent:
     path: SipPath
     ticket: Ticket | None
     tries: int
+    is_doubted: bool = False
 
 
 class Answered(NamedTuple):
@@ -113,6 +114,12 @@ class Noticed(NamedTuple):
 
     network: NetworkName
     notice: AnchorNotice
+
+
+class Doubted(NamedTuple):
+    """A success came that proves nothing: somebody else's answer, or an anchor that does not know our secret."""
+
+    network: NetworkName
 
 
 class HostSignalling:
@@ -134,7 +141,7 @@ class HostSignalling:
         self._call_id = f"{random.getrandbits(128):032x}"
         self._tag = self._token()
         self._cseq = 0
-        self._heard: list[Answered | Noticed] = []
+        self._heard: list[Answered | Noticed | Doubted] = []
 
     def _token(self) -> str:
         return f"{self._random.getrandbits(64):016x}"
@@ -229,11 +236,14 @@ class HostSignalling:
         if self._credentials is None:
             return True
         sent = self._sent.get(key)
-        return (
-            sent is not None
-            and sent.ticket is not None
-            and self._credentials.proves_itself(sent.ticket, response)
-        )
+        if sent is None:
+            return False
+        if sent.ticket is not None and self._credentials.proves_itself(sent.ticket, response):
+            return True
+        if isinstance(sent.purpose, Registering) and not sent.is_doubted:
+            self._sent[key] = replace(sent, is_doubted=True)
+            self._heard.append(Doubted(sent.path.network))
+        return False
 
     def cancel(self, is_meant: Callable[[Purpose], bool]) -> list[Purpose]:
         """Give requests up; gives their purposes. A late answer means nothing then."""
@@ -310,7 +320,7 @@ class HostSignalling:
         self._heard.append(Noticed(path.network, notice))
         return response_to(request, 200, tag=self._tag, body=encode(NoticeAnswer()))
 
-    def heard(self) -> list[Answered | Noticed]:
+    def heard(self) -> list[Answered | Noticed | Doubted]:
         """What was heard since the last call."""
         heard, self._heard = self._heard, []
         return heard

@@ -48,6 +48,7 @@ from upmt_nf.mobility.host_events import (
 from upmt_nf.mobility.host_signalling import (
     INSIDE_T1,
     Answered,
+    Doubted,
     HostSignalling,
     Moving,
     Noticed,
@@ -76,7 +77,7 @@ from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
 from upmt_nf.model.errors import PeerError
-from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
+from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress, newcomers_of
 from upmt_nf.model.identity import (
     DEFAULT_APPLICATION,
     DEFAULT_APPLICATION_ID,
@@ -209,6 +210,8 @@ class MobileHost:
                 match item:
                     case Answered(purpose, response):
                         self._hear(purpose, response, now)
+                    case Doubted(network):
+                        self._say(Level.WARNING, f"network {network}: {self._association.doubt()}")
                     case Noticed(network, notice):
                         self._say(Level.WARNING, f"the anchor by {network}: {notice.kind}: {notice.reason}")
                         if notice.kind in ENDING_NOTICES:
@@ -376,6 +379,7 @@ class MobileHost:
                 self._commands.append(ReleaseVirtualAddress(self._configured))
             self._configured = association.virtual_address
             self._commands.append(ConfigureVirtualAddress(self._configured))
+            self._placement.newcomers = newcomers_of(self._configured)
         if is_new:
             self._say(Level.INFO, f"associated with anchor {anchor} as {association.virtual_address}")
             self._drop_tunnels(now)

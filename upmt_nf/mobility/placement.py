@@ -16,7 +16,13 @@ from upmt_nf.mobility.host_commands import HandoverFinished, HostCommand, Mode, 
 from upmt_nf.mobility.host_tunnel import HostTunnel, TunnelState
 from upmt_nf.mobility.selection import Fitness, preferring, ranked, select
 from upmt_nf.model.flow import FlowBytes, FlowKey
-from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+from upmt_nf.model.identity import (
+    DEFAULT_APPLICATION,
+    DEFAULT_APPLICATION_ID,
+    ApplicationId,
+    ApplicationName,
+    NetworkName,
+)
 
 RETURN_PATIENCE = 5.0
 """Seconds before another try after an automatic move to a better network failed."""
@@ -38,6 +44,8 @@ class Placement:
         self.cancelled: list[FlowRequest] = []
         self.has_lost = False
         """An application lost its last network: a tunnel setup should take its flows along. Reset by the owner."""
+        self.newcomers: FlowKey | None = None
+        """Stands for what correspondents will begin, which goes with the default application. Set by the owner."""
         self._paft = paft
         self._tunnels = tunnels
         self._configured: Sequence[NetworkName] = tuple(tunnels)
@@ -52,7 +60,7 @@ class Placement:
         """An application exists, or has another policy now."""
         known = self.applications.get(name)
         if known is None:
-            self.applications[name] = Application(name, id, policy)
+            self.applications[name] = Application(name, id, policy, lost=Lost(None, "first network"))
             self._paft.steer(id, None)
         else:
             known.policy, known.patience_until = policy, 0.0
@@ -152,7 +160,7 @@ class Placement:
         found: list[FlowKey] = []
         for application in self.applications.values():
             if application.network is None and self._claimant(application) == network:
-                found += [entry.flow for entry in self._flows_of(application)]
+                found += self._keys_of(application)
         return found
 
     def note_claims(self, network: NetworkName, asked_at: float) -> None:
@@ -283,7 +291,7 @@ class Placement:
         if lost is not None and lost.claimant == order.target:
             confirmed, handover.started = lost.claimed, lost.claimed_at
         application.handover = handover
-        handover.add((entry.flow for entry in self._flows_of(application)), confirmed)
+        handover.add(self._keys_of(application), confirmed)
         self._advance(handover, now)
 
     def _start_flow(self, order: Order, flow: FlowKey, now: float) -> None:
@@ -312,6 +320,9 @@ class Placement:
         """The anchor may have moved these flows: tell it where our packets leave, flow by flow as it is now."""
         stayed: dict[ApplicationName, list[FlowKey]] = {}
         for key in keys:
+            if self._is_newcomers(key) and self.newcomers is not None:
+                stayed.setdefault(DEFAULT_APPLICATION, []).append(self.newcomers)
+                continue
             entry = self._paft.flows.get(key)
             if entry is None or key in self._moving or (owner := self._application_of(entry)) is None:
                 continue
@@ -339,10 +350,13 @@ class Placement:
             return lambda key: key in self._paft.flows
         id = self.applications[handover.order.application].id
         return lambda key: (
-            (entry := self._paft.flows.get(key)) is not None
-            and entry.application_id == id
-            and key not in self._pins
-            and key not in self._moving
+            self._is_newcomers(key)
+            or (
+                (entry := self._paft.flows.get(key)) is not None
+                and entry.application_id == id
+                and key not in self._pins
+                and key not in self._moving
+            )
         )
 
     def _steer(self, handover: Handover) -> bool:
@@ -361,7 +375,7 @@ class Placement:
         if order.token is not None:
             application.policy = preferring(order.target, application.policy)
         # Flows that began while the anchor was asked follow, and the anchor shall know of them too.
-        handover.add(entry.flow for entry in self._flows_of(application))
+        handover.add(self._keys_of(application))
         return True
 
     def _supersede(self, handover: Handover, now: float) -> None:
@@ -412,6 +426,16 @@ class Placement:
             for entry in self._paft.flows_of(application.id)
             if entry.key not in self._pins and entry.key not in self._moving
         ]
+
+    def _keys_of(self, application: Application) -> list[FlowKey]:
+        """What the anchor is told of when the application moves."""
+        flows = [entry.flow for entry in self._flows_of(application)]
+        if application.id == DEFAULT_APPLICATION_ID and self.newcomers is not None:
+            flows.append(self.newcomers)
+        return flows
+
+    def _is_newcomers(self, key: FlowBytes) -> bool:
+        return self.newcomers is not None and key == self.newcomers.packed()
 
     def _application_of(self, entry: FlowEntry) -> Application | None:
         ids = (

@@ -98,6 +98,19 @@ class FlowKey:
         return flow
 
 
+def newcomers_of(address: IPAddress) -> FlowKey:
+    """Stands for all flows of a virtual address that correspondents will begin: protocol 0 from nowhere.
+
+    No packet has this key. Signalling says by it where the first packet of such a flow is to go.
+    """
+    return FlowKey(0, address, 0, type(address)(0), 0)
+
+
+def stands_for_newcomers(key: FlowBytes) -> bool:
+    """Whether a key is one of `newcomers_of`."""
+    return key[0] == 0 and not any(key[(len(key) - 5) // 2 + 1 :])
+
+
 _ADDRESS = r"(\[[0-9a-fA-F:.]{2,45}\]|[0-9.]{7,15})"
 _FLOW_TEXT = re.compile(rf"([A-Za-z0-9]{{1,8}}):{_ADDRESS}:([0-9]{{1,5}})>{_ADDRESS}:([0-9]{{1,5}})")
 

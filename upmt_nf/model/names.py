@@ -9,6 +9,7 @@ alone. We read and write these bits only, always with the mask.
     +--------------------------------------+--+------------------------+
       K = 0: N is an application's id (1..4095), 0 = not yet classified
       K = 1: N = 1..254: an outer packet of access network N: never to be tunnelled again
+             N = 0xf00..0xffd: in a conntrack mark: the agent knows this flow, as of this generation of rules
              N = 0xfff:  left alone: goes out as if UPMT were not there
 
 Routing tables and priorities: a band of our own with gaps, below Tailscale's 5210 and far below main's 32766.
@@ -24,6 +25,8 @@ MARK_OUTER: Final = 0x1000
 """K: set on packets that must never be tunnelled."""
 MARK_NATIVE: Final = 0x1FFF
 """Left alone."""
+_MARK_JUDGED: Final = 0x1F00
+JUDGED_GENERATIONS: Final = 0xFE
 MAX_APPLICATION_ID: Final = 0x0FFF
 MAX_NETWORKS: Final = 254
 
@@ -71,6 +74,11 @@ def outer_mark(network_index: int) -> int:
     if not 1 <= network_index <= MAX_NETWORKS:
         raise ValueError(f"network index {network_index} is not within 1..{MAX_NETWORKS}")
     return MARK_OUTER | network_index
+
+
+def judged_mark(generation: int) -> int:
+    """The conntrack mark of flows that the agent knows. Generations follow each other in a circle."""
+    return _MARK_JUDGED | generation % JUDGED_GENERATIONS
 
 
 def network_table(network_index: int) -> int:

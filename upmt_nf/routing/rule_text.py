@@ -1,7 +1,8 @@
 """Rule files -> netfilter rules: iptables-save syntax with `{placeholders}` and two kinds of expansion.
 
-A line that mentions `{network_...}` is written once for each access network. A line `@applications` is replaced
-by the lines that `classify` makes. Everything after `#` at the start of a line is the reason for what follows.
+A line that mentions `{network_...}` is written once for each access network. A line `@NAME` is replaced by lines
+that somebody else makes (`@applications`: `classify`; `@incoming`, `@outgoing`: `openings`). Everything after `#` at
+the start of a line is the reason for what follows.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ class RuleSet:
         return tuple(table for table in TABLES if any(rule.table == table for rule in self.rules))
 
     def chains(self, table: str) -> tuple[str, ...]:
-        """Our own chains in a table, in the order of their first mention."""
-        return tuple(
-            dict.fromkeys(
-                rule.chain
-                for rule in self.rules
-                if rule.table == table and rule.chain.startswith(CHAIN_PREFIX)
-            )
+        """Our own chains in a table, in the order of their first mention; one that is only jumped to is empty."""
+        mentioned = (
+            chain
+            for rule in self.rules
+            if rule.table == table
+            for chain in (rule.chain, rule.words[-1])
+            if chain.startswith(CHAIN_PREFIX)
         )
+        return tuple(dict.fromkeys(mentioned))
 
     def in_chain(self, table: str, chain: str) -> tuple[NetfilterRule, ...]:
         """The rules of one chain."""
@@ -71,15 +73,18 @@ def expand(
     values: Mapping[str, str],
     networks: Iterable[Mapping[str, str]] = (),
     applications: Iterable[str] = (),
+    blocks: Mapping[str, Iterable[str]] | None = None,
 ) -> RuleSet:
     """Read a rule file. Raises ConfigError with file, line and reason.
 
-    `values` fills placeholders, each of `networks` those that begin with `network_`; `applications` are `-A` lines.
+    `values` fills placeholders, each of `networks` those that begin with `network_`; `applications` are `-A` lines,
+    and so are the `blocks` by name, of which one that is not given is empty.
     A line with a placeholder whose value is empty is left out.
     """
     rules: list[NetfilterRule] = []
     table: str | None = None
     all_networks = list(networks)
+    all_blocks = {"incoming": (), "outgoing": (), **(blocks or {}), "applications": applications}
     for number, raw in enumerate(text.splitlines(), start=1):
         line = raw.strip()
         if not line or line.startswith(("#", ":")):
@@ -93,8 +98,11 @@ def expand(
             table = None
         elif table is None:
             raise ConfigError(f"{where}: a rule stands outside of a table")
-        elif line == "@applications":
-            rules += [_rule(where, table, application) for application in applications]
+        elif line.startswith("@"):
+            if line[1:] not in all_blocks:
+                known = ", ".join(f"@{name}" for name in sorted(all_blocks))
+                raise ConfigError(f"{where}: there is no {line}; there are {known}")
+            rules += [_rule(where, table, made) for made in all_blocks[line[1:]]]
         else:
             rules += [_rule(where, table, filled) for filled in _filled(where, line, values, all_networks)]
     return RuleSet(tuple(rules))

@@ -1,4 +1,4 @@
-"""SIP Digest with SHA-256 (RFC 7616, RFC 8760, RFC 3261 section 22), both ends, sans-IO.
+"""SIP Digest with SHA-256 (RFC 7616, RFC 8760, RFC 3261 section 22), both ends, sans-IO. MD5 only where asked for.
 
 The anchor's nonces are stateless (a time and a MAC), so a challenge to a stranger costs no memory; a nonce's counts are
 remembered from its first proven use. `auth-int` also covers the body, and the anchor proves itself by `rspauth`.
@@ -10,13 +10,15 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from upmt_nf.model.errors import PeerError
 from upmt_nf.signaling.sip.message import Header, Request, Response
 
-ALGORITHM = "SHA-256"
+ALGORITHM, MD5 = "SHA-256", "MD5"
+_FUNCTIONS = {ALGORITHM: hashlib.sha256, MD5: hashlib.md5}
+"""Strongest first: a client takes the first challenge that it can meet (RFC 8760 section 2.4)."""
 REALM = "upmt"
 """Of every anchor: a secret is shared with one anchor or with several that stand for each other."""
 NONCE_LIFETIME = 7200.0
@@ -31,9 +33,9 @@ _ESCAPED = re.compile(r"\\(.)")
 _COUNT = re.compile(r"[0-9a-fA-F]{8}")
 
 
-def secret_hash(identity: str, realm: str, secret: str) -> str:
+def secret_hash(identity: str, realm: str, secret: str, algorithm: str = ALGORITHM) -> str:
     """HA1, all that the anchor keeps of a secret (RFC 7616 section 3.4.2)."""
-    return _hash(f"{identity}:{realm}:{secret}")
+    return _hash(f"{identity}:{realm}:{secret}", algorithm)
 
 
 def parse_digest(value: str) -> dict[str, str]:
@@ -71,13 +73,15 @@ class Ticket:
     client_nonce: str
     qop: str
     uri: str
+    algorithm: str = ALGORITHM
 
     def proof(self, method: str, body: bytes) -> str:
         """`response`, or with an empty method `rspauth` (RFC 7616 sections 3.4.1 and 3.5)."""
         text = f"{method}:{self.uri}"
         if self.qop == "auth-int":
-            text += f":{_hash(body)}"
-        return _hash(f"{self.hash}:{self.nonce}:{self.count}:{self.client_nonce}:{self.qop}:{_hash(text)}")
+            text += f":{_hash(body, self.algorithm)}"
+        secured = f"{self.nonce}:{self.count}:{self.client_nonce}:{self.qop}:{_hash(text, self.algorithm)}"
+        return _hash(f"{self.hash}:{secured}", self.algorithm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,7 @@ class DigestServer:
 
     `hash_of` gives an identity's HA1 or None. At most `max_nonces` nonces in use are remembered of each identity that
     has proven itself, so that no host costs another anything; older ones are stale.
+    `algorithms` are those that hosts may use; `md5_hash_of` is `hash_of` for MD5, which is for testing only.
     """
 
     def __init__(
@@ -149,30 +154,33 @@ class DigestServer:
         token: Callable[[], bytes],
         *,
         max_nonces: int = _MAX_NONCES,
+        algorithms: Collection[str] = (ALGORITHM,),
+        md5_hash_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         self._realm = realm
         self._key = key
-        self._hash_of = hash_of
+        finders = {ALGORITHM: hash_of, MD5: md5_hash_of}
+        self._hash_of = {name: finders[name] for name in _FUNCTIONS if name in algorithms}
         self._token = token
         self._max_nonces = max_nonces
         self._uses: dict[str, _Uses] = {}
 
     def challenge(self, now: float, *, is_stale: bool = False) -> Unproven:
-        """401 with a fresh nonce."""
-        value = f'Digest realm="{self._realm}", qop="auth-int,auth", algorithm={ALGORITHM}, nonce="{self._nonce(now)}"'
-        headers = (("WWW-Authenticate", value + (", stale=true" if is_stale else "")),)
+        """401 with a fresh nonce, one challenge an algorithm."""
+        nonce, end = self._nonce(now), ", stale=true" if is_stale else ""
+        asked = f'Digest realm="{self._realm}", qop="auth-int,auth"'
+        headers = tuple(
+            ("WWW-Authenticate", f'{asked}, algorithm={name}, nonce="{nonce}"{end}') for name in self._hash_of
+        )
         return Unproven(401, "Unauthorized", headers)
 
     def check(self, request: Request, now: float) -> Ticket | Unproven:
         """Whose request it is, or what to answer. A count is used up by the first request that proves itself."""
-        value = request.header("authorization")
-        if value is None:
-            return self.challenge(now)
         try:
-            given = parse_digest(value)
+            given = self._credentials(request)
         except PeerError as reason:
             return Unproven(400, str(reason))
-        if given.get("realm") != self._realm or given.get("algorithm", "MD5").upper() != ALGORITHM:
+        if given is None:
             return self.challenge(now)
         made_at = self._time_of(given.get("nonce", ""))
         if made_at is None or not now - NONCE_LIFETIME <= made_at <= now:
@@ -184,9 +192,17 @@ class DigestServer:
             return Unproven(400, "the Digest is for another URI")
         identity = given.get("username", "")
         # An unknown identity takes as long as a known one, and is told the same.
-        known = self._hash_of(identity)
+        algorithm = _algorithm(given)
+        known = self._hash_of[algorithm](identity)
         ticket = Ticket(
-            identity, known or "0" * 64, given["nonce"], count, given.get("cnonce", ""), qop, request.uri
+            identity,
+            known or "0" * 64,
+            given["nonce"],
+            count,
+            given.get("cnonce", ""),
+            qop,
+            request.uri,
+            algorithm,
         )
         proof = ticket.proof(request.method, request.body)
         if not _is_same(proof, given.get("response", "")) or not known:
@@ -194,6 +210,17 @@ class DigestServer:
         if not self._use(identity, given["nonce"], int(count, 16), made_at):
             return self.challenge(now, is_stale=True)
         return ticket
+
+    def _credentials(self, request: Request) -> dict[str, str] | None:
+        """The first that are for us, in an algorithm that we take; others are for others (RFC 3261 section 22.3)."""
+        for value in request.all("authorization"):
+            # One of another scheme is as good as none (RFC 4475 section 3.3.7).
+            if not _is_digest(value):
+                continue
+            given = parse_digest(value)
+            if given.get("realm") == self._realm and _algorithm(given) in self._hash_of:
+                return given
+        return None
 
     def info(self, ticket: Ticket, body: bytes, now: float) -> Header:
         """The anchor's own proof, for an answer with this body; with the next nonce when this one ages."""
@@ -230,12 +257,18 @@ class DigestServer:
 
 
 class DigestClient:
-    """Proves who we are and checks the anchor's proof. `token` gives a new unguessable word a call."""
+    """Proves who we are and checks the anchor's proof. `token` gives a new unguessable word a call.
 
-    def __init__(self, identity: str, secret: str, token: Callable[[], str]) -> None:
+    `qop` is what it insists on: `auth-int` covers the body, `auth` does not and is for registrars that are no anchors.
+    """
+
+    def __init__(
+        self, identity: str, secret: str, token: Callable[[], str], *, qop: str = "auth-int"
+    ) -> None:
         self._identity = identity
         self._secret = secret
         self._token = token
+        self._qop = qop
         self._realm: str | None = None
         self._hash = ""
         self._nonce: str | None = None
@@ -253,31 +286,32 @@ class DigestClient:
             self._nonce,
             f"{self._count:08x}",
             self._token(),
-            "auth-int",
+            self._qop,
             request.uri,
         )
         value = (
             f'Digest username="{self._identity}", realm="{self._realm}", nonce="{ticket.nonce}", uri="{ticket.uri}", '
             f'response="{ticket.proof(request.method, request.body)}", algorithm={ALGORITHM}, '
-            f'cnonce="{ticket.client_nonce}", qop=auth-int, nc={ticket.count}'
+            f'cnonce="{ticket.client_nonce}", qop={ticket.qop}, nc={ticket.count}'
         )
         return replace(request, headers=(*headers, ("Authorization", value))), ticket
 
     def take_challenge(self, response: Response, used: Ticket | None) -> str | None:
         """Learn the nonce of a 401; gives why another try makes no sense, or None when it does."""
         try:
-            asked = parse_digest(response.header("www-authenticate") or "")
+            values = [value for value in response.all("www-authenticate") if _is_digest(value)]
+            offers = [parse_digest(value) for value in values]
         except PeerError as reason:
             return str(reason)
         # A weaker algorithm or no integrity for the body would be a downgrade: better no association.
-        offered = [word.strip() for word in asked.get("qop", "").split(",")]
-        if asked.get("algorithm", "").upper() != ALGORITHM or "auth-int" not in offered:
-            return "the anchor offers no Digest with SHA-256 and auth-int"
+        asked = next((offer for offer in offers if _is_good_enough(offer, self._qop)), None)
+        if asked is None:
+            return f"the anchor offers no Digest with SHA-256 and {self._qop}"
         realm, nonce = asked.get("realm", ""), asked.get("nonce", "")
         if not nonce or '"' in realm + nonce or "\\" in realm + nonce:
             return "the anchor's challenge is malformed"
         is_stale = asked.get("stale", "").lower() == "true"
-        if used is not None and not is_stale and used.nonce == self._nonce:
+        if used is not None and not is_stale and realm == self._realm:
             self._nonce = None
             return "the anchor does not accept our secret"
         if realm != self._realm:
@@ -315,6 +349,20 @@ def _is_same(proof: str, given: str) -> bool:
     return hmac.compare_digest(proof.encode(), given.lower().encode("utf-8", "surrogateescape"))
 
 
-def _hash(data: str | bytes) -> str:
+def _algorithm(given: dict[str, str]) -> str:
+    """RFC 7616 section 3.4: MD5 when nothing is said."""
+    return given.get("algorithm", MD5).upper()
+
+
+def _is_digest(value: str) -> bool:
+    return value.strip().partition(" ")[0].lower() == "digest"
+
+
+def _is_good_enough(offer: dict[str, str], qop: str) -> bool:
+    offered = [word.strip() for word in offer.get("qop", "").split(",")]
+    return _algorithm(offer) == ALGORITHM and qop in offered
+
+
+def _hash(data: str | bytes, algorithm: str = ALGORITHM) -> str:
     raw = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
-    return hashlib.sha256(raw).hexdigest()
+    return _FUNCTIONS[algorithm](raw).hexdigest()

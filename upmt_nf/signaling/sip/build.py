@@ -18,6 +18,8 @@ REASONS = {
     404: "Not Found",
     405: "Method Not Allowed",
     415: "Unsupported Media Type",
+    416: "Unsupported URI Scheme",
+    420: "Bad Extension",
     423: "Interval Too Brief",
     480: "Temporarily Unavailable",
     481: "Call/Transaction Does Not Exist",
@@ -102,7 +104,7 @@ def response_to(
             continue
         if known == "via" and is_topmost:
             is_topmost = False
-            value = _with_source(value, source) if source is not None else value
+            value = with_source(value, source) if source is not None else value
         elif known == "to" and _lacks_tag(value):
             value = f"{value};tag={tag}"
         echoed.append((name, value))
@@ -118,16 +120,20 @@ def _lacks_tag(to: str) -> bool:
         return False
 
 
-def _with_source(via: str, source: Endpoint) -> str:
-    """RFC 3581 section 4: `rport` gets the port when it was asked for, `received` the address."""
+def with_source(via: str, source: Endpoint) -> str:
+    """RFC 3581 section 4: `rport` gets the port when it was asked for, `received` the address. Ours replace theirs."""
     first, comma, others = via.partition(",")
     try:
         asked = parse_via(first).parameters
     except ValueError:
         return via
-    kept = [part for part in first.split(";") if part.strip() and part.strip().lower() not in ("rport",)]
-    if "rport" in asked and not asked["rport"]:
+    ours = ("rport", "received")
+    kept = [
+        part
+        for part in first.split(";")
+        if part.strip() and part.partition("=")[0].strip().lower() not in ours
+    ]
+    if "rport" in asked:
         kept.append(f"rport={source.port}")
-    if "received" not in asked:
-        kept.append(f"received={source.address}")
+    kept.append(f"received={source.address}")
     return ";".join(kept) + comma + others

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic
 
-from upmt_nf.signaling.sip.build import response_to
-from upmt_nf.signaling.sip.message import Request, Response
+from upmt_nf.model.flow import Endpoint
+from upmt_nf.signaling.sip.build import response_to, with_source
+from upmt_nf.signaling.sip.message import Header, Request, Response, canonical
 from upmt_nf.signaling.sip.parser import KEEPALIVES, SipParseError, parse
 from upmt_nf.signaling.sip.transactions import (
     ClientState,
@@ -31,6 +32,8 @@ from upmt_nf.signaling.sip.transactions import (
     server_key,
 )
 
+_CANCELLED = ("INVITE", "REGISTER", "MESSAGE", "OPTIONS")
+
 
 class SipEndpoint(Generic[Flow]):
     """Client and server transactions over any number of flows.
@@ -39,6 +42,8 @@ class SipEndpoint(Generic[Flow]):
     requests of theirs are kept: when there are more, answers are forgotten before timer J, but not before T4 (a later
     copy of the request is then a new one), and when none is so old, further ones are told 503. A success that
     `is_proven` does not believe is passed over, as if it had never come: the true one may still be on its way.
+    `source_of` gives the address behind a flow, which answers name in `received` and `rport`; None: nobody needs to
+    know.
     """
 
     def __init__(
@@ -48,11 +53,13 @@ class SipEndpoint(Generic[Flow]):
         timers: Callable[[Flow], SipTimers] = lambda _: SipTimers(),
         max_transactions: int = 65536,
         is_proven: Callable[[TransactionKey, Response], bool] = lambda _, __: True,
+        source_of: Callable[[Flow], Endpoint | None] = lambda _: None,
     ) -> None:
         self._token = token
         self._timers = timers
         self._max = max_transactions
         self._is_proven = is_proven
+        self._source_of = source_of
         self._clients: dict[TransactionKey, ClientTransaction[Flow]] = {}
         self._due: list[tuple[float, int, TransactionKey]] = []
         """When which client wants something, and some times that are no longer true."""
@@ -121,8 +128,7 @@ class SipEndpoint(Generic[Flow]):
         except SipParseError as reason:
             self._refuse(flow, str(reason))
             if reason.partial is not None and reason.partial.method != "ACK":
-                answer = response_to(reason.partial, reason.status, tag=self._token())
-                self._out.append((bytes(answer), flow))
+                self._answer_at_once(reason.partial, reason.status, flow)
             return
         match message:
             case Request():
@@ -133,6 +139,8 @@ class SipEndpoint(Generic[Flow]):
     def _receive_request(self, request: Request, flow: Flow, now: float) -> None:
         if request.method == "ACK":
             return self._refuse(flow, "ACK without INVITE")
+        if request.method == "CANCEL":
+            return self._receive_cancel(request, flow)
         key = server_key(request)
         server = self._servers.get(key)
         if server is not None:
@@ -144,16 +152,40 @@ class SipEndpoint(Generic[Flow]):
             return None
         if len(self._servers) >= self._max and not self._has_made_room(now):
             self.counters["too_many_transactions"] += 1
-            answer = response_to(request, 503, tag=self._token(), headers=(("Retry-After", "5"),))
-            self._out.append((bytes(answer), flow))
-            return None
+            return self._answer_at_once(request, 503, flow, (("Retry-After", "5"),))
         self._servers[key] = ServerTransaction(flow, None, now + self._timers(flow).timer_j)
-        self._events.append(RequestReceived(key, request, flow))
+        self._events.append(RequestReceived(key, self._with_source(request, flow), flow))
         return None
+
+    def _receive_cancel(self, request: Request, flow: Flow) -> None:
+        """RFC 3261 section 9.2: what is not an INVITE is not given up, whatever is said."""
+        branch, sent_by, _ = server_key(request)
+        is_known = any(TransactionKey(branch, sent_by, method) in self._servers for method in _CANCELLED)
+        self._answer_at_once(request, 200 if is_known else 481, flow)
+
+    def _answer_at_once(
+        self, request: Request, status: int, flow: Flow, headers: tuple[Header, ...] = ()
+    ) -> None:
+        """Without a transaction: a copy of the request is answered like a new one."""
+        source = self._source_of(flow)
+        answer = response_to(request, status, tag=self._token(), source=source, headers=headers)
+        self._out.append((bytes(answer), flow))
+
+    def _with_source(self, request: Request, flow: Flow) -> Request:
+        """RFC 3261 section 18.2.1: the topmost Via says where the request came from, and so do all answers."""
+        source = self._source_of(flow)
+        if source is None:
+            return request
+        place = next(n for n, (name, _) in enumerate(request.headers) if canonical(name) == "via")
+        name, via = request.headers[place]
+        stamped = (name, with_source(via, source))
+        return replace(request, headers=(*request.headers[:place], stamped, *request.headers[place + 1 :]))
 
     def _has_made_room(self, now: float) -> bool:
         """Forget the oldest answer, if any copy of its request should have come by now (T4)."""
-        key, server = next(iter(self._servers.items()))
+        key, server = next(iter(self._servers.items()), (None, None))
+        if key is None or server is None:
+            return False
         timers = self._timers(server.flow)
         if server.response is None or now < server.end_at - timers.timer_j + timers.t4:
             return False
@@ -162,6 +194,9 @@ class SipEndpoint(Generic[Flow]):
         return True
 
     def _receive_response(self, response: Response, flow: Flow, now: float) -> None:
+        if len(list(response.all("via"))) != 1 or "," in (response.header("via") or ""):
+            # RFC 3261 section 8.1.3.3: it was meant for somebody before us.
+            return self._refuse(flow, "an answer with several Vias")
         key = client_key(response)
         client = self._clients.get(key)
         if client is None:

@@ -9,7 +9,10 @@ from functools import lru_cache
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+\Z")
 _VIA = re.compile(r"SIP[ \t]*/[ \t]*2\.0[ \t]*/[ \t]*([A-Za-z0-9\-.!%*_+`'~]+)[ \t]+", re.IGNORECASE)
+_HOST = re.compile(r"(?:[A-Za-z0-9_.\-]+|\[[0-9A-Fa-f:.]+\])\Z")
 _CSEQ = re.compile(r"([0-9]{1,40})[ \t]+([A-Za-z0-9\-.!%*_+`'~]+)\Z")
+_ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED = re.compile(r"[A-Za-z0-9\-_.!~*'()&=+$,;?/]\Z")
 _BRANCH_COOKIE = "z9hG4bK"
 _REMEMBERED = 64
 """Values whose reading is remembered: parser, transactions, registrar and answer each ask about the same ones."""
@@ -83,7 +86,10 @@ class Via:
 @lru_cache(_REMEMBERED)
 def parse_via(value: str) -> Via:
     """The first of a Via header's values. Raises ValueError."""
-    first = split_outside_quotes(value, ",")[0].strip()
+    values = split_outside_quotes(value, ",")
+    if not all(value.strip() for value in values):
+        raise ValueError("Via has an empty value")
+    first = values[0].strip()
     matched = _VIA.match(first)
     if matched is None:
         raise ValueError("Via is not SIP/2.0/TRANSPORT HOST")
@@ -94,8 +100,11 @@ def parse_via(value: str) -> Via:
         host, port = host + bracket, port.strip().removeprefix(":")
     else:
         host, _, port = sent_by.partition(":")
+    # One semicolon at the end is how the paper prints it; more are wrong (RFC 4475 section 3.1.2.1).
+    if not all(part.strip() for part in rest[:-1]):
+        raise ValueError("Via has an empty parameter")
     host, port = host.strip(), port.strip()
-    if not host or " " in host:
+    if not _HOST.match(host):
         raise ValueError("Via names no host")
     if port and (not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535):
         raise ValueError("Via has a wrong port")
@@ -128,10 +137,12 @@ class Address:
 
     @property
     def record(self) -> str:
-        """The address-of-record without scheme and parameters: `mh@upmt`."""
-        text = self.uri.partition(";")[0].partition("?")[0]
+        """The address-of-record without scheme and parameters, unescaped (RFC 3261 section 10.3): `mh@upmt`."""
+        user, at, host = self.uri.partition("@") if "@" in self.uri else ("", "", self.uri)
+        # Before the @, semicolons and question marks are the user's own (RFC 3261 section 25.1).
+        text = user + at + host.partition(";")[0].partition("?")[0]
         scheme, colon, rest = text.partition(":")
-        return rest if colon and scheme.lower() in ("sip", "sips") else text
+        return _ESCAPED.sub(_unescaped, rest if colon and scheme.lower() in ("sip", "sips") else text)
 
 
 @lru_cache(_REMEMBERED)
@@ -158,6 +169,12 @@ def parse_address(value: str) -> Address:
     if uri.split() != [uri]:
         raise ValueError("an address has no proper URI")
     return Address(uri, parameters(parts))
+
+
+def _unescaped(escaped: re.Match[str]) -> str:
+    """The character, when it needs no escape; what does stays, so that two names never become one."""
+    character = chr(int(escaped[1], 16))
+    return character if _UNRESERVED.match(character) else escaped[0]
 
 
 def _is_display_name(text: str) -> bool:

@@ -61,6 +61,9 @@ def _request(first: str, lines: list[str], body: bytes) -> Request:
         raise _refused(400, "the request URI is not a URI", method, lines)
     if ":" not in uri:
         raise _refused(400, "the request URI has no scheme", method, lines)
+    if uri[:3].lower() == "sip" and "?" in uri.rpartition("@")[2]:
+        # RFC 3261 section 19.1.1 and RFC 4475 section 3.1.2.11.
+        raise _refused(400, "the request URI has headers", method, lines)
     try:
         request = Request(_read_headers(lines), method=method, uri=uri, body=body)
         _check(request, method)
@@ -157,12 +160,7 @@ def _refused(status: int, reason: str, method: str, lines: list[str]) -> SipPars
 
 
 def _partial(method: str, headers: tuple[Header, ...]) -> Request | None:
-    """Enough to answer with: somebody to answer, and the fields that an answer echoes."""
-    message = Message(headers)
-    try:
-        parse_via(message.header("via") or "")
-    except ValueError:
-        return None
-    if any(message.header(name) is None for name in ("from", "to", "call-id", "cseq")):
+    """Enough to answer with: a Via, so that the asker recognises it; the answer echoes what else there is."""
+    if Message(headers).header("via") is None:
         return None
     return Request(headers, method=method, uri="sip:unknown")
