@@ -176,10 +176,10 @@ class SipEndpoint(Generic[Flow]):
         source = self._source_of(flow)
         if source is None:
             return request
-        place = next(n for n, (name, _) in enumerate(request.headers) if canonical(name) == "via")
-        name, via = request.headers[place]
-        stamped = (name, with_source(via, source))
-        return replace(request, headers=(*request.headers[:place], stamped, *request.headers[place + 1 :]))
+        headers = list(request.headers)
+        place = next(n for n, (name, _) in enumerate(headers) if canonical(name) == "via")
+        headers[place] = (headers[place][0], with_source(headers[place][1], source))
+        return Request(tuple(headers), method=request.method, uri=request.uri, body=request.body)
 
     def _has_made_room(self, now: float) -> bool:
         """Forget the oldest answer, if any copy of its request should have come by now (T4)."""

@@ -26,6 +26,8 @@ def is_token(text: str) -> bool:
 
 def split_outside_quotes(text: str, separator: str) -> list[str]:
     """Split at `separator`, but neither inside quoted strings nor inside angle brackets."""
+    if separator not in text:
+        return [text]
     if '"' not in text and "<" not in text:
         return text.split(separator)
     parts: list[str] = []
@@ -152,7 +154,7 @@ def parse_address(value: str) -> Address:
     A URI without a scheme is accepted, as the paper's figure 9 prints `To: <Terminal_ID>`.
     """
     if "<" in value:
-        quoted_end = _end_of_quoted(value)
+        quoted_end = _end_of_quoted(value) if '"' in value else 0
         start = value.find("<", quoted_end)
         end = value.find(">", start)
         if start < 0 or end < 0:

@@ -52,10 +52,15 @@ class Message:
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None. `name` is the lower-case long form."""
-        return self._indexed().get(name)
+        return (self._first or self._indexed()).get(name)
 
     def all(self, name: str) -> Iterator[str]:
         """Every value of a header, in order."""
+        first = self._indexed().get(name)
+        if first is None:
+            return iter(())
+        if not self.has_twins():
+            return iter((first,))
         return (value for written, value in self.headers if canonical(written) == name)
 
     def has_twins(self) -> bool:
@@ -63,10 +68,11 @@ class Message:
         return len(self._indexed()) < len(self.headers)
 
     def _indexed(self) -> dict[str, str]:
-        if not self._first:
+        first = self._first
+        if not first:
             for written, value in self.headers:
-                self._first.setdefault(canonical(written), value)
-        return self._first
+                first.setdefault(_KNOWN.get(written) or canonical(written), value)
+        return first
 
 
 @dataclass(frozen=True, slots=True)
