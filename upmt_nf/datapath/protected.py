@@ -43,7 +43,7 @@ def tunnel_hint(payload: bytes) -> tuple[int, int] | None:
 
 
 def _inner_size(size: int, extra: int) -> int:
-    """What payloads of one size carry each. Those too small to carry anything, which strangers send, are not believed."""
+    """What payloads of one size carry each. Those too small to carry anything are not believed."""
     return max(size - extra, 1)
 
 
