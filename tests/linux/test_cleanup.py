@@ -45,7 +45,8 @@ def state(host: Namespace) -> str:
     """All that we may have changed, as text."""
     return "\n".join(
         [
-            host.run("ip -o address"),
+            # Whether an address is known to be nobody else's yet is not ours.
+            host.run("ip -o address").replace(" tentative", ""),
             host.run("ip -o link"),
             host.run("ip route show table all"),
             host.run("ip rule"),
