@@ -25,7 +25,7 @@ from upmt_nf.signaling.messages import (
     UpmtMessage,
 )
 
-TEXTS = st.text(max_size=60)
+TEXTS = st.text(st.characters(exclude_categories=("C", "Z")) | st.just(" "), max_size=60)
 PORTS = st.integers(0, 65535)
 NUMBERS = st.integers(0, 2**32 - 1)
 TUNNEL_IDS = st.integers(1, 2**32 - 1).map(TunnelId)

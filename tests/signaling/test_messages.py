@@ -140,6 +140,8 @@ REQUIRED = {
     AnchorNotice: ("mType", "kind"),
     NoticeAnswer: ("mType",),
 }
+TOGETHER = ("format", "salt")
+"""Optional, but the one asks for the other."""
 
 
 @pytest.mark.parametrize("message", ONE_OF_EACH, ids=lambda message: type(message).__name__)
@@ -149,6 +151,8 @@ def test_what_is_required_is_missed_by_name(message: UpmtMessage) -> None:
         rest = {other: value for other, value in whole.items() if other != key}
         if key in REQUIRED[type(message)]:
             assert refused(rest) == f"{key!r} is missing"
+        elif key in TOGETHER and "format" in whole and "salt" in whole:
+            assert refused(rest) == "'salt' goes with a protected format, and with no other"
         else:
             decode(json.dumps(rest).encode())
 
@@ -266,3 +270,19 @@ def test_a_large_body_is_refused_unread() -> None:
     assert decode(body.ljust(MAX_BODY)) == NoticeAnswer()
     with pytest.raises(PeerError, match="larger than 8192"):
         decode(body.ljust(MAX_BODY + 1))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "net0\x1b[2J", "net0\nINFO all is well", "\u2028"])
+def test_text_that_cannot_be_shown_is_refused(text: str) -> None:
+    document = json.dumps(
+        {"mType": "TunnelSetupRequest", "association": "t", "VIpAddr": "1.2.3.4", "network": text}
+    )
+    with pytest.raises(PeerError, match="'network' is not a short text"):
+        decode(document.encode())
+
+
+@pytest.mark.parametrize("more", [{"format": "sealed"}, {"format": "plain", "salt": "73" * 16}])
+def test_an_answer_with_a_protected_format_has_a_salt_and_no_other_has(more: dict[str, str]) -> None:
+    document = {"mType": "TunnelSetupResponse", "tunnelID": "7", "yourAddress": "1.2.3.4", "yourPort": 4000}
+    with pytest.raises(PeerError, match="'salt' goes with a protected format"):
+        decode(json.dumps(document | more).encode())

@@ -13,6 +13,7 @@ import errno
 import socket
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -229,7 +230,7 @@ class SignallingSocket:
             except OSError:
                 # An ICMP error about something that we sent earlier: retransmission takes care of it.
                 continue
-            found.append((data, Endpoint(ip_address(source[0].partition("%")[0]), source[1])))
+            found.append((data, Endpoint(_address_in(source[0]), source[1])))
         return found
 
     def send_to(self, data: bytes, remote: Endpoint) -> bool:
@@ -243,6 +244,12 @@ class SignallingSocket:
     def close(self) -> None:
         """Give the port back."""
         self._socket.close()
+
+
+@lru_cache(1024)
+def _address_in(text: str) -> IPAddress:
+    """An address as the socket names it; a zone is the interface's, which the socket knows."""
+    return ip_address(text.partition("%")[0])
 
 
 def _bound_socket(interface: str | None, address: IPAddress, port: int, mark: int) -> socket.socket:
@@ -271,4 +278,4 @@ def _send_whole(made: socket.socket, version: int) -> None:
 
 def _local(made: socket.socket) -> Endpoint:
     name = made.getsockname()
-    return Endpoint(ip_address(name[0].partition("%")[0]), name[1])
+    return Endpoint(_address_in(name[0]), name[1])

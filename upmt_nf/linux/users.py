@@ -27,7 +27,7 @@ class UsersFile:
 
     def hash_of(self, identity: str, realm: str, *, digits: int = SHA256_DIGITS) -> str | None:
         """HA1 of an identity (hex, so many digits), or None. Keeps what it knew while the file cannot be read."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
             found = self.path.stat()
             seen = (found.st_mtime_ns, found.st_size, found.st_ino)
             if seen != self._seen:

@@ -310,8 +310,8 @@ class Anchor:
     def _read_register(self, request: Request) -> LeaseAsked:
         """Raises ValueError."""
         identity = parse_address(request.header("to") or "").record
-        if len(identity) > 256:
-            raise ValueError("the identity is too long")
+        if len(identity) > 256 or not identity.isprintable():
+            raise ValueError("the identity is too long or not printable")
         cseq, _ = parse_cseq(request.header("cseq") or "")
         expires = lifetime_asked(request) or str(self._settings.lifetime)
         if not (expires.isascii() and expires.isdigit()):
@@ -323,7 +323,7 @@ class Anchor:
             call_id=request.header("call-id") or "",
             cseq=cseq,
             expires=min(int(expires[:10]), 2**32 - 1),
-            wanted=ip_address(wanted.strip()) if wanted else None,
+            wanted=_address_in(wanted) if wanted else None,
             key=key,
         )
 
@@ -336,7 +336,7 @@ class Anchor:
             raise ValueError(str(reason)) from reason
         if not isinstance(body, AssociationRequest):
             raise ValueError("the body is no association request")
-        address = None if wanted is None else ip_address(wanted.strip())
+        address = None if wanted is None else _address_in(wanted)
         if (body.expires, body.virtual_address) != (int(expires[:10]), address):
             raise ValueError("headers and body contradict each other")
         return body.key
@@ -512,6 +512,13 @@ class Anchor:
             self._notices.tell_all(
                 "going-down", "the anchor was stopped", self._settings.notice_patience, now
             )
+
+
+def _address_in(text: str) -> IPAddress:
+    """Raises ValueError. With a zone, one address would have many names, and so many owners."""
+    if "%" in text:
+        raise ValueError("VIpAddr has a zone")
+    return ip_address(text.strip())
 
 
 def _one_line(text: str) -> str:

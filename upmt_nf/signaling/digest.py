@@ -10,9 +10,8 @@ import base64
 import hashlib
 import hmac
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from upmt_nf.model.errors import PeerError
 from upmt_nf.signaling.sip.message import Header, Request, Response
@@ -26,10 +25,14 @@ NONCE_LIFETIME = 7200.0
 """Seconds; longer than the refresh interval of an association, so that a refresh costs one round trip."""
 _WINDOW = 256
 """Counts below the highest that may still come: messages in two tunnels overtake each other."""
+_MAX_NONCES = 8
+"""Nonces in use that are remembered of one identity: its networks, each challenged on its own."""
 _MAX_HEADER = 2048
 _USUAL_NONCE = 40
 """Characters of the nonces that our anchors make."""
 _PARAMETER = re.compile(r'\s*([A-Za-z-]{1,32})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))\s*(?:,|\Z)')
+_ESCAPED = re.compile(r"\\(.)")
+_COUNT = re.compile(r"[0-9a-fA-F]{8}")
 
 
 def secret_hash(identity: str, realm: str, secret: str, algorithm: str = ALGORITHM) -> str:
@@ -55,7 +58,8 @@ def _parameters(text: str) -> dict[str, str]:
         name = matched[1].lower()
         if name in found:
             raise PeerError(f"a Digest header says {name} twice")
-        found[name] = re.sub(r"\\(.)", r"\1", matched[2]) if matched[2] is not None else matched[3]
+        quoted, plain = matched[2], matched[3]
+        found[name] = plain if quoted is None else _ESCAPED.sub(r"\1", quoted) if "\\" in quoted else quoted
         place = matched.end()
     return found
 
@@ -95,6 +99,8 @@ class Unproven:
 class _Counts:
     """Which counts of a nonce were used: the highest, and a bitmap of those below it."""
 
+    nonce: bytes
+    made_at: float
     highest: int = 0
     seen: int = 0
 
@@ -111,10 +117,34 @@ class _Counts:
         return True
 
 
+@dataclass(slots=True)
+class _Uses:
+    """The nonces that one identity uses. Unknown ones from `forgotten` or before may have been used and forgotten."""
+
+    forgotten: float = 0.0
+    counts: list[_Counts] = field(default_factory=list)
+
+    def of(self, nonce: bytes, made_at: float, most: int) -> _Counts | None:
+        """A nonce's counts; None when it may have been forgotten."""
+        for counts in self.counts:
+            if counts.nonce == nonce:
+                return counts
+        if made_at <= self.forgotten:
+            return None
+        counts = _Counts(nonce, made_at)
+        self.counts.append(counts)
+        if len(self.counts) > most:
+            oldest = min(self.counts, key=lambda kept: kept.made_at)
+            self.counts.remove(oldest)
+            self.forgotten = oldest.made_at
+        return counts
+
+
 class DigestServer:
     """Asks for proofs and checks them. `key` is secret and random; `token` gives 8 fresh random bytes a call.
 
-    `hash_of` gives an identity's HA1 or None. At most `max_nonces` nonces in use are remembered; older ones are stale.
+    `hash_of` gives an identity's HA1 or None. At most `max_nonces` nonces in use are remembered of each identity that
+    has proven itself, so that no host costs another anything; older ones are stale.
     `algorithms` are those that hosts may use; `md5_hash_of` is `hash_of` for MD5, which is for testing only.
     """
 
@@ -125,7 +155,7 @@ class DigestServer:
         hash_of: Callable[[str], str | None],
         token: Callable[[], bytes],
         *,
-        max_nonces: int = 262_144,
+        max_nonces: int = _MAX_NONCES,
         algorithms: Collection[str] = (ALGORITHM,),
         md5_hash_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
@@ -135,9 +165,7 @@ class DigestServer:
         self._hash_of = {name: finders[name] for name in _FUNCTIONS if name in algorithms}
         self._token = token
         self._max_nonces = max_nonces
-        self._counts: OrderedDict[str, _Counts] = OrderedDict()
-        self._oldest = 0.0
-        """Nonces from before this time may have been forgotten, with their counts."""
+        self._uses: dict[str, _Uses] = {}
 
     def challenge(self, now: float, *, is_stale: bool = False) -> Unproven:
         """401 with a fresh nonce, one challenge an algorithm."""
@@ -157,10 +185,10 @@ class DigestServer:
         if given is None:
             return self.challenge(now)
         made_at = self._time_of(given.get("nonce", ""))
-        if made_at is None or not now - NONCE_LIFETIME <= made_at <= now or made_at < self._oldest:
+        if made_at is None or not now - NONCE_LIFETIME <= made_at <= now:
             return self.challenge(now, is_stale=True)
         qop, count = given.get("qop", ""), given.get("nc", "")
-        if qop not in ("auth", "auth-int") or not re.fullmatch(r"[0-9a-fA-F]{8}", count):
+        if qop not in ("auth", "auth-int") or not _COUNT.fullmatch(count):
             return Unproven(400, "the Digest lacks qop or nc")
         if given.get("uri") != request.uri:
             return Unproven(400, "the Digest is for another URI")
@@ -179,9 +207,9 @@ class DigestServer:
             algorithm,
         )
         proof = ticket.proof(request.method, request.body)
-        if not hmac.compare_digest(proof.encode(), given.get("response", "").lower().encode()) or not known:
+        if not _is_same(proof, given.get("response", "")) or not known:
             return Unproven(403, "Forbidden")
-        if not self._use(given["nonce"], int(count, 16), made_at):
+        if not self._use(identity, given["nonce"], int(count, 16), made_at):
             return self.challenge(now, is_stale=True)
         return ticket
 
@@ -200,8 +228,7 @@ class DigestServer:
         """The anchor's own proof, for an answer with this body; with the next nonce when this one ages."""
         proof = ticket.proof("", body)
         value = f'qop={ticket.qop}, rspauth="{proof}", cnonce="{ticket.client_nonce}", nc={ticket.count}'
-        made_at = self._time_of(ticket.nonce)
-        if made_at is None or now - made_at > NONCE_LIFETIME / 4:
+        if now - _seconds_in(base64.urlsafe_b64decode(ticket.nonce)) > NONCE_LIFETIME / 4:
             value += f', nextnonce="{self._nonce(now)}"'
         return ("Authentication-Info", value)
 
@@ -221,19 +248,14 @@ class DigestServer:
         head, mac = raw[:14], raw[14:]
         if len(raw) != 30 or not hmac.compare_digest(mac, self._mac(head)):
             return None
-        return int.from_bytes(head[:6], "big") / 1000
+        return _seconds_in(head)
 
-    def _use(self, nonce: str, count: int, made_at: float) -> bool:
-        counts = self._counts.get(nonce)
-        if counts is None:
-            counts = self._counts[nonce] = _Counts()
-            while len(self._counts) > self._max_nonces:
-                forgotten, _ = self._counts.popitem(last=False)
-                self._oldest = max(self._oldest, (self._time_of(forgotten) or 0.0) + 0.001)
-            if made_at < self._oldest:
-                self._counts.pop(nonce, None)
-                return False
-        return count > 0 and counts.use(count)
+    def _use(self, identity: str, nonce: str, count: int, made_at: float) -> bool:
+        uses = self._uses.get(identity)
+        if uses is None:
+            uses = self._uses[identity] = _Uses()
+        counts = uses.of(base64.urlsafe_b64decode(nonce)[:14], made_at, self._max_nonces)
+        return counts is not None and count > 0 and counts.use(count)
 
 
 class DigestClient:
@@ -322,12 +344,21 @@ class DigestClient:
             ticket.qop,
         )
         proof = ticket.proof("", response.body)
-        if not same or not hmac.compare_digest(proof.encode(), info.get("rspauth", "").lower().encode()):
+        if not same or not _is_same(proof, info.get("rspauth", "")):
             return False
         nonce = info.get("nextnonce", "")
         if nonce and nonce != self._nonce and '"' not in nonce and "\\" not in nonce:
             self._nonce, self._count = nonce, 0
         return True
+
+
+def _seconds_in(nonce: bytes) -> float:
+    return int.from_bytes(nonce[:6], "big") / 1000
+
+
+def _is_same(proof: str, given: str) -> bool:
+    """In constant time, whatever bytes a stranger gives."""
+    return hmac.compare_digest(proof.encode(), given.lower().encode("utf-8", "surrogateescape"))
 
 
 def _algorithm(given: dict[str, str]) -> str:

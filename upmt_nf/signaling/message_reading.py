@@ -37,7 +37,7 @@ def decode(body: bytes) -> UpmtMessage | AuthorsBody:
     if len(body) > MAX_BODY:
         raise PeerError(f"the body is larger than {MAX_BODY} bytes")
     try:
-        value = json.loads(body, object_pairs_hook=_no_twins, parse_constant=_refuse_constant)
+        value = _DECODER.decode(body.decode())
     except (ValueError, RecursionError) as reason:
         raise PeerError(f"the body is not JSON: {reason}") from reason
     if is_authors(value):
@@ -76,7 +76,8 @@ class _Document:
 
     def text(self, key: str, default: Any = _MISSING) -> str:
         value = self.get(key, default)
-        if not isinstance(value, str) or len(value) > 1024:
+        # What is shown and logged: no control characters, no halves of characters.
+        if not isinstance(value, str) or len(value) > 1024 or not value.isprintable():
             raise PeerError(f"{key!r} is not a short text")
         return value
 
@@ -148,14 +149,18 @@ def _read_setup_request(document: _Document) -> TunnelSetupRequest:
 
 
 def _read_setup_response(document: _Document) -> TunnelSetupResponse:
+    format, salt = document.text("format", "plain"), document.octets("salt", 16)
+    if (format == "plain") != (salt is None):
+        raise PeerError("'salt' goes with a protected format, and with no other")
+    key_id = _integer("keyID", document.get("keyID", 0), 256)
     return TunnelSetupResponse(
         tunnel_id=_read_tunnel_id("tunnelID", document.get("tunnelID")),
         your_address=_address("yourAddress", document.get("yourAddress")),
         your_port=_integer("yourPort", document.get("yourPort"), 65536),
         results=_read_results(document),
-        format=document.text("format", "plain"),
-        key_id=_integer("keyID", document.get("keyID", 0), 256),
-        salt=document.octets("salt", 16),
+        format=format,
+        key_id=key_id if salt is not None else 0,
+        salt=salt,
     )
 
 
@@ -273,3 +278,6 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_refuse_constant)

@@ -24,10 +24,12 @@ from upmt_nf.signaling.messages import (
     UpmtMessage,
 )
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+
 
 def encode(message: UpmtMessage) -> bytes:
     """A message as compact JSON."""
-    return json.dumps(_document(message), separators=(",", ":")).encode()
+    return _COMPACT.encode(_document(message)).encode()
 
 
 def split_pairs(pairs: Iterable[HandoverPair], max_bytes: int) -> Iterator[tuple[HandoverPair, ...]]:

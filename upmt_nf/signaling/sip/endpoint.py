@@ -7,7 +7,7 @@ Drive it with `send_request`, `respond`, `receive_datagram`, `handle_timeout`; a
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic
@@ -39,9 +39,11 @@ class SipEndpoint(Generic[Flow]):
     """Client and server transactions over any number of flows.
 
     `token` gives a new unguessable word a call; `timers` gives the timers of a flow; at most `max_transactions`
-    requests of theirs are kept: further ones are answered 503. A success that `is_proven` does not believe is passed
-    over, as if it had never come: the true one may still be on its way. `source_of` gives the address behind a flow,
-    which answers name in `received` and `rport`; None: nobody needs to know.
+    requests of theirs are kept: when there are more, answers are forgotten before timer J, but not before T4 (a later
+    copy of the request is then a new one), and when none is so old, further ones are told 503. A success that
+    `is_proven` does not believe is passed over, as if it had never come: the true one may still be on its way.
+    `source_of` gives the address behind a flow, which answers name in `received` and `rport`; None: nobody needs to
+    know.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class SipEndpoint(Generic[Flow]):
         self._is_proven = is_proven
         self._source_of = source_of
         self._clients: dict[TransactionKey, ClientTransaction[Flow]] = {}
-        self._servers: dict[TransactionKey, ServerTransaction[Flow]] = {}
-        self._ends: list[tuple[float, int, TransactionKey]] = []
+        self._due: list[tuple[float, int, TransactionKey]] = []
+        """When which client wants something, and some times that are no longer true."""
+        self._servers: OrderedDict[TransactionKey, ServerTransaction[Flow]] = OrderedDict()
+        """In the order of their last change, which is that of their ends where timer J is the same."""
         self._order = 0
         self._out: list[tuple[bytes, Flow]] = []
         self._events: deque[SipEvent[Flow]] = deque()
@@ -74,6 +78,7 @@ class SipEndpoint(Generic[Flow]):
         key = client_key(request)
         timers = self._timers(flow)
         data = bytes(request)
+        self._watch(key, now + min(timers.t1, timers.timer_f))
         self._clients[key] = ClientTransaction(
             key=key,
             request=request,
@@ -105,8 +110,7 @@ class SipEndpoint(Generic[Flow]):
         elif response.status >= 200:
             server.response = data
             server.end_at = now + self._timers(server.flow).timer_j
-            self._order += 1
-            heapq.heappush(self._ends, (server.end_at, self._order, transaction))
+            self._servers.move_to_end(transaction)
 
     def cancel(self, transaction: TransactionKey) -> None:
         """Give a request of ours up without an event."""
@@ -146,13 +150,10 @@ class SipEndpoint(Generic[Flow]):
             if server.response is not None:
                 self._out.append((server.response, flow))
             return None
-        if len(self._servers) >= self._max:
+        if len(self._servers) >= self._max and not self._has_made_room(now):
             self.counters["too_many_transactions"] += 1
             return self._answer_at_once(request, 503, flow, (("Retry-After", "5"),))
-        end_at = now + self._timers(flow).timer_j
-        self._servers[key] = ServerTransaction(key, request, flow, None, end_at)
-        self._order += 1
-        heapq.heappush(self._ends, (end_at, self._order, key))
+        self._servers[key] = ServerTransaction(flow, None, now + self._timers(flow).timer_j)
         self._events.append(RequestReceived(key, self._with_source(request, flow), flow))
         return None
 
@@ -175,10 +176,22 @@ class SipEndpoint(Generic[Flow]):
         source = self._source_of(flow)
         if source is None:
             return request
-        place = next(n for n, (name, _) in enumerate(request.headers) if canonical(name) == "via")
-        name, via = request.headers[place]
-        stamped = (name, with_source(via, source))
-        return replace(request, headers=(*request.headers[:place], stamped, *request.headers[place + 1 :]))
+        headers = list(request.headers)
+        place = next(n for n, (name, _) in enumerate(headers) if canonical(name) == "via")
+        headers[place] = (headers[place][0], with_source(headers[place][1], source))
+        return Request(tuple(headers), method=request.method, uri=request.uri, body=request.body)
+
+    def _has_made_room(self, now: float) -> bool:
+        """Forget the oldest answer, if any copy of its request should have come by now (T4)."""
+        key, server = next(iter(self._servers.items()), (None, None))
+        if key is None or server is None:
+            return False
+        timers = self._timers(server.flow)
+        if server.response is None or now < server.end_at - timers.timer_j + timers.t4:
+            return False
+        del self._servers[key]
+        self.counters["forgotten_early"] += 1
+        return True
 
     def _receive_response(self, response: Response, flow: Flow, now: float) -> None:
         if len(list(response.all("via"))) != 1 or "," in (response.header("via") or ""):
@@ -200,6 +213,7 @@ class SipEndpoint(Generic[Flow]):
             client.resend_at = None
             # Timer K: until then further copies of the answer are recognised.
             client.end_at = now + client.timers.t4
+            self._watch(key, client.end_at)
             self._events.append(ResponseReceived(key, client.request, response, flow))
         return None
 
@@ -211,30 +225,44 @@ class SipEndpoint(Generic[Flow]):
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` should be called at the latest, or None."""
-        times = [self._ends[0][0]] if self._ends else []
-        for client in self._clients.values():
-            times.append(client.end_at if client.resend_at is None else min(client.end_at, client.resend_at))
-        return min(times, default=None)
+        while self._due and not self._is_true(*self._due[0]):
+            heapq.heappop(self._due)
+        oldest = next(iter(self._servers.values()), None)
+        if oldest is None:
+            return self._due[0][0] if self._due else None
+        return min(oldest.end_at, self._due[0][0]) if self._due else oldest.end_at
 
     def handle_timeout(self, now: float) -> None:
         """Resend and give up what is due."""
-        for client in list(self._clients.values()):
-            if now >= client.end_at:
-                del self._clients[client.key]
-                if client.state is not ClientState.COMPLETED:
-                    self.counters["timed_out"] += 1
-                    self._events.append(RequestTimedOut(client.key, client.request, client.flow))
-            elif client.resend_at is not None and now >= client.resend_at:
-                self.counters["resent"] += 1
-                self._out.append((client.data, client.flow))
-                if client.state is ClientState.TRYING:
-                    client.interval = min(2 * client.interval, client.timers.t2)
-                client.resend_at = now + client.interval
-        while self._ends and self._ends[0][0] <= now:
-            _, _, key = heapq.heappop(self._ends)
-            server = self._servers.get(key)
-            if server is not None and server.end_at <= now:
-                del self._servers[key]
+        while self._due and self._due[0][0] <= now:
+            entry = heapq.heappop(self._due)
+            if self._is_true(*entry):
+                self._advance(self._clients[entry[2]], now)
+        while self._servers and next(iter(self._servers.values())).end_at <= now:
+            self._servers.popitem(last=False)
+
+    def _advance(self, client: ClientTransaction[Flow], now: float) -> None:
+        """Timer E, F or K of a request of ours has run out."""
+        if now >= client.end_at:
+            del self._clients[client.key]
+            if client.state is not ClientState.COMPLETED:
+                self.counters["timed_out"] += 1
+                self._events.append(RequestTimedOut(client.key, client.request, client.flow))
+            return
+        self.counters["resent"] += 1
+        self._out.append((client.data, client.flow))
+        if client.state is ClientState.TRYING:
+            client.interval = min(2 * client.interval, client.timers.t2)
+        client.resend_at = now + client.interval
+        self._watch(client.key, client.due)
+
+    def _watch(self, key: TransactionKey, when: float) -> None:
+        self._order += 1
+        heapq.heappush(self._due, (when, self._order, key))
+
+    def _is_true(self, when: float, _: int, key: TransactionKey) -> bool:
+        client = self._clients.get(key)
+        return client is not None and client.due == when
 
     # --- results ---
 
