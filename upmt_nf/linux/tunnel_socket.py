@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from upmt_nf.model.errors import KernelError, UpmtError
 from upmt_nf.model.flow import Endpoint, IPAddress
 
-_IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU = 10, 2, 14
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 2, 3, 14
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _SEND_BUFFER = 8 << 20
@@ -22,6 +22,9 @@ _BATCH = 64
 
 _IGNORED = frozenset((errno.ECONNREFUSED, errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH))
 """What an ICMP error on the way or a filter of the host makes of a send: the packet is gone, the path may be well."""
+_PATIENCE = 4
+"""Sends of one packet. An ICMP error, which anybody may forge, fails the next send, whatever that was; a path that is
+lost fails all of them."""
 _FULL = frozenset((errno.EAGAIN, errno.ENOBUFS))
 
 
@@ -51,7 +54,8 @@ class TunnelSocket:
         self._version = address.version
         self._tos = 0
         self._socket = _bound_socket(interface, address, port, mark)
-        _send_whole(self._socket, self._version)
+        # The anchor learns nothing from ICMP: forged by anybody, it would stop all that is larger for minutes.
+        _send_whole(self._socket, self._version, learns=remote is not None)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
         # Nothing is ever read here: what the queue does not take must not pile up.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
@@ -72,7 +76,7 @@ class TunnelSocket:
         try:
             self._socket.send(payload)
         except OSError as reason:
-            self._failed(reason)
+            self._send_again(payload, reason)
 
     def send_to(self, payload: bytes, remote: Endpoint, tos: int) -> None:
         """Send to any remote end, otherwise like `send`."""
@@ -86,6 +90,19 @@ class TunnelSocket:
     def close(self) -> None:
         """Give the port back."""
         self._socket.close()
+
+    def _send_again(self, payload: bytes, reason: OSError) -> None:
+        """What failed may have been an earlier packet's error: the kernel tells it once and takes the packet then."""
+        for _ in range(_PATIENCE - 1):
+            if reason.errno in _FULL:
+                break
+            try:
+                self._socket.send(payload)
+            except OSError as again:
+                reason = again
+            else:
+                return
+        self._failed(reason)
 
     def _set_tos(self, tos: int) -> None:
         if self._version == 4:
@@ -168,11 +185,13 @@ def _bound_socket(interface: str | None, address: IPAddress, port: int, mark: in
     return made
 
 
-def _send_whole(made: socket.socket, version: int) -> None:
+def _send_whole(made: socket.socket, version: int, *, learns: bool) -> None:
+    """Never fragment; heed what the kernel has learnt of the path, or only the interface's own MTU."""
+    mode = _IP_PMTUDISC_DO if learns else _IP_PMTUDISC_PROBE
     if version == 4:
-        made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
+        made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, mode)
     else:
-        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_DO)
+        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)
 
 
 def _local(made: socket.socket) -> Endpoint:

@@ -30,6 +30,7 @@ from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.host_answers import NO_ASSOCIATION
 from upmt_nf.mobility.host_signalling import TOKEN_HEADER
 from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseKeys, LeaseRefused, Leases
+from upmt_nf.mobility.notice_proofs import proven
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.tunnel_keys import SALT_BYTES, expose, protect
 from upmt_nf.model.errors import PeerError
@@ -453,6 +454,8 @@ class Anchor:
                 tag=self._tag,
                 body=encode(AnchorNotice("going-down", "the anchor was stopped")),
             )
+            if lease.keys is not None:
+                request = proven(request, lease.keys.association)
             self._endpoint.send_request(request, AnchorPath(tunnel.remote, inner), now)
         self._is_stopped = self._notices == 0
 

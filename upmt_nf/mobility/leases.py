@@ -7,12 +7,16 @@ needs. Knows neither SIP nor tunnels.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import TerminalId
+
+_FORMER = 8
+"""Earlier processes of a host that are remembered."""
 
 
 @dataclass(slots=True)
@@ -86,6 +90,8 @@ class Leases:
         self._reserved: dict[IPAddress, TerminalId] = {}
         self._left: dict[TerminalId, tuple[str, int]] = {}
         """The goodbyes: a REGISTER that was sent before one and comes after it must not bring the lease back."""
+        self._former: dict[TerminalId, deque[str]] = {}
+        """Call-IDs of a host's earlier processes: what they sent and somebody held back must not undo the present."""
         self._fresh: Iterator[IPAddress] = iter(settings.pool)
         self._returned: list[IPAddress] = []
         self._expiries: list[tuple[float, int, TerminalId]] = []
@@ -104,7 +110,7 @@ class Leases:
                 least_lifetime=settings.minimum_lifetime,
             )
         if self._is_stale(asked):
-            return LeaseRefused(500, "this request is older than the goodbye of the same host")
+            return LeaseRefused(500, "this request is older than the same host's goodbye or restart")
         lifetime = min(asked.expires, settings.lifetime)
         lease = self.by_identity.get(asked.identity)
         if lease is not None:
@@ -114,7 +120,9 @@ class Leases:
         address = self._choose(asked)
         if address is None:
             return LeaseRefused(503, "no virtual address is free", retry_after=30)
-        self._left.pop(asked.identity, None)
+        call_id, _ = self._left.pop(asked.identity, (asked.call_id, 0))
+        if call_id != asked.call_id:
+            self._supersede(asked.identity, call_id)
         self._remember(asked.identity, address)
         lease = Lease(asked.identity, address, self._token(), asked.call_id, asked.cseq, now + lifetime)
         self.by_identity[lease.identity] = self.by_address[address] = self.by_token[lease.token] = lease
@@ -158,6 +166,7 @@ class Leases:
     def _refresh(self, lease: Lease, asked: LeaseAsked, expires_at: float) -> LeaseGiven:
         has_restarted = lease.call_id != asked.call_id
         if has_restarted:
+            self._supersede(lease.identity, lease.call_id)
             del self.by_token[lease.token]
             lease.token = self._token()
             self.by_token[lease.token] = lease
@@ -171,7 +180,14 @@ class Leases:
 
     def _is_stale(self, asked: LeaseAsked) -> bool:
         call_id, cseq = self._left.get(asked.identity, ("", -1))
-        return asked.call_id == call_id and asked.cseq <= cseq
+        if asked.call_id == call_id and asked.cseq <= cseq:
+            return True
+        return asked.call_id in self._former.get(asked.identity, ())
+
+    def _supersede(self, identity: TerminalId, call_id: str) -> None:
+        self._former.setdefault(identity, deque(maxlen=_FORMER)).append(call_id[:128])
+        while len(self._former) > self._settings.max_associations:
+            del self._former[next(iter(self._former))]
 
     def _choose(self, asked: LeaseAsked) -> IPAddress | None:
         """The wanted address, the remembered one, the lowest that nobody had, at last the one left longest ago."""

@@ -25,6 +25,10 @@ NONCE_LIFETIME = 7200.0
 _WINDOW = 256
 """Counts below the highest that may still come: messages in two tunnels overtake each other."""
 _MAX_HEADER = 2048
+_BOUND = "upmt1-"
+"""How a client nonce begins that ends with the digest of `_BOUND_HEADERS`."""
+_BOUND_HEADERS = ("to", "call-id", "cseq", "expires", "vipaddr")
+"""What the anchor acts on outside of the body. RFC 7616 covers none of it, but it covers the client nonce."""
 _PARAMETER = re.compile(r'\s*([A-Za-z-]{1,32})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))\s*(?:,|\Z)')
 
 
@@ -95,7 +99,9 @@ class _Counts:
     def use(self, count: int) -> bool:
         """False when it was used before, or is too old to tell."""
         if count > self.highest:
-            self.seen = (self.seen << (count - self.highest) | 1) & ((1 << _WINDOW) - 1)
+            # A count may jump by 2**32: never shift by what somebody else says.
+            shift = count - self.highest
+            self.seen = (self.seen << shift | 1) & ((1 << _WINDOW) - 1) if shift < _WINDOW else 1
             self.highest = count
             return True
         age = self.highest - count
@@ -125,7 +131,8 @@ class DigestServer:
         self._hash_of = hash_of
         self._token = token
         self._max_nonces = max_nonces
-        self._counts: OrderedDict[str, _Counts] = OrderedDict()
+        self._counts: OrderedDict[tuple[str, str], _Counts] = OrderedDict()
+        """By nonce and identity: nobody can use up another's counts."""
         self._oldest = 0.0
         """Nonces from before this time may have been forgotten, with their counts."""
 
@@ -163,7 +170,9 @@ class DigestServer:
         proof = ticket.proof(request.method, request.body)
         if not hmac.compare_digest(proof.encode(), given.get("response", "").lower().encode()) or not known:
             return Unproven(403, "Forbidden")
-        if not self._use(given["nonce"], int(count, 16), made_at):
+        if ticket.client_nonce.startswith(_BOUND) and not ticket.client_nonce.endswith(_bound(request)):
+            return Unproven(403, "Forbidden")
+        if not self._use((given["nonce"], identity), int(count, 16), made_at):
             return self.challenge(now, is_stale=True)
         return ticket
 
@@ -194,15 +203,15 @@ class DigestServer:
             return None
         return int.from_bytes(head[:6], "big") / 1000
 
-    def _use(self, nonce: str, count: int, made_at: float) -> bool:
-        counts = self._counts.get(nonce)
+    def _use(self, use: tuple[str, str], count: int, made_at: float) -> bool:
+        counts = self._counts.get(use)
         if counts is None:
-            counts = self._counts[nonce] = _Counts()
+            counts = self._counts[use] = _Counts()
             while len(self._counts) > self._max_nonces:
-                forgotten, _ = self._counts.popitem(last=False)
+                (forgotten, _), _ = self._counts.popitem(last=False)
                 self._oldest = max(self._oldest, (self._time_of(forgotten) or 0.0) + 0.001)
             if made_at < self._oldest:
-                self._counts.pop(nonce, None)
+                self._counts.pop(use, None)
                 return False
         return count > 0 and counts.use(count)
 
@@ -230,7 +239,7 @@ class DigestClient:
             self._hash,
             self._nonce,
             f"{self._count:08x}",
-            self._token(),
+            f"{_BOUND}{self._token()}-{_bound(request)}",
             "auth-int",
             request.uri,
         )
@@ -265,7 +274,12 @@ class DigestClient:
         return None
 
     def proves_itself(self, ticket: Ticket, response: Response) -> bool:
-        """Whether an answer is of one who knows our secret, and its body as it was sent."""
+        """Whether an answer is of one who knows our secret, and its body as it was sent.
+
+        The proof does not cover the status, but refusals have no body and what grants something has one.
+        """
+        if response.status >= 300 and response.body:
+            return False
         try:
             info = _parameters(response.header("authentication-info") or "")
         except PeerError:
@@ -282,6 +296,11 @@ class DigestClient:
         if nonce and nonce != self._nonce and '"' not in nonce and "\\" not in nonce:
             self._nonce, self._count = nonce, 0
         return True
+
+
+def _bound(request: Request) -> str:
+    """The digest of the headers that a proof of ours covers besides the body, 128 bits in hex."""
+    return _hash("\n".join((request.header(name) or "").strip() for name in _BOUND_HEADERS))[:32]
 
 
 def _hash(data: str | bytes) -> str:

@@ -36,8 +36,8 @@ class SipEndpoint(Generic[Flow]):
     """Client and server transactions over any number of flows.
 
     `token` gives a new unguessable word a call; `timers` gives the timers of a flow; at most `max_transactions`
-    requests of theirs are kept: further ones are answered 503. A success that `is_proven` does not believe is passed
-    over, as if it had never come: the true one may still be on its way.
+    requests of theirs are kept: further ones are answered 503. A final answer that `is_proven` does not believe is
+    passed over, as if it had never come: the true one may still be on its way.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class SipEndpoint(Generic[Flow]):
         elif response.status < 200:
             client.state = ClientState.PROCEEDING
             client.interval = client.timers.t2
-        elif response.status < 300 and not self._is_proven(key, response):
+        elif not self._is_proven(key, response):
             self.counters["unproven"] += 1
         else:
             client.state = ClientState.COMPLETED
