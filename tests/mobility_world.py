@@ -34,6 +34,7 @@ from upmt_nf.model.identity import (
     TerminalId,
 )
 from upmt_nf.model.names import SIGNALLING_PORT
+from upmt_nf.signaling.digest import REALM, DigestServer, secret_hash
 
 LONGEST_DATAGRAM = 1200
 """Bytes of SIP in one datagram: what fits in a tunnel of the smallest usual MTU."""
@@ -49,10 +50,13 @@ class World:
         networks: int = 2,
         anchor: Mapping[str, Any] | None = None,
         pool: str = "10.99.0.1-10.99.0.50",
+        is_guarded: bool = False,
         **host: Any,
     ) -> None:
         self.now = 1000.0
         self.random = Random(seed)
+        self.is_guarded = is_guarded
+        """The anchor asks every host for proof."""
         first, _, last = pool.partition("-")
         addresses = AddressPool(ip_address(first), ip_address(last))
         self.anchor_settings = AnchorSettings(address=ANCHOR, pool=addresses, **(anchor or {}))
@@ -71,6 +75,8 @@ class World:
 
     def add_host(self, identity: str, networks: int = 2, **settings: Any) -> Terminal:
         names = tuple(NetworkName(f"net{index}") for index in range(networks))
+        if self.is_guarded:
+            settings.setdefault("secret", secret_of(identity))
         chosen = HostSettings(TerminalId(identity), ANCHOR, names, **settings)
         self.terminals.append(Terminal(self, chosen, len(self.terminals)))
         return self.terminals[-1]
@@ -79,8 +85,15 @@ class World:
         """A fresh anchor that knows nothing but what is remembered."""
         self.anchor_paft = Paft()
         seed = self.random.getrandbits(64)
-        self.anchor = Anchor(self.anchor_settings, self.anchor_paft, Random(seed), remembered)
+        guard = self._guard() if self.is_guarded else None
+        self.anchor = Anchor(self.anchor_settings, self.anchor_paft, Random(seed), remembered, guard)
         self.anchor_has_stopped = False
+
+    def _guard(self) -> DigestServer:
+        def hash_of(identity: str) -> str:
+            return secret_hash(identity, REALM, secret_of(identity))
+
+        return DigestServer(REALM, self.random.randbytes(32), hash_of, lambda: self.random.randbytes(8))
 
     # --- networks ---
 
@@ -225,6 +238,11 @@ class World:
         for name, id in terminal.open_tunnels.items():
             if terminal.network_state(name) == "up":
                 assert self.anchor_paft.tunnels[id].remote == terminal.links[name].reflexive
+
+
+def secret_of(identity: str) -> str:
+    """What a host shares with a guarded anchor."""
+    return f"the secret of {identity}"
 
 
 def misbehave(world: World, *, loss: float = 0.0, duplication: float = 0.0, jitter: float = 0.0) -> None:
