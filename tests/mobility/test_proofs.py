@@ -275,3 +275,19 @@ def test_measurement_from_nowhere_is_counted() -> None:
     inner = Endpoint(ANCHOR + 1, 862)
     assert world.take(TunnelSignalReceived(None, STRANGER, inner, 862, bytes(44))) == []
     assert world.anchor.counters["measurement_without_tunnel"] == 1
+
+
+def test_handovers_and_setups_of_many_flows_fit_into_a_datagram_with_their_proof() -> None:
+    """The world refuses longer ones."""
+    world = guarded(keepalive_interval=2.0)
+    for _ in range(100):
+        world.host.open_flow()
+    world.run(1)
+    assert world.host.receipt(world.host.hand_over(DEFAULT_APPLICATION, NET1)).flows == 100
+    for link in world.host.links.values():
+        link.is_black_hole = True
+    world.run(30)
+    for link in world.host.links.values():
+        link.is_black_hole = False
+    world.settle()
+    world.assert_agreement()
