@@ -300,7 +300,7 @@ def test_flips_in_every_proven_part_of_a_request_are_refused(siege: Siege) -> No
     places = [
         rb"sip:45\.0\.0\.(1)", rb"To: <sip:(r)ogue", rb"CSeq: (\d)", rb"Call-ID: (\w)", rb"Expires: (\d)",
         rb'username="(r)', rb'realm="(u)', rb'nonce="(\w)', rb'uri="sip:(4)', rb'response="(\w)',
-        rb"algorithm=SHA-25(6)", rb'cnonce="(u)', rb'cnonce="upmt1-(\w)', rb'cnonce="upmt1-\w+-(\w)',
+        rb"algorithm=SHA-25(6)", rb'cnonce="(u)', rb'cnonce="u1-(\w)', rb'cnonce="u1-\w+-(\w)',
         rb"qop=(a)uth", rb"nc=(\d)", rb"nc=0000000(\w)", rb'"mType":"(A)', rb'"expires":(\d)',
     ]  # fmt: skip
     for place in places:

@@ -25,7 +25,7 @@ NONCE_LIFETIME = 7200.0
 _WINDOW = 256
 """Counts below the highest that may still come: messages in two tunnels overtake each other."""
 _MAX_HEADER = 2048
-_BOUND = "upmt1-"
+_BOUND = "u1-"
 """How a client nonce begins that ends with the digest of `_BOUND_HEADERS`."""
 _BOUND_HEADERS = ("to", "call-id", "cseq", "expires", "vipaddr")
 """What the anchor acts on outside of the body. RFC 7616 covers none of it, but it covers the client nonce."""
@@ -299,8 +299,8 @@ class DigestClient:
 
 
 def _bound(request: Request) -> str:
-    """The digest of the headers that a proof of ours covers besides the body, 128 bits in hex."""
-    return _hash("\n".join((request.header(name) or "").strip() for name in _BOUND_HEADERS))[:32]
+    """The digest of the headers that a proof of ours covers besides the body, 96 bits in hex."""
+    return _hash("\n".join((request.header(name) or "").strip() for name in _BOUND_HEADERS))[:24]
 
 
 def _hash(data: str | bytes) -> str:
