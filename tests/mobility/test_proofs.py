@@ -291,3 +291,31 @@ def test_handovers_and_setups_of_many_flows_fit_into_a_datagram_with_their_proof
         link.is_black_hole = False
     world.settle()
     world.assert_agreement()
+
+
+def test_a_register_of_an_earlier_process_that_was_never_heard_does_not_lock_the_present_one_out() -> None:
+    """Held back before the anchor knew of that process at all."""
+    world = guarded(lifetime=60)
+    held: list[bytes] = []
+
+    def hold(packet: Packet) -> bool:
+        if packet.payload.startswith(b"REGISTER") and b"Authorization" in packet.payload:
+            held.append(packet.payload)
+            return True
+        return False
+
+    for link in world.host.links.values():
+        link.drops = hold
+    world.host.restart()
+    world.run(0.2)
+    for link in world.host.links.values():
+        link.drops = lambda _: False
+    world.host.restart()
+    world.settle()
+    tunnels = set(world.anchor_paft.tunnels)
+    assert held
+    assert {status_of(world, data) for data in held} == {500}
+    world.run(120)
+    assert world.host.state in ("associated", "refreshing")
+    assert set(world.anchor_paft.tunnels) == tunnels
+    world.assert_agreement()

@@ -37,7 +37,7 @@ from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import TerminalId
 from upmt_nf.model.names import MEASUREMENT_PORT
-from upmt_nf.signaling.digest import DigestServer, Unproven
+from upmt_nf.signaling.digest import DigestServer, Ticket, Unproven
 from upmt_nf.signaling.keys import KeyPair
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.message_writing import encode
@@ -196,8 +196,7 @@ class Anchor:
                 response = self._no(request, proof.status, proof.reason, proof.headers)
                 return self._endpoint.respond(event.transaction, response, now, and_forget=True)
             ticket = proof
-        identity = TerminalId(ticket.identity) if ticket is not None else None
-        response = self._answer(request, event.flow, identity, now)
+        response = self._answer(request, event.flow, ticket, now)
         if response.status != 200:
             self._counters.add(f"refused_{response.status}")
         if ticket is not None and self._guard is not None:
@@ -220,12 +219,11 @@ class Anchor:
 
     # --- requests ---
 
-    def _answer(
-        self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
-    ) -> Response:
-        """`identity` is proven; None: nobody asks for proof here."""
+    def _answer(self, request: Request, path: AnchorPath, ticket: Ticket | None, now: float) -> Response:
+        """`ticket` is the proof of who asks; None: nobody asks for proof here."""
         if request.method == "REGISTER" and path.inner is None:
-            return self._answer_register(request, path, identity, now)
+            return self._answer_register(request, path, ticket, now)
+        identity = TerminalId(ticket.identity) if ticket is not None else None
         if request.method == "MESSAGE" and path.inner is not None:
             return self._answer_message(request, path, path.inner, identity, now)
         if request.method in ("REGISTER", "MESSAGE"):
@@ -233,14 +231,16 @@ class Anchor:
         return self._no(request, 405, None, (("Allow", "REGISTER, MESSAGE"),))
 
     def _answer_register(
-        self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
+        self, request: Request, path: AnchorPath, ticket: Ticket | None, now: float
     ) -> Response:
         try:
             asked = self._read_register(request)
         except ValueError as reason:
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
-        if identity not in (None, asked.identity):
-            return self._no(request, 403, "that is another host's identity")
+        if ticket is not None:
+            if ticket.identity != asked.identity:
+                return self._no(request, 403, "that is another host's identity")
+            asked = replace(asked, proven_at=ticket.made_at)
         if self._stop_at is not None:
             return self._no(request, 503, "the anchor is going down", (("Retry-After", "2"),))
         if asked.expires == 0:

@@ -7,16 +7,12 @@ needs. Knows neither SIP nor tunnels.
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import TerminalId
-
-_FORMER = 8
-"""Earlier processes of a host that are remembered."""
 
 
 @dataclass(slots=True)
@@ -30,6 +26,8 @@ class Lease:
     cseq: int
     expires_at: float
     keys: LeaseKeys | None = None
+    proven_at: float = 0.0
+    """When the challenge was made that its newest REGISTER met (seconds): a later process meets a later challenge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,8 @@ class LeaseAsked:
     expires: int
     wanted: IPAddress | None = None
     key: bytes | None = None
+    proven_at: float = 0.0
+    """When the challenge was made that it meets (seconds); 0 where nobody asks for proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +88,8 @@ class Leases:
         self.by_token: dict[str, Lease] = {}
         self._remembered: dict[TerminalId, IPAddress] = {}
         self._reserved: dict[IPAddress, TerminalId] = {}
-        self._left: dict[TerminalId, tuple[str, int]] = {}
+        self._left: dict[TerminalId, LeaseAsked] = {}
         """The goodbyes: a REGISTER that was sent before one and comes after it must not bring the lease back."""
-        self._former: dict[TerminalId, deque[str]] = {}
-        """Call-IDs of a host's earlier processes: what they sent and somebody held back must not undo the present."""
         self._fresh: Iterator[IPAddress] = iter(settings.pool)
         self._returned: list[IPAddress] = []
         self._expiries: list[tuple[float, int, TerminalId]] = []
@@ -120,11 +118,10 @@ class Leases:
         address = self._choose(asked)
         if address is None:
             return LeaseRefused(503, "no virtual address is free", retry_after=30)
-        call_id, _ = self._left.pop(asked.identity, (asked.call_id, 0))
-        if call_id != asked.call_id:
-            self._supersede(asked.identity, call_id)
+        self._left.pop(asked.identity, None)
         self._remember(asked.identity, address)
         lease = Lease(asked.identity, address, self._token(), asked.call_id, asked.cseq, now + lifetime)
+        lease.proven_at = asked.proven_at
         self.by_identity[lease.identity] = self.by_address[address] = self.by_token[lease.token] = lease
         self._watch(lease)
         return LeaseGiven(lease, is_new=True)
@@ -133,7 +130,7 @@ class Leases:
         """The host says goodbye. None: there was no lease, or the goodbye is an old one."""
         if self._is_stale(asked):
             return None
-        self._left[asked.identity] = (asked.call_id, asked.cseq)
+        self._left[asked.identity] = asked
         while len(self._left) > self._settings.max_associations:
             del self._left[next(iter(self._left))]
         lease = self.by_identity.get(asked.identity)
@@ -166,12 +163,11 @@ class Leases:
     def _refresh(self, lease: Lease, asked: LeaseAsked, expires_at: float) -> LeaseGiven:
         has_restarted = lease.call_id != asked.call_id
         if has_restarted:
-            self._supersede(lease.identity, lease.call_id)
             del self.by_token[lease.token]
             lease.token = self._token()
             self.by_token[lease.token] = lease
         if has_restarted or asked.cseq >= lease.cseq:
-            lease.call_id, lease.cseq = asked.call_id, asked.cseq
+            lease.call_id, lease.cseq, lease.proven_at = asked.call_id, asked.cseq, asked.proven_at
             if expires_at < lease.expires_at:
                 lease.expires_at = expires_at
                 self._watch(lease)
@@ -179,15 +175,12 @@ class Leases:
         return LeaseGiven(lease, has_restarted=has_restarted)
 
     def _is_stale(self, asked: LeaseAsked) -> bool:
-        call_id, cseq = self._left.get(asked.identity, ("", -1))
-        if asked.call_id == call_id and asked.cseq <= cseq:
+        """Sent before what we know of its host: another process's by the age of its proof, its own by its number."""
+        left = self._left.get(asked.identity)
+        if left is not None and asked.call_id == left.call_id and asked.cseq <= left.cseq:
             return True
-        return asked.call_id in self._former.get(asked.identity, ())
-
-    def _supersede(self, identity: TerminalId, call_id: str) -> None:
-        self._former.setdefault(identity, deque(maxlen=_FORMER)).append(call_id[:128])
-        while len(self._former) > self._settings.max_associations:
-            del self._former[next(iter(self._former))]
+        known = self.by_identity.get(asked.identity) or left
+        return known is not None and asked.call_id != known.call_id and asked.proven_at < known.proven_at
 
     def _choose(self, asked: LeaseAsked) -> IPAddress | None:
         """The wanted address, the remembered one, the lowest that nobody had, at last the one left longest ago."""

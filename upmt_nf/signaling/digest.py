@@ -71,6 +71,8 @@ class Ticket:
     client_nonce: str
     qop: str
     uri: str
+    made_at: float = 0.0
+    """When the anchor made the nonce (seconds); the host does not know."""
 
     def proof(self, method: str, body: bytes) -> str:
         """`response`, or with an empty method `rspauth` (RFC 7616 sections 3.4.1 and 3.5)."""
@@ -165,7 +167,14 @@ class DigestServer:
         # An unknown identity takes as long as a known one, and is told the same.
         known = self._hash_of(identity)
         ticket = Ticket(
-            identity, known or "0" * 64, given["nonce"], count, given.get("cnonce", ""), qop, request.uri
+            identity,
+            known or "0" * 64,
+            given["nonce"],
+            count,
+            given.get("cnonce", ""),
+            qop,
+            request.uri,
+            made_at,
         )
         proof = ticket.proof(request.method, request.body)
         if not hmac.compare_digest(proof.encode(), given.get("response", "").lower().encode()) or not known:
