@@ -57,6 +57,8 @@ class World:
     ) -> None:
         self.now = 1000.0
         self.random = Random(seed)
+        self.is_guarded = is_guarded
+        """The anchor asks every host for proof."""
         first, _, last = pool.partition("-")
         addresses = AddressPool(ip_address(first), ip_address(last))
         self.anchor_settings = AnchorSettings(address=ANCHOR, pool=addresses, **(anchor or {}))
@@ -64,8 +66,6 @@ class World:
         """All that was sent, whatever became of it."""
         self.watchers: list[Callable[[], None]] = []
         """Called after everything that happens."""
-        self.secret: str | None = host.get("secret") if is_guarded else None
-        """Shared by all hosts; with it, the anchor asks for proof."""
         self.oversized: list[Packet] = []
         """What was too large for its path, and lost."""
         self.granted: list[LeaseGranted] = []
@@ -79,6 +79,8 @@ class World:
 
     def add_host(self, identity: str, networks: int = 2, **settings: Any) -> Terminal:
         names = tuple(NetworkName(f"net{index}") for index in range(networks))
+        if self.is_guarded:
+            settings.setdefault("secret", secret_of(identity))
         chosen = HostSettings(TerminalId(identity), ANCHOR, names, **settings)
         self.terminals.append(Terminal(self, chosen, len(self.terminals)))
         return self.terminals[-1]
@@ -87,19 +89,15 @@ class World:
         """A fresh anchor that knows nothing but what is remembered."""
         self.anchor_paft = Paft()
         seed = self.random.getrandbits(64)
-        self.anchor = Anchor(self.anchor_settings, self.anchor_paft, Random(seed), remembered, self._guard())
+        guard = self._guard() if self.is_guarded else None
+        self.anchor = Anchor(self.anchor_settings, self.anchor_paft, Random(seed), remembered, guard)
         self.anchor_has_stopped = False
 
-    def _guard(self) -> DigestServer | None:
-        if (secret := self.secret) is None:
-            return None
-        random = self.random
-        return DigestServer(
-            REALM,
-            random.randbytes(32),
-            lambda identity: secret_hash(identity, REALM, secret),
-            lambda: random.randbytes(8),
-        )
+    def _guard(self) -> DigestServer:
+        def hash_of(identity: str) -> str:
+            return secret_hash(identity, REALM, secret_of(identity))
+
+        return DigestServer(REALM, self.random.randbytes(32), hash_of, lambda: self.random.randbytes(8))
 
     # --- networks ---
 
@@ -255,6 +253,11 @@ class World:
         for name, id in terminal.open_tunnels.items():
             if terminal.network_state(name) == "up":
                 assert self.anchor_paft.tunnels[id].remote == terminal.links[name].reflexive
+
+
+def secret_of(identity: str) -> str:
+    """What a host shares with a guarded anchor."""
+    return f"the secret of {identity}"
 
 
 def misbehave(world: World, *, loss: float = 0.0, duplication: float = 0.0, jitter: float = 0.0) -> None:

@@ -68,6 +68,24 @@ inner = build_udp(ip_address("86.0.0.1"), 9, ip_address("1.2.3.4"), 7777, b"forg
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(inner, ("45.0.0.1", 1800))
 """
 
+FORGED_ENDS = """
+import socket
+from ipaddress import ip_address
+from upmt_nf.datapath.packet import build_udp
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+for outer, port, inner in (
+    ("160.80.100.1", 33000, "1.2.3.5"),
+    ("160.80.100.1", 33000, "192.168.100.25"),
+    ("160.80.100.1", 33000, "45.0.0.1"),
+    ("160.80.100.1", 33001, "1.2.3.4"),
+    ("45.0.0.254", 33000, "1.2.3.4"),
+    ("160.80.100.1", 33000, "1.2.3.4"),
+):
+    words = f"{outer} {port} {inner}".encode()
+    packet = build_udp(ip_address(inner), 9, ip_address("86.0.0.1"), 7777, words)
+    raw.sendto(build_udp(ip_address(outer), port, ip_address("45.0.0.1"), 1800, packet), ("45.0.0.1", 0))
+"""
+
 LISTENER = """
 import socket
 listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -198,3 +216,17 @@ def test_a_forged_inner_packet_never_reaches_an_application(lab: Lab) -> None:
     assert received.wait(timeout=10) == 0
     assert received.stdout is not None
     assert received.stdout.read().strip() == "nothing"
+
+
+def test_plain_believes_who_forges_both_ends_of_a_tunnel_and_nobody_else(lab: Lab) -> None:
+    """As documented: `plain` protects nothing beyond these two checks."""
+    received = lab.start("ch", sys.executable, "-c", LISTENER.replace("settimeout(3)", "settimeout(30)"))
+    lab.await_listener("ch", 7777)
+    before = lab.ask("status", host="an")["counters"]
+    lab.on("inet", sys.executable, "-c", FORGED_ENDS)
+    assert received.wait(timeout=40) == 0
+    assert received.stdout is not None
+    assert received.stdout.read().strip() == "GOT b'160.80.100.1 33000 1.2.3.4'"
+    after = lab.ask("status", host="an")["counters"]
+    for reason, count in (("forged_source", 3), ("unknown_tunnel", 2)):
+        assert after[reason] == before.get(reason, 0) + count

@@ -312,3 +312,33 @@ def test_a_hostile_header_takes_linear_time() -> None:
         with contextlib.suppress(PeerError):
             parse_digest("Digest " + hostile)
         assert time.perf_counter() - began < 0.2
+
+
+def test_a_count_that_jumps_costs_nothing_and_only_its_own_identity() -> None:
+    """A nonce is in the open: another host that uses it must not use up its owner's counts."""
+    anchor, host, other = server(), client(), client("x", "other@fleet.example")
+    challenge = anchor.check(request(), 1.0)
+    assert isinstance(challenge, Unproven)
+    answer = response_to(request(), 401, tag="t", headers=challenge.headers)
+    assert host.take_challenge(answer, None) is None
+    assert other.take_challenge(answer, None) is None
+    assert isinstance(anchor.check(host.sign(request())[0], 1.0), Ticket)
+    other._count = 2**32 - 2
+    began = time.process_time()
+    assert isinstance(anchor.check(other.sign(request())[0], 1.0), Ticket)
+    assert time.process_time() - began < 0.05, "nothing is shifted by four thousand million bits"
+    assert isinstance(anchor.check(host.sign(request())[0], 1.0), Ticket)
+
+
+@pytest.mark.parametrize("header", ["To", "Call-ID", "CSeq", "Expires"])
+def test_headers_that_the_anchor_acts_on_are_under_our_proof(header: str) -> None:
+    anchor, host = server(), client()
+    challenge = anchor.check(request(), 1.0)
+    assert isinstance(challenge, Unproven)
+    host.take_challenge(response_to(request(), 401, tag="t", headers=challenge.headers), None)
+    signed, _ = host.sign(request())
+    changed = tuple((name, value + "0" if name == header else value) for name, value in signed.headers)
+    refused = anchor.check(replace(signed, headers=changed), 1.0)
+    assert isinstance(refused, Unproven)
+    assert refused.status == 403
+    assert isinstance(anchor.check(signed, 1.0), Ticket)

@@ -316,7 +316,9 @@ def _protected_tunnel(tunnels: Iterable[Tunnel], payload: bytes) -> Tunnel | Non
     hint = tunnel_hint(payload)
     if hint is not None:
         number, mask = hint
-        for known in tunnels:
-            if known.id & mask == number:
-                return known
+        fitting = [known for known in tunnels if known.id & mask == number]
+        if len(fitting) > 1:
+            # A cookie tells 16 bits of the id only, and a NAT or a forger may give two hosts one end: the secret tells.
+            fitting = [known for known in fitting if known.format.decode(known, payload) is not None]
+        return fitting[0] if fitting else None
     return None

@@ -45,7 +45,7 @@ from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import TerminalId, TunnelId
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.signaling.authors_json import CONTENT_TYPE, AuthorsBody, write_answers
-from upmt_nf.signaling.digest import DigestServer, Unproven
+from upmt_nf.signaling.digest import DigestServer, Ticket, Unproven
 from upmt_nf.signaling.keys import KeyPair
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.message_writing import encode
@@ -223,8 +223,7 @@ class Anchor:
                 response = self._no(request, proof.status, proof.reason, proof.headers)
                 return self._endpoint.respond(event.transaction, response, now, and_forget=True)
             ticket = proof
-        identity = TerminalId(ticket.identity) if ticket is not None else None
-        response = self._answer(request, event.flow, identity, now)
+        response = self._answer(request, event.flow, ticket, now)
         if response.status != 200:
             self._counters.add(f"refused_{response.status}")
         if ticket is not None and self._guard is not None:
@@ -247,25 +246,25 @@ class Anchor:
 
     # --- requests ---
 
-    def _answer(
-        self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
-    ) -> Response:
-        """`identity` is proven; None: nobody asks for proof here."""
+    def _answer(self, request: Request, path: AnchorPath, ticket: Ticket | None, now: float) -> Response:
+        """`ticket` is the proof of who asks; None: nobody asks for proof here."""
         if request.method == "REGISTER" and path.inner is None:
-            return self._answer_register(request, path, identity, now)
+            return self._answer_register(request, path, ticket, now)
         if request.method == "MESSAGE":
-            return self._answer_message(request, path, identity, now)
+            return self._answer_message(request, path, ticket, now)
         return self._no(request, 403, PLACES)
 
     def _answer_register(
-        self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
+        self, request: Request, path: AnchorPath, ticket: Ticket | None, now: float
     ) -> Response:
         try:
             asked = self._read_register(request)
         except ValueError as reason:
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
-        if identity not in (None, asked.identity):
-            return self._no(request, 403, "that is another host's identity")
+        if ticket is not None:
+            if ticket.identity != asked.identity:
+                return self._no(request, 403, "that is another host's identity")
+            asked = replace(asked, proven_at=ticket.made_at)
         if asked.expires == 0 and self._stop_at is None:
             if (left := self._leases.release(asked)) is not None:
                 self._end(left, "the host left", now, is_told=False)
@@ -357,7 +356,7 @@ class Anchor:
         return self._no(request, refused.status, refused.reason, tuple(headers))
 
     def _answer_message(
-        self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
+        self, request: Request, path: AnchorPath, ticket: Ticket | None, now: float
     ) -> Response:
         try:
             body = decode(request.body)
@@ -368,10 +367,10 @@ class Anchor:
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
         inner = path.inner
         lease = self._leases.by_address.get(inner.address) if inner is not None else None
-        if lease is not None and identity not in (None, lease.identity):
+        if lease is not None and ticket is not None and ticket.identity != lease.identity:
             return self._no(request, 403, "that is another host's virtual address")
         if isinstance(body, AuthorsBody):
-            answers = self._authors.answer(body, path.remote, inner, identity, now)
+            answers = self._authors.answer(body, path.remote, inner, ticket, now)
             return self._yes(request, write_answers(body, answers), CONTENT_TYPE)
         if inner is None:
             return self._no(request, 403, PLACES)
@@ -379,7 +378,7 @@ class Anchor:
             case TunnelSetupRequest():
                 return self._set_up(request, body, path, inner, cseq, now)
             case HandoverRequest():
-                return self._hand_over(request, body, path, inner, identity is not None, cseq, now)
+                return self._hand_over(request, body, path, inner, ticket is not None, cseq, now)
             case _:
                 return self._no(request, 400, "Bad Request: not a request of a mobile host")
 

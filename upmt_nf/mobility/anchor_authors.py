@@ -26,6 +26,7 @@ from upmt_nf.signaling.authors_json import (
     Refused,
     Unsupported,
 )
+from upmt_nf.signaling.digest import Ticket
 from upmt_nf.signaling.messages import (
     AssociationRequest,
     HandoverRequest,
@@ -64,22 +65,22 @@ class AuthorsAnswers:
         body: AuthorsBody,
         remote: Endpoint,
         inner: Endpoint | None,
-        identity: TerminalId | None,
+        ticket: Ticket | None,
         now: float,
     ) -> list[Done]:
-        """One answer a signal. `inner` None: it came outside the tunnels; `identity` None: nobody proved anything."""
+        """One answer a signal. `inner` None: it came outside the tunnels; `ticket` None: nobody proved anything."""
         self._order += 1
-        return [self._answer(signal, remote, inner, identity, now) for signal in body.signals]
+        return [self._answer(signal, remote, inner, ticket, now) for signal in body.signals]
 
     def _answer(
         self,
         signal: AuthorsSignal,
         remote: Endpoint,
         inner: Endpoint | None,
-        identity: TerminalId | None,
+        ticket: Ticket | None,
         now: float,
     ) -> Done:
-        if identity not in (None, signal.identity):
+        if ticket is not None and ticket.identity != signal.identity:
             return Refused("that is another host's identity")
         match signal.asked:
             case Unsupported(reason):
@@ -87,16 +88,18 @@ class AuthorsAnswers:
             case AnchorListRequest():
                 return AnchorList((self._settings.address,))
             case AssociationRequest() as asked:
-                return OUTSIDE if inner is not None else self._lease(signal.identity, asked, remote, now)
+                if inner is not None:
+                    return OUTSIDE
+                return self._lease(signal.identity, asked, remote, ticket, now)
         if inner is None:
             return INSIDE
         lease = self._leases.by_address.get(inner.address)
         if lease is None or lease.identity != signal.identity:
             return Refused("no such association")
         if isinstance(signal.asked, TunnelSetupRequest):
-            return self._set_up(lease, signal.asked, remote, identity, now)
+            return self._set_up(lease, signal.asked, remote, ticket is not None, now)
         tunnel: Tunnel | str | None = self._tunnels.at(remote, lease.address)
-        if tunnel is None and identity is not None and isinstance(signal.asked, HandoverRequest):
+        if tunnel is None and ticket is not None and isinstance(signal.asked, HandoverRequest):
             tunnel = self._tunnels.set_up_plain(lease, remote, self._order, now)
         if not isinstance(tunnel, Tunnel):
             return Refused(tunnel or "this message came by no tunnel of yours")
@@ -106,10 +109,21 @@ class AuthorsAnswers:
         return signal.asked
 
     def _lease(
-        self, identity: TerminalId, asked: AssociationRequest, remote: Endpoint, now: float
+        self,
+        identity: TerminalId,
+        asked: AssociationRequest,
+        remote: Endpoint,
+        ticket: Ticket | None,
+        now: float,
     ) -> Associated | Refused:
-        expires = max(asked.expires, self._settings.minimum_lifetime)
-        wanted = LeaseAsked(identity, CALL_ID, self._order, expires, asked.virtual_address)
+        wanted = LeaseAsked(
+            identity,
+            CALL_ID,
+            self._order,
+            max(asked.expires, self._settings.minimum_lifetime),
+            asked.virtual_address,
+            proven_at=ticket.made_at if ticket is not None else 0.0,
+        )
         given = self._associate(wanted, remote, now)
         if isinstance(given, LeaseRefused):
             return Refused(given.reason)
@@ -120,10 +134,10 @@ class AuthorsAnswers:
         lease: Lease,
         asked: TunnelSetupRequest,
         remote: Endpoint,
-        identity: TerminalId | None,
+        is_proven: bool,
         now: float,
     ) -> TunnelSetupResponse | Refused:
-        if identity is None:
+        if not is_proven:
             return Refused("this anchor asks nobody for proof, and takes such a request only with it")
         if asked.virtual_address != lease.address:
             return Refused("that is not this association's virtual address")
@@ -137,4 +151,5 @@ class AuthorsAnswers:
         """Their hosts associate once: what they say in a tunnel keeps the lease."""
         if lease.call_id == CALL_ID:
             expires = max(LIFETIME, self._settings.minimum_lifetime)
-            self._leases.ask(LeaseAsked(lease.identity, CALL_ID, self._order, expires), now)
+            asked = LeaseAsked(lease.identity, CALL_ID, self._order, expires, proven_at=lease.proven_at)
+            self._leases.ask(asked, now)

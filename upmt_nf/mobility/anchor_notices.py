@@ -18,6 +18,7 @@ from typing import NamedTuple
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.leases import Lease, Leases
+from upmt_nf.mobility.notice_proofs import proven
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import TunnelId
@@ -57,9 +58,13 @@ class AnchorPath(NamedTuple):
 
 @dataclass(slots=True)
 class _Told:
-    """A notice that waits for its answer; `ends` are the host's outer endpoints, the best first."""
+    """A notice that waits for its answer; `ends` are the host's outer endpoints, the best first.
+
+    `key` is its association's, by which it proves itself; None: there are no proofs here.
+    """
 
     body: bytes
+    key: bytes | None
     inner: Endpoint
     ends: deque[Endpoint]
     retry_at: float
@@ -123,9 +128,10 @@ class AnchorNotices:
         if not tunnels:
             return False
         body = AnchorNotice(kind, reason, lease.token, silent.id if silent is not None else None)
+        key = lease.keys.association if lease.keys is not None else None
         inner = Endpoint(lease.address, self._settings.signalling_port)
         ends = deque(tunnel.remote for tunnel in tunnels)
-        self._send(_Told(encode(body), inner, ends, now + patience, patience), now)
+        self._send(_Told(encode(body), key, inner, ends, now + patience, patience), now)
         return True
 
     def is_heard(self, lease: Lease, now: float) -> bool:
@@ -211,5 +217,7 @@ class AnchorNotices:
             tag=f"{self._random.getrandbits(64):016x}",
             body=told.body,
         )
+        if told.key is not None:
+            request = proven(request, told.key)
         key = self._endpoint.send_request(request, AnchorPath(told.ends[0], told.inner), now)
         self._told[key] = told

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.mobility.handover import FlowRequest
 from upmt_nf.mobility.host_commands import SendSip, SendTunnelSignal
+from upmt_nf.mobility.notice_proofs import NoticeProofs
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
@@ -128,14 +129,24 @@ class Doubted(NamedTuple):
 
 
 class HostSignalling:
-    """One SIP identity: one Call-ID and one rising CSeq for all requests, so that the anchor can order them."""
+    """One SIP identity: one Call-ID and one rising CSeq for all requests, so that the anchor can order them.
+
+    `association_key` gives the key of the association that is held, or None. While it is held only proven answers
+    and notices count: whoever can read the path could otherwise end it with a forged refusal.
+    """
 
     def __init__(
-        self, settings: HostSettings, random: Random, round_trip: Callable[[NetworkName], float | None]
+        self,
+        settings: HostSettings,
+        random: Random,
+        round_trip: Callable[[NetworkName], float | None],
+        association_key: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._random = random
         self._round_trip = round_trip
+        self._association_key = association_key
+        self._notice_proofs = NoticeProofs()
         self._endpoint: SipEndpoint[SipPath] = SipEndpoint(
             token=self._token, timers=self._timers, is_proven=self._is_proven
         )
@@ -259,8 +270,10 @@ class HostSignalling:
         self._sent[key] = _Sent(purpose, request, path, ticket, tries)
 
     def _is_proven(self, key: TransactionKey, response: Response) -> bool:
-        """Whether a success is the anchor's: with a secret, only one who knows it can say yes."""
-        if self._credentials is None:
+        """Whether an answer is the anchor's: with a secret, only one who knows it can say yes, or end what we have."""
+        if self._credentials is None or response.status == 401:
+            return True
+        if response.status >= 300 and self._association_key() is None:
             return True
         sent = self._sent.get(key)
         if sent is None:
@@ -328,6 +341,10 @@ class HostSignalling:
                 return self._send(
                     request, sent.path, _renewed(sent.purpose, self._cseq, now), now, sent.tries + 1
                 )
+            if self._association_key() is not None:
+                # Nobody proves a challenge. Whoever sends false ones may cost us requests, not the association.
+                self._heard.append(Answered(sent.purpose, None))
+                return None
             response = replace(response, reason=failure or "the anchor challenges without end")
         self._heard.append(Answered(sent.purpose, response))
         return None
@@ -344,6 +361,11 @@ class HostSignalling:
             notice = None
         if not isinstance(notice, AnchorNotice):
             return response_to(request, 400, tag=self._tag)
+        if self._credentials is not None and not self._notice_proofs.accepts(
+            request, self._association_key()
+        ):
+            self._endpoint.counters["unproven_notice"] += 1
+            return response_to(request, 403, tag=self._tag)
         self._heard.append(Noticed(path.network, notice))
         return response_to(request, 200, tag=self._tag, body=encode(NoticeAnswer()))
 

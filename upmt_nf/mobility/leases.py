@@ -29,6 +29,8 @@ class Lease:
     keys: LeaseKeys | None = None
     watch: tuple[float, int] = (0.0, 0)
     """Time and number of its one true entry in the heap of expiries; never after `expires_at`."""
+    proven_at: float = 0.0
+    """When the challenge was made that its newest REGISTER met (seconds): a later process meets a later challenge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class LeaseAsked:
     expires: int
     wanted: IPAddress | None = None
     key: bytes | None = None
+    proven_at: float = 0.0
+    """When the challenge was made that it meets (seconds); 0 where nobody asks for proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,7 @@ class Leases:
         self._reserved: dict[IPAddress, TerminalId] = {}
         self._idle: OrderedDict[TerminalId, None] = OrderedDict()
         """Those who are remembered but not here: the one that left longest ago first."""
-        self._left: OrderedDict[TerminalId, tuple[str, int]] = OrderedDict()
+        self._left: OrderedDict[TerminalId, LeaseAsked] = OrderedDict()
         """The goodbyes: a REGISTER that was sent before one and comes after it must not bring the lease back."""
         self._fresh: Iterator[IPAddress] = iter(settings.pool)
         self._returned: list[IPAddress] = []
@@ -111,7 +115,7 @@ class Leases:
                 least_lifetime=settings.minimum_lifetime,
             )
         if self._is_stale(asked):
-            return LeaseRefused(500, "this request is older than the goodbye of the same host")
+            return LeaseRefused(500, "this request is older than the same host's goodbye or restart")
         lifetime = min(asked.expires, settings.lifetime)
         lease = self.by_identity.get(asked.identity)
         if lease is not None:
@@ -124,6 +128,7 @@ class Leases:
         self._left.pop(asked.identity, None)
         self._remember(asked.identity, address)
         lease = Lease(asked.identity, address, self._token(), asked.call_id, asked.cseq, now + lifetime)
+        lease.proven_at = asked.proven_at
         self.by_identity[lease.identity] = self.by_address[address] = self.by_token[lease.token] = lease
         del self._idle[lease.identity]
         self._watch(lease)
@@ -133,7 +138,7 @@ class Leases:
         """The host says goodbye. None: there was no lease, or the goodbye is an old one."""
         if self._is_stale(asked):
             return None
-        self._left[asked.identity] = (asked.call_id, asked.cseq)
+        self._left[asked.identity] = asked
         while len(self._left) > self._settings.max_associations:
             self._left.popitem(last=False)
         lease = self.by_identity.get(asked.identity)
@@ -181,15 +186,19 @@ class Leases:
             lease.token = self._token()
             self.by_token[lease.token] = lease
         if has_restarted or asked.cseq >= lease.cseq:
-            lease.call_id, lease.cseq = asked.call_id, asked.cseq
+            lease.call_id, lease.cseq, lease.proven_at = asked.call_id, asked.cseq, asked.proven_at
             lease.expires_at = expires_at
             if expires_at < lease.watch[0]:
                 self._watch(lease)
         return LeaseGiven(lease, has_restarted=has_restarted)
 
     def _is_stale(self, asked: LeaseAsked) -> bool:
-        call_id, cseq = self._left.get(asked.identity, ("", -1))
-        return asked.call_id == call_id and asked.cseq <= cseq
+        """Sent before what we know of its host: another process's by the age of its proof, its own by its number."""
+        left = self._left.get(asked.identity)
+        if left is not None and asked.call_id == left.call_id and asked.cseq <= left.cseq:
+            return True
+        known = self.by_identity.get(asked.identity) or left
+        return known is not None and asked.call_id != known.call_id and asked.proven_at < known.proven_at
 
     def _choose(self, asked: LeaseAsked) -> IPAddress | None:
         """The wanted address, the remembered one, the lowest that nobody had, at last the one left longest ago."""

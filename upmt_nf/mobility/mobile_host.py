@@ -91,8 +91,9 @@ from upmt_nf.signaling.messages import AnchorNotice, TunnelSetupResponse
 from upmt_nf.signaling.sip.message import Response
 from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
 
-LEAST_MTU = 512
-"""No path is believed to be narrower: a forged ICMP error must not stop everything."""
+LEAST_MTU = 552 - 60
+"""No path is believed to be narrower: a forged ICMP error must not stop everything. Linux believes 552 (min_pmtu),
+which a sealed tunnel must still fit."""
 AGEING_INTERVAL = 5.0
 ENDING_NOTICES = ("going-down", "lease-ended")
 """Notices after which the association is worth nothing."""
@@ -110,7 +111,12 @@ class MobileHost:
         }
         self._association = HostAssociation(settings.lifetime, settings.leave_patience, random)
         self._placement = Placement(paft, self._tunnels, settings.return_after, self._room)
-        self._signalling = HostSignalling(settings, random, lambda name: self._tunnels[name].rtt)
+        self._signalling = HostSignalling(
+            settings,
+            random,
+            lambda name: self._tunnels[name].rtt,
+            lambda: self._association_key if self._association.is_held else None,
+        )
         self._keys = KeyPair() if settings.secret is not None else None
         self._association_key: bytes | None = None
         self._commands: list[HostCommand] = []

@@ -30,6 +30,10 @@ _MAX_NONCES = 8
 _MAX_HEADER = 2048
 _USUAL_NONCE = 40
 """Characters of the nonces that our anchors make."""
+_BOUND = "u1-"
+"""How a client nonce begins that ends with the digest of `_BOUND_HEADERS`."""
+_BOUND_HEADERS = ("to", "call-id", "cseq", "expires", "vipaddr")
+"""What the anchor acts on outside of the body. RFC 7616 covers none of it, but it covers the client nonce."""
 _PARAMETER = re.compile(r'\s*([A-Za-z-]{1,32})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))\s*(?:,|\Z)')
 _ESCAPED = re.compile(r"\\(.)")
 _COUNT = re.compile(r"[0-9a-fA-F]{8}")
@@ -76,6 +80,8 @@ class Ticket:
     qop: str
     uri: str
     algorithm: str = ALGORITHM
+    made_at: float = 0.0
+    """When the anchor made the nonce (seconds); the host does not know."""
 
     def proof(self, method: str, body: bytes) -> str:
         """`response`, or with an empty method `rspauth` (RFC 7616 sections 3.4.1 and 3.5)."""
@@ -107,7 +113,9 @@ class _Counts:
     def use(self, count: int) -> bool:
         """False when it was used before, or is too old to tell."""
         if count > self.highest:
-            self.seen = (self.seen << (count - self.highest) | 1) & ((1 << _WINDOW) - 1)
+            # A count may jump by 2**32: never shift by what somebody else says.
+            shift = count - self.highest
+            self.seen = (self.seen << shift | 1) & ((1 << _WINDOW) - 1) if shift < _WINDOW else 1
             self.highest = count
             return True
         age = self.highest - count
@@ -205,9 +213,12 @@ class DigestServer:
             qop,
             request.uri,
             algorithm,
+            made_at,
         )
         proof = ticket.proof(request.method, request.body)
         if not _is_same(proof, given.get("response", "")) or not known:
+            return Unproven(403, "Forbidden")
+        if ticket.client_nonce.startswith(_BOUND) and not ticket.client_nonce.endswith(_bound(request)):
             return Unproven(403, "Forbidden")
         if not self._use(identity, given["nonce"], int(count, 16), made_at):
             return self.challenge(now, is_stale=True)
@@ -287,7 +298,7 @@ class DigestClient:
             self._hash,
             self._nonce,
             f"{self._count:08x}",
-            self._token(),
+            self._client_nonce(request),
             self._qop,
             request.uri,
         )
@@ -297,8 +308,13 @@ class DigestClient:
     def with_space(self, request: Request) -> Request:
         """The request as long as it will be with its proof, also before the first challenge; proves nothing."""
         nonce = self._nonce or " " * _USUAL_NONCE
-        ticket = Ticket(self._identity, "", nonce, " " * 8, self._token(), self._qop, request.uri)
+        ticket = Ticket(
+            self._identity, "", nonce, " " * 8, self._client_nonce(request), self._qop, request.uri
+        )
         return replace(request, headers=(*request.headers, self._header(ticket, " " * 64)))
+
+    def _client_nonce(self, request: Request) -> str:
+        return f"{_BOUND}{self._token()}-{_bound(request)}"
 
     def _header(self, ticket: Ticket, proof: str) -> Header:
         value = (
@@ -333,7 +349,12 @@ class DigestClient:
         return None
 
     def proves_itself(self, ticket: Ticket, response: Response) -> bool:
-        """Whether an answer is of one who knows our secret, and its body as it was sent."""
+        """Whether an answer is of one who knows our secret, and its body as it was sent.
+
+        The proof does not cover the status, but refusals have no body and what grants something has one.
+        """
+        if response.status >= 300 and response.body:
+            return False
         try:
             info = _parameters(response.header("authentication-info") or "")
         except PeerError:
@@ -373,6 +394,11 @@ def _is_digest(value: str) -> bool:
 def _is_good_enough(offer: dict[str, str], qop: str) -> bool:
     offered = [word.strip() for word in offer.get("qop", "").split(",")]
     return _algorithm(offer) == ALGORITHM and qop in offered
+
+
+def _bound(request: Request) -> str:
+    """The digest of the headers that a proof of ours covers besides the body, 96 bits in hex."""
+    return _hash("\n".join((request.header(name) or "").strip() for name in _BOUND_HEADERS))[:24]
 
 
 def _hash(data: str | bytes, algorithm: str = ALGORITHM) -> str:

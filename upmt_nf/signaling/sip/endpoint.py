@@ -40,7 +40,7 @@ class SipEndpoint(Generic[Flow]):
 
     `token` gives a new unguessable word a call; `timers` gives the timers of a flow; at most `max_transactions`
     requests of theirs are kept: when there are more, answers are forgotten before timer J, but not before T4 (a later
-    copy of the request is then a new one), and when none is so old, further ones are told 503. A success that
+    copy of the request is then a new one), and when none is so old, further ones are told 503. A final answer that
     `is_proven` does not believe is passed over, as if it had never come: the true one may still be on its way.
     `source_of` gives the address behind a flow, which answers name in `received` and `rport`; None: nobody needs to
     know.
@@ -206,7 +206,7 @@ class SipEndpoint(Generic[Flow]):
         elif response.status < 200:
             client.state = ClientState.PROCEEDING
             client.interval = client.timers.t2
-        elif response.status < 300 and not self._is_proven(key, response):
+        elif not self._is_proven(key, response):
             self.counters["unproven"] += 1
         else:
             client.state = ClientState.COMPLETED
