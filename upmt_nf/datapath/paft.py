@@ -260,6 +260,10 @@ class Paft:
         """All flows of a virtual address, oldest first."""
         return sorted(self._owned.get(owner.packed, {}).values(), key=lambda entry: entry.created)
 
+    def number_owned_by(self, owner: IPAddress) -> int:
+        """How many flows a virtual address has."""
+        return len(self._owned.get(owner.packed, ()))
+
     # --- entries ---
 
     def insert(

@@ -10,6 +10,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from typing import Generic
 
 from upmt_nf.signaling.sip.build import response_to
@@ -30,6 +31,9 @@ from upmt_nf.signaling.sip.transactions import (
     client_key,
     server_key,
 )
+from upmt_nf.signaling.sip.unamplified import unamplified
+
+_FORGOTTEN_AT_ONCE = 64
 
 
 class SipEndpoint(Generic[Flow]):
@@ -37,7 +41,8 @@ class SipEndpoint(Generic[Flow]):
 
     `token` gives a new unguessable word a call; `timers` gives the timers of a flow; at most `max_transactions`
     requests of theirs are kept: further ones are answered 503. A success that `is_proven` does not believe is passed
-    over, as if it had never come: the true one may still be on its way.
+    over, as if it had never come: the true one may still be on its way. What is refused unread and what is answered
+    `and_forget` gets no answer larger than itself: where even the least would be, it gets none.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class SipEndpoint(Generic[Flow]):
         self._clients: dict[TransactionKey, ClientTransaction[Flow]] = {}
         self._servers: dict[TransactionKey, ServerTransaction[Flow]] = {}
         self._ends: list[tuple[float, int, TransactionKey]] = []
+        self._unanswered: dict[TransactionKey, float] = {}
+        """Until when the owner may answer; nothing of a request is left once it was answered and forgotten."""
         self._order = 0
         self._out: list[tuple[bytes, Flow]] = []
         self._events: deque[SipEvent[Flow]] = deque()
@@ -92,15 +99,19 @@ class SipEndpoint(Generic[Flow]):
         server = self._servers.get(transaction)
         if server is None:
             return
-        data = bytes(response)
-        self._out.append((data, server.flow))
         if and_forget:
             del self._servers[transaction]
-        elif response.status >= 200:
+            self._unanswered.pop(transaction, None)
+            return self._answer_briefly(response, server.flow, server.size)
+        data = bytes(response)
+        self._out.append((data, server.flow))
+        if response.status >= 200:
+            self._unanswered.pop(transaction, None)
             server.response = data
             server.end_at = now + self._timers(server.flow).timer_j
             self._order += 1
             heapq.heappush(self._ends, (server.end_at, self._order, transaction))
+        return None
 
     def cancel(self, transaction: TransactionKey) -> None:
         """Give a request of ours up without an event."""
@@ -119,15 +130,15 @@ class SipEndpoint(Generic[Flow]):
             self._refuse(flow, str(reason))
             if reason.partial is not None and reason.partial.method != "ACK":
                 answer = response_to(reason.partial, reason.status, tag=self._token())
-                self._out.append((bytes(answer), flow))
+                self._answer_briefly(answer, flow, len(data))
             return
         match message:
             case Request():
-                self._receive_request(message, flow, now)
+                self._receive_request(message, flow, len(data), now)
             case Response():
                 self._receive_response(message, flow, now)
 
-    def _receive_request(self, request: Request, flow: Flow, now: float) -> None:
+    def _receive_request(self, request: Request, flow: Flow, size: int, now: float) -> None:
         if request.method == "ACK":
             return self._refuse(flow, "ACK without INVITE")
         key = server_key(request)
@@ -142,12 +153,10 @@ class SipEndpoint(Generic[Flow]):
         if len(self._servers) >= self._max:
             self.counters["too_many_transactions"] += 1
             answer = response_to(request, 503, tag=self._token(), headers=(("Retry-After", "5"),))
-            self._out.append((bytes(answer), flow))
-            return None
+            return self._answer_briefly(answer, flow, size)
         end_at = now + self._timers(flow).timer_j
-        self._servers[key] = ServerTransaction(key, request, flow, None, end_at)
-        self._order += 1
-        heapq.heappush(self._ends, (end_at, self._order, key))
+        self._servers[key] = ServerTransaction(key, request, flow, size, None, end_at)
+        self._unanswered[key] = end_at
         self._events.append(RequestReceived(key, request, flow))
         return None
 
@@ -171,6 +180,13 @@ class SipEndpoint(Generic[Flow]):
             self._events.append(ResponseReceived(key, client.request, response, flow))
         return None
 
+    def _answer_briefly(self, response: Response, flow: Flow, size: int) -> None:
+        data = unamplified(response, size)
+        if data is None:
+            self.counters["too_small_to_answer"] += 1
+        else:
+            self._out.append((data, flow))
+
     def _refuse(self, flow: Flow, reason: str) -> None:
         self.counters["refused"] += 1
         self._events.append(DatagramRefused(flow, reason))
@@ -180,6 +196,7 @@ class SipEndpoint(Generic[Flow]):
     def next_timeout(self) -> float | None:
         """When `handle_timeout` should be called at the latest, or None."""
         times = [self._ends[0][0]] if self._ends else []
+        times += islice(self._unanswered.values(), 1)
         for client in self._clients.values():
             times.append(client.end_at if client.resend_at is None else min(client.end_at, client.resend_at))
         return min(times, default=None)
@@ -198,6 +215,9 @@ class SipEndpoint(Generic[Flow]):
                 if client.state is ClientState.TRYING:
                     client.interval = min(2 * client.interval, client.timers.t2)
                 client.resend_at = now + client.interval
+        for key, end_at in list(islice(self._unanswered.items(), _FORGOTTEN_AT_ONCE)):
+            if end_at <= now:
+                del self._unanswered[key], self._servers[key]
         while self._ends and self._ends[0][0] <= now:
             _, _, key = heapq.heappop(self._ends)
             server = self._servers.get(key)
