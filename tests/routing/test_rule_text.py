@@ -20,6 +20,7 @@ VALUES = {
     "virtual_interface": "upmt0",
     "queue_outbound": "7000",
     "queue_inbound": "7001",
+    "between_hosts": "",
 }
 NETWORKS = (
     {"network_interface": "if0", "network_port": "1500"},
@@ -111,6 +112,14 @@ def test_the_anchors_rules() -> None:
 def test_an_anchor_without_a_port_range_has_one_rule_for_all_protocols() -> None:
     expected = "".join(line for line in ANCHOR.splitlines(keepends=True) if "--to-ports" not in line)
     assert packaged("anchor", pool="1.2.3.4-1.2.3.9", nat_ports="") == expected
+
+
+def test_an_anchor_between_whose_hosts_packets_go_lets_them_through() -> None:
+    pool = "1.2.3.4-1.2.3.9"
+    text = packaged("anchor", pool=pool, nat_ports="", between_hosts=pool)
+    rule = f"-A UPMT-FORWARD -m iprange --src-range {pool} --dst-range {pool} -o upmt0 -j ACCEPT\n"
+    assert rule in text
+    assert text.replace(rule, "") == packaged("anchor", pool=pool, nat_ports="")
 
 
 @pytest.mark.parametrize("role", ["mobile-host", "anchor"])

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, IPvAnyAddress, model_validator
 
 from upmt_nf.config.checked import Section, checked
-from upmt_nf.config.values import InterfaceName, Pool, Port, Ports, Seconds
+from upmt_nf.config.values import InterfaceName, Peers, Pool, Port, Ports, Seconds
 from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
+
+Rate = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 class AnchorSection(Section):
@@ -41,7 +43,21 @@ class AnchorSection(Section):
     """Source ports of translated TCP and UDP flows; the kernel's own choice when left out."""
     datapath: Literal["auto", "agent", "fast"] = "auto"
     refuse_private: bool = True
-    """Do not forward to private networks (RFC 1918, RFC 4193) behind the anchor."""
+    """Do not forward to private networks (RFC 1918, RFC 4193) behind the anchor, nor from there."""
+    refuse_public: bool = False
+    """Do not forward to the Internet either: only to what `allow` names."""
+    allow: tuple[Peers, ...] = ()
+    """Correspondents that the two keys above do not refuse."""
+    deny: tuple[Peers, ...] = ()
+    """Correspondents that are always refused."""
+    between_hosts: bool = False
+    """Forward between the hosts of this anchor."""
+    stranger_rate: Rate = 1000.0
+    """Datagrams of signalling a second that are heard from all who have no association together."""
+    source_rate: Rate = 20.0
+    """The same from one address (/32, /64); five times as many from one network (/24, /48)."""
+    host_rate: Rate = 100.0
+    """Datagrams of signalling a second that are heard from one association."""
     max_associations: Annotated[int, Field(ge=1)] = 65536
     max_flows: Annotated[int, Field(ge=16)] = 1_000_000
 

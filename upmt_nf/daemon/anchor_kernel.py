@@ -29,6 +29,7 @@ def anchor_rules(config: AnchorSection) -> RuleSet:
         "queue_outbound": str(QUEUE_OUTBOUND),
         "queue_inbound": str(QUEUE_INBOUND),
         "pool": str(config.pool),
+        "between_hosts": str(config.pool) if config.between_hosts else "",
         "nat_ports": str(config.nat_ports or ""),
     }
     return read_rules("anchor", values)

@@ -10,6 +10,9 @@ from array import array
 from hashlib import blake2b
 from math import inf
 
+_ROUNDING = 1e-6
+"""Seconds: a sum of many small numbers must not cost a unit."""
+
 
 class Bucket:
     """One bucket: `rate` units a second, `burst` units at once when it is full."""
@@ -18,7 +21,7 @@ class Bucket:
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
-        self._slack = (burst - 1) / rate
+        self._slack = (burst - 1) / rate + _ROUNDING
         self._paid_at = -inf
 
     def has(self, now: float) -> bool:
@@ -40,7 +43,7 @@ class BucketTable:
 
     def __init__(self, rate: float, burst: float, salt: bytes, *, bits: int = 16) -> None:
         self._rate = rate
-        self._slack = (burst - 1) / rate
+        self._slack = (burst - 1) / rate + _ROUNDING
         self._salt = salt
         self._mask = (1 << bits) - 1
         self._paid_at = array("d", [-inf]) * (1 << bits)

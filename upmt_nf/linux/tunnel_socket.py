@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Callable
 from ipaddress import ip_address
 
+from upmt_nf.datapath.outer import EndpointBytes
 from upmt_nf.model.errors import KernelError, UpmtError
 from upmt_nf.model.flow import Endpoint, IPAddress
 
@@ -18,7 +20,7 @@ _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _SEND_BUFFER = 8 << 20
 _RECEIVE_BUFFER = 8 << 20
-_BATCH = 64
+_BATCH, _LOOKED_AT = 64, 1024
 
 _IGNORED = frozenset((errno.ECONNREFUSED, errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH))
 """What an ICMP error on the way or a filter of the host makes of a send: the packet is gone, the path may be well."""
@@ -124,10 +126,15 @@ class SignallingSocket:
         """Readable when datagrams wait."""
         return self._socket.fileno()
 
-    def receive(self) -> list[tuple[bytes, Endpoint]]:
-        """At most one batch of waiting datagrams, each with where it came from."""
+    def receive(
+        self, is_hopeless: Callable[[EndpointBytes, bytes], bool] = lambda _, __: False
+    ) -> list[tuple[bytes, Endpoint]]:
+        """At most one batch of waiting datagrams, each with where it came from.
+
+        Those that `is_hopeless` are left out; many are read at a time, as those that are not wait behind them.
+        """
         found: list[tuple[bytes, Endpoint]] = []
-        for _ in range(_BATCH):
+        for _ in range(_LOOKED_AT):
             try:
                 data, source = self._socket.recvfrom(65536)
             except BlockingIOError:
@@ -135,7 +142,13 @@ class SignallingSocket:
             except OSError:
                 # An ICMP error about something that we sent earlier: retransmission takes care of it.
                 continue
-            found.append((data, Endpoint(ip_address(source[0].partition("%")[0]), source[1])))
+            address = source[0].partition("%")[0]
+            packed = socket.inet_pton(self._socket.family, address) + source[1].to_bytes(2, "big")
+            if is_hopeless(packed, data):
+                continue
+            found.append((data, Endpoint(ip_address(address), source[1])))
+            if len(found) == _BATCH:
+                break
         return found
 
     def send_to(self, data: bytes, remote: Endpoint) -> bool:

@@ -106,7 +106,7 @@ class Anchor:
             token=lambda: f"{random.getrandbits(64):016x}",
             timers=lambda path: OUTSIDE if path.inner is None else INSIDE,
         )
-        self._tag = f"{random.getrandbits(64):016x}"
+        self._tag = f"{random.getrandbits(32):08x}"
         self._commands: list[AnchorCommand] = []
         self._sweep_at: float | None = None
         self._stop_at: float | None = None

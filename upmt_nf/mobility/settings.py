@@ -77,7 +77,7 @@ class AnchorSettings:
     """Largest outer packet that the anchor's own interface takes."""
     formats: tuple[str, ...] = ("plain", "cookie", "sealed")
     """Tunnel formats that hosts may choose."""
-    rates: SourceRates = SourceRates()
+    rates: SourceRates = field(default_factory=SourceRates)
     """How much signalling is heard, and of whom."""
     notice_patience: float = 1.0
     """How long a stopping anchor waits for the answers to its notices."""

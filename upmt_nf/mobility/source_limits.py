@@ -63,9 +63,7 @@ class SourceLimits:
         self._sources = BucketTable(rates.source, 3 * rates.source, salt)
         self._networks = BucketTable(5 * rates.source, 15 * rates.source, salt)
 
-    def admits(
-        self, remote: EndpointBytes, data: bytes, now: float, owner: TerminalId | None = None
-    ) -> bool:
+    def admits(self, remote: EndpointBytes, data: bytes, now: float, owner: TerminalId | None = None) -> bool:
         """Whether to hear a datagram of SIP; if so it is taken off its sender's budget. `now` in seconds.
 
         `remote` is its outer source; `owner` the host whose tunnel it came by.

@@ -98,7 +98,7 @@ class SipEndpoint(Generic[Flow]):
         """
         server = self._servers.get(transaction)
         if server is None:
-            return
+            return None
         if and_forget:
             del self._servers[transaction]
             self._unanswered.pop(transaction, None)
@@ -129,7 +129,7 @@ class SipEndpoint(Generic[Flow]):
         except SipParseError as reason:
             self._refuse(flow, str(reason))
             if reason.partial is not None and reason.partial.method != "ACK":
-                answer = response_to(reason.partial, reason.status, tag=self._token())
+                answer = response_to(reason.partial, reason.status, tag=self._token()[:8])
                 self._answer_briefly(answer, flow, len(data))
             return
         match message:
@@ -152,7 +152,7 @@ class SipEndpoint(Generic[Flow]):
             return None
         if len(self._servers) >= self._max:
             self.counters["too_many_transactions"] += 1
-            answer = response_to(request, 503, tag=self._token(), headers=(("Retry-After", "5"),))
+            answer = response_to(request, 503, tag=self._token()[:8], headers=(("Retry-After", "5"),))
             return self._answer_briefly(answer, flow, size)
         end_at = now + self._timers(flow).timer_j
         self._servers[key] = ServerTransaction(key, request, flow, size, None, end_at)
