@@ -41,9 +41,9 @@ def main() -> None:
     _upmt("lab", "up", "--name", lab, "--no-daemons")
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            _prepare(lab, Path(scratch), programs)
+            anchor = _prepare(lab, Path(scratch), programs)
             for rate in chosen.rates.split(","):
-                print(_round(lab, Path(scratch), int(rate), chosen.seconds, chosen.kinds), flush=True)
+                print(_round(lab, anchor, Path(scratch), int(rate), chosen.seconds, chosen.kinds), flush=True)
     finally:
         for program in programs:
             program.terminate()
@@ -51,7 +51,8 @@ def main() -> None:
         _upmt("lab", "down", "--name", lab)
 
 
-def _prepare(lab: str, scratch: Path, programs: list[subprocess.Popen[str]]) -> None:
+def _prepare(lab: str, scratch: Path, programs: list[subprocess.Popen[str]]) -> int:
+    """Gives the anchor's pid: `lab exec` becomes what it starts."""
     secrets = [token_urlsafe(24) for _ in range(HOSTS)]
     names = [f"crowd{number}@crowd.example" for number in range(HOSTS)]
     hashes = (f"{n}:{REALM}:{secret_hash(n, REALM, s)}\n" for n, s in zip(names, secrets, strict=True))
@@ -65,9 +66,10 @@ def _prepare(lab: str, scratch: Path, programs: list[subprocess.Popen[str]]) -> 
     programs.append(_start(lab, "an", *UPMT, "anchor", "run", "--config", str(scratch / "anchor.toml")))
     while _counters(lab) is None:
         time.sleep(0.1)
+    return programs[-1].pid
 
 
-def _round(lab: str, scratch: Path, rate: int, seconds: int, kinds: str) -> str:
+def _round(lab: str, anchor: int, scratch: Path, rate: int, seconds: int, kinds: str) -> str:
     words = (
         "--hosts",
         str(HOSTS),
@@ -81,15 +83,15 @@ def _round(lab: str, scratch: Path, rate: int, seconds: int, kinds: str) -> str:
     assert crowd.stdin is not None
     assert crowd.stdout is not None
     crowd.stdout.readline()
-    before, used = _counters(lab) or {}, _processor_seconds(lab)
+    before, used = _counters(lab) or {}, _processor_seconds(anchor)
     crowd.stdin.write("go\n")
     crowd.stdin.flush()
     sent: dict[str, Any] = {"per_second": 0}
     if rate:
-        words = ("--rate", str(rate), "--seconds", str(seconds), "--kinds", kinds)
-        flood = _start(lab, "inet", sys.executable, str(HERE / "stranger_flood.py"), *words)
+        options = ("--rate", str(rate), "--seconds", str(seconds), "--kinds", kinds)
+        flood = _start(lab, "inet", sys.executable, str(HERE / "stranger_flood.py"), *options)
         sent = json.loads(flood.communicate()[0])
-    used = _processor_seconds(lab) - used
+    used = _processor_seconds(anchor) - used
     report = json.loads(crowd.communicate()[0])
     after = _counters(lab) or {}
     said = {
@@ -111,23 +113,9 @@ def _counters(lab: str) -> dict[str, int] | None:
     return found
 
 
-def _processor_seconds(lab: str) -> float:
-    """Of the anchor's daemon, so far."""
-    words = (
-        *UPMT,
-        "lab",
-        "exec",
-        "--name",
-        lab,
-        "an",
-        "--",
-        "sh",
-        "-c",
-        "cat /proc/$(pgrep -f 'anchor run' | tail -1)/stat",
-    )
-    found = (
-        subprocess.run(words, capture_output=True, text=True, check=True).stdout.rpartition(")")[2].split()
-    )
+def _processor_seconds(pid: int) -> float:
+    """Of a process, so far."""
+    found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(found[11]) + int(found[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -79,7 +79,7 @@ def icmp_error(source: IPAddress, destination: IPAddress, about: bytes) -> bytes
 
 # --- forged inner sources ---
 
-PACKETS = {
+PACKETS: dict[str, Callable[[IPAddress], list[bytes]]] = {
     "udp": lambda source: [udp(source)],
     "tcp": lambda source: [tcp(source)],
     "icmp": lambda source: [echo(source)],
