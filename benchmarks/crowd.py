@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from ipaddress import ip_address
 from pathlib import Path
-from random import Random
+from random import SystemRandom
 from typing import Any
 
 from upmt_nf.datapath.packet import build_udp, parse_udp
@@ -68,7 +68,7 @@ class Host:
             keepalive_interval=2.0,
             secret=secret,
         )
-        self.machine = MobileHost(settings, self._paft, Random(number))
+        self.machine = MobileHost(settings, self._paft, SystemRandom())
         self._timer: asyncio.TimerHandle | None = None
         self._sockets: dict[str, socket.socket] = {}
         self._care_of: IPAddress | None = None
@@ -186,7 +186,7 @@ async def live(chosen: argparse.Namespace) -> dict[str, Any]:
         host.appear(first + number)
         await asyncio.sleep(0.02)
     await _until_all_are_ready(hosts)
-    before = sum((host.counts for host in hosts), Counter())
+    before = _counts(hosts)
     print(json.dumps({"ready": len(hosts)}), flush=True)
     if chosen.wait:
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
@@ -203,7 +203,7 @@ async def live(chosen: argparse.Namespace) -> dict[str, Any]:
                 host.move(first + len(hosts) + place)
     await asyncio.sleep(1.0)
     await _until_all_are_ready(hosts, 10)
-    counts = sum((host.counts for host in hosts), Counter()) - before
+    counts = _counts(hosts) - before
     steady = hosts[len(movers) :]
     return {
         "hosts": len(hosts),
@@ -212,10 +212,15 @@ async def live(chosen: argparse.Namespace) -> dict[str, Any]:
         "sent": sum(len(host.sent) for host in hosts),
         "lost": sum(len(host.sent - host.answered) for host in steady),
         "lost_by_movers": sum(len(host.sent - host.answered) for host in movers),
-        "resent": sum(host.machine.counters.get("resent", 0) for host in hosts),
-        "timed_out": sum(host.machine.counters.get("timed_out", 0) for host in hosts),
-        **dict(counts),
+        "resent": counts["resent"],
+        "timed_out": counts["timed_out"],
+        **counts,
     }
+
+
+def _counts(hosts: list[Host]) -> Counter[str]:
+    """What all hosts counted so far, their signalling included."""
+    return sum((host.counts + Counter(host.machine.counters) for host in hosts), Counter())
 
 
 def _now() -> float:

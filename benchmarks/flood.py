@@ -91,8 +91,8 @@ def _round(lab: str, anchor: int, scratch: Path, rate: int, seconds: int, kinds:
         options = ("--rate", str(rate), "--seconds", str(seconds), "--kinds", kinds)
         flood = _start(lab, "inet", sys.executable, str(HERE / "stranger_flood.py"), *options)
         sent = json.loads(flood.communicate()[0])
-    used = _processor_seconds(anchor) - used
     report = json.loads(crowd.communicate()[0])
+    used = _processor_seconds(anchor) - used
     after = _counters(lab) or {}
     said = {
         name: after[name] - before.get(name, 0)
