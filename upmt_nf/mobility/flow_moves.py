@@ -61,7 +61,7 @@ class FlowMoves:
         match = pair.match
         looked_at = len(match) if isinstance(match, tuple) else self._paft.number_owned_by(lease.address)
         if not self._may_look_at(lease, looked_at, now):
-            return HandoverResult(False, reason="too many flows in too short a time: try again later")
+            return HandoverResult(False, reason="too many flows at once: try again later")
         try:
             keys = self._select(lease, match)
         except PeerError as reason:
