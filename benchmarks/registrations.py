@@ -18,7 +18,7 @@ from random import Random
 from time import process_time
 from typing import Any
 
-from benchmarks.anchor_process import LOOPBACK, POOL, guard_of
+from benchmarks.anchor_process import LOOPBACK, POOL, UNLIMITED, guard_of
 from benchmarks.registration_load import Load, PretendHost, users_text
 from benchmarks.registration_wire import Anchor as AnchorProcess
 from benchmarks.registration_wire import echoes, hammer, soak
@@ -128,7 +128,9 @@ def _in_memory(found: dict[str, Any], seconds: float, users: Path) -> None:
 
 def _machine_rate(load: Load, users: Path | None, seconds: float, *, new_keys: bool = False) -> float:
     """Registrations a second of CPU time in the anchor's machine alone; the best of five parts."""
-    machine = Anchor(AnchorSettings(address=LOOPBACK, pool=POOL), Paft(), Random(1), guard=guard_of(users))
+    machine = Anchor(
+        AnchorSettings(address=LOOPBACK, pool=POOL, rates=UNLIMITED), Paft(), Random(1), guard=guard_of(users)
+    )
     clock = Clock()
     keys = _keys() if new_keys else None
 

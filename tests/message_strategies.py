@@ -65,7 +65,7 @@ MESSAGES: st.SearchStrategy[UpmtMessage] = st.one_of(
         ADDRESSES,
         PORTS,
         RESULTS,
-        TEXTS,
+        TEXTS.filter(lambda format: format != "plain"),
         st.integers(0, 255),
         st.binary(min_size=16, max_size=16),
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from upmt_nf.datapath.anchor_forwarder import PRIVATE_NETWORKS, AnchorForwarder
+from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.checksum import checksum
 from upmt_nf.datapath.fragment import split
 from upmt_nf.datapath.host_forwarder import Classified, HostForwarder
@@ -18,6 +18,7 @@ from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.packet import build_udp, destination_of, ip_packet, is_whole, source_of
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.protected import PROTECTED
+from upmt_nf.datapath.reach import Reach
 from upmt_nf.datapath.segmentation import segment
 from upmt_nf.datapath.verdict import Inbound, Outbound
 from upmt_nf.model.flow import ICMP, TCP, UDP, Endpoint, IPAddress
@@ -41,7 +42,7 @@ class Ends:
     def __init__(self, virtual: IPAddress, anchor: IPAddress) -> None:
         self.virtual, self.address = virtual, anchor
         self.anchor_paft, self.host_paft = Paft(max_flows=64), Paft(max_flows=64)
-        self.anchor = AnchorForwarder(self.anchor_paft, anchor, PRIVATE_NETWORKS)
+        self.anchor = AnchorForwarder(self.anchor_paft, anchor, Reach())
         self.host = HostForwarder(
             self.host_paft, virtual, anchor, lambda key, mark: Classified(ApplicationId(1), 0, "")
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 import pytest
 from linear_time import is_linear
@@ -18,6 +18,7 @@ from upmt_nf.datapath.outer import parse_outer
 from upmt_nf.datapath.packet import build_udp, flow_of, is_fragment, is_icmp_error, is_whole, parse_udp
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.protected import PROTECTED, tunnel_hint
+from upmt_nf.datapath.reach import Reach
 from upmt_nf.model.errors import PeerError, UpmtError
 from upmt_nf.model.flow import Endpoint, FlowKey
 from upmt_nf.model.identity import TunnelId
@@ -273,7 +274,7 @@ def test_tunnel_packets(name: str) -> None:
         tunnel.format = PROTECTED[name](b"d" * 32, b"u" * 32)
         twin.format = PROTECTED[name](b"u" * 32, b"d" * 32)
     paft.add_tunnel(tunnel)
-    anchor = AnchorForwarder(paft, ANCHOR, [ip_network("10.0.0.0/8")])
+    anchor = AnchorForwarder(paft, ANCHOR, Reach())
 
     def made(size: int) -> bytes:
         payload = twin.format.encode(twin, udp(size - 200))

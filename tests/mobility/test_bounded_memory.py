@@ -17,6 +17,7 @@ from upmt_nf.mobility.anchor_commands import SendSip
 from upmt_nf.mobility.anchor_events import SipDatagramReceived
 from upmt_nf.mobility.events import TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
+from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.signaling.digest import REALM, DigestClient, DigestServer, secret_hash
 from upmt_nf.signaling.message_writing import encode
@@ -96,7 +97,8 @@ def test_an_anchor_with_proofs_stops_growing(stays: bool) -> None:
     users = {f"h{number}@upmt": secret_hash(f"h{number}@upmt", REALM, "s") for number in range(50)}
     random = Random(1)
     guard = DigestServer(REALM, b"k" * 32, users.get, lambda: random.randbytes(8))
-    settings = AnchorSettings(ANCHOR.address, AddressPool(ip_address("10.0.0.1"), ip_address("10.0.0.99")))
+    pool = AddressPool(ip_address("10.0.0.1"), ip_address("10.0.0.99"))
+    settings = AnchorSettings(ANCHOR.address, pool, rates=SourceRates(1000.0, 1000.0, 1000.0))
     machine, now = Anchor(settings, Paft(), Random(2), guard=guard), 100.0
 
     def told(request: Request) -> Response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,7 @@ _MAX_NONCES = 8
 _MAX_HEADER = 2048
 _USUAL_NONCE = 40
 """Characters of the nonces that our anchors make."""
+_NONCE_PARAMETER, _NAME_PARAMETER = b' nonce="', b'username="'
 _BOUND = "u1-"
 """How a client nonce begins that ends with the digest of `_BOUND_HEADERS`."""
 _BOUND_HEADERS = ("to", "call-id", "cseq", "expires", "vipaddr")
@@ -103,7 +105,7 @@ class Unproven:
 
 @dataclass(slots=True)
 class _Counts:
-    """Which counts of a nonce were used: the highest, and a bitmap of those below it."""
+    """Which counts of an identity's nonce were used: the highest, and a bitmap of those below it."""
 
     nonce: bytes
     made_at: float
@@ -129,8 +131,11 @@ class _Counts:
 class _Uses:
     """The nonces that one identity uses. Unknown ones from `forgotten` or before may have been used and forgotten."""
 
-    forgotten: float = 0.0
+    forgotten: float = -math.inf
     counts: list[_Counts] = field(default_factory=list)
+
+    def knows(self, nonce: bytes) -> bool:
+        return any(counts.nonce == nonce for counts in self.counts)
 
     def of(self, nonce: bytes, made_at: float, most: int) -> _Counts | None:
         """A nonce's counts; None when it may have been forgotten."""
@@ -239,12 +244,37 @@ class DigestServer:
         """The anchor's own proof, for an answer with this body; with the next nonce when this one ages."""
         proof = ticket.proof("", body)
         value = f'qop={ticket.qop}, rspauth="{proof}", cnonce="{ticket.client_nonce}", nc={ticket.count}'
-        if now - _seconds_in(base64.urlsafe_b64decode(ticket.nonce)) > NONCE_LIFETIME / 4:
-            value += f', nextnonce="{self._nonce(now)}"'
+        if now - _seconds_in(_head_of(ticket.nonce)) > NONCE_LIFETIME / 4:
+            value += f', nextnonce="{self._next_nonce(ticket.identity, now)}"'
         return ("Authentication-Info", value)
 
+    def identity_in(self, data: bytes) -> str | None:
+        """Who has proven the nonce that a datagram mentions: cheap, before it is parsed, and itself no proof."""
+        identity = _quoted(data, _NAME_PARAMETER)
+        uses = self._uses.get(identity) if identity is not None else None
+        nonce = _quoted(data, _NONCE_PARAMETER) if uses is not None else None
+        if uses is None or nonce is None:
+            return None
+        try:
+            return identity if uses.knows(_head_of(nonce)) else None
+        except ValueError:
+            return None
+
+    def _next_nonce(self, identity: str, now: float) -> str:
+        """One for all answers of a while, known as this identity's before it is used."""
+        uses = self._uses.setdefault(identity, _Uses())
+        newest = max(uses.counts, key=lambda kept: kept.made_at, default=None)
+        if newest is not None and now - newest.made_at <= NONCE_LIFETIME / 4:
+            return self._text(newest.nonce)
+        nonce = self._nonce(now)
+        head = _head_of(nonce)
+        uses.of(head, _seconds_in(head), self._max_nonces)
+        return nonce
+
     def _nonce(self, now: float) -> str:
-        head = int(now * 1000).to_bytes(6, "big") + self._token()
+        return self._text(int(now * 1000).to_bytes(6, "big") + self._token())
+
+    def _text(self, head: bytes) -> str:
         return base64.urlsafe_b64encode(head + self._mac(head)).decode()
 
     def _mac(self, head: bytes) -> bytes:
@@ -265,7 +295,7 @@ class DigestServer:
         uses = self._uses.get(identity)
         if uses is None:
             uses = self._uses[identity] = _Uses()
-        counts = uses.of(base64.urlsafe_b64decode(nonce)[:14], made_at, self._max_nonces)
+        counts = uses.of(_head_of(nonce), made_at, self._max_nonces)
         return counts is not None and count > 0 and counts.use(count)
 
 
@@ -373,8 +403,20 @@ class DigestClient:
         return True
 
 
-def _seconds_in(nonce: bytes) -> float:
-    return int.from_bytes(nonce[:6], "big") / 1000
+def _head_of(nonce: str) -> bytes:
+    """Its time and random part. Raises ValueError."""
+    return base64.urlsafe_b64decode(nonce)[:14]
+
+
+def _seconds_in(head: bytes) -> float:
+    return int.from_bytes(head[:6], "big") / 1000
+
+
+def _quoted(data: bytes, name: bytes) -> str | None:
+    """The value of a quoted parameter, found without parsing."""
+    start = data.find(name) + len(name)
+    end = data.find(b'"', start, start + _MAX_HEADER)
+    return data[start:end].decode("utf-8", "surrogateescape") if start >= len(name) and end >= 0 else None
 
 
 def _is_same(proof: str, given: str) -> bool:

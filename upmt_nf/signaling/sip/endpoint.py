@@ -31,6 +31,7 @@ from upmt_nf.signaling.sip.transactions import (
     client_key,
     server_key,
 )
+from upmt_nf.signaling.sip.unamplified import unamplified
 
 _CANCELLED = ("INVITE", "REGISTER", "MESSAGE", "OPTIONS")
 
@@ -43,7 +44,8 @@ class SipEndpoint(Generic[Flow]):
     copy of the request is then a new one), and when none is so old, further ones are told 503. A final answer that
     `is_proven` does not believe is passed over, as if it had never come: the true one may still be on its way.
     `source_of` gives the address behind a flow, which answers name in `received` and `rport`; None: nobody needs to
-    know.
+    know. What is refused unread and what is answered `and_forget` gets no answer larger than itself: where even the
+    least would be, it gets none.
     """
 
     def __init__(
@@ -102,15 +104,17 @@ class SipEndpoint(Generic[Flow]):
         """
         server = self._servers.get(transaction)
         if server is None:
-            return
-        data = bytes(response)
-        self._out.append((data, server.flow))
+            return None
         if and_forget:
             del self._servers[transaction]
-        elif response.status >= 200:
+            return self._answer_briefly(response, server.flow, server.size)
+        data = bytes(response)
+        self._out.append((data, server.flow))
+        if response.status >= 200:
             server.response = data
             server.end_at = now + self._timers(server.flow).timer_j
             self._servers.move_to_end(transaction)
+        return None
 
     def cancel(self, transaction: TransactionKey) -> None:
         """Give a request of ours up without an event."""
@@ -128,19 +132,19 @@ class SipEndpoint(Generic[Flow]):
         except SipParseError as reason:
             self._refuse(flow, str(reason))
             if reason.partial is not None and reason.partial.method != "ACK":
-                self._answer_at_once(reason.partial, reason.status, flow)
+                self._answer_at_once(reason.partial, reason.status, flow, len(data))
             return
         match message:
             case Request():
-                self._receive_request(message, flow, now)
+                self._receive_request(message, flow, len(data), now)
             case Response():
                 self._receive_response(message, flow, now)
 
-    def _receive_request(self, request: Request, flow: Flow, now: float) -> None:
+    def _receive_request(self, request: Request, flow: Flow, size: int, now: float) -> None:
         if request.method == "ACK":
             return self._refuse(flow, "ACK without INVITE")
         if request.method == "CANCEL":
-            return self._receive_cancel(request, flow)
+            return self._receive_cancel(request, flow, size)
         key = server_key(request)
         server = self._servers.get(key)
         if server is not None:
@@ -152,24 +156,31 @@ class SipEndpoint(Generic[Flow]):
             return None
         if len(self._servers) >= self._max and not self._has_made_room(now):
             self.counters["too_many_transactions"] += 1
-            return self._answer_at_once(request, 503, flow, (("Retry-After", "5"),))
-        self._servers[key] = ServerTransaction(flow, None, now + self._timers(flow).timer_j)
+            return self._answer_at_once(request, 503, flow, size, (("Retry-After", "5"),))
+        self._servers[key] = ServerTransaction(flow, size, None, now + self._timers(flow).timer_j)
         self._events.append(RequestReceived(key, self._with_source(request, flow), flow))
         return None
 
-    def _receive_cancel(self, request: Request, flow: Flow) -> None:
+    def _receive_cancel(self, request: Request, flow: Flow, size: int) -> None:
         """RFC 3261 section 9.2: what is not an INVITE is not given up, whatever is said."""
         branch, sent_by, _ = server_key(request)
         is_known = any(TransactionKey(branch, sent_by, method) in self._servers for method in _CANCELLED)
-        self._answer_at_once(request, 200 if is_known else 481, flow)
+        self._answer_at_once(request, 200 if is_known else 481, flow, size)
 
     def _answer_at_once(
-        self, request: Request, status: int, flow: Flow, headers: tuple[Header, ...] = ()
+        self, request: Request, status: int, flow: Flow, size: int, headers: tuple[Header, ...] = ()
     ) -> None:
         """Without a transaction: a copy of the request is answered like a new one."""
         source = self._source_of(flow)
-        answer = response_to(request, status, tag=self._token(), source=source, headers=headers)
-        self._out.append((bytes(answer), flow))
+        answer = response_to(request, status, tag=self._token()[:8], source=source, headers=headers)
+        self._answer_briefly(answer, flow, size)
+
+    def _answer_briefly(self, response: Response, flow: Flow, size: int) -> None:
+        data = unamplified(response, size)
+        if data is None:
+            self.counters["too_small_to_answer"] += 1
+        else:
+            self._out.append((data, flow))
 
     def _with_source(self, request: Request, flow: Flow) -> Request:
         """RFC 3261 section 18.2.1: the topmost Via says where the request came from, and so do all answers."""
