@@ -115,6 +115,15 @@ class Noticed(NamedTuple):
     notice: AnchorNotice
 
 
+class Unproven(NamedTuple):
+    """Something said yes that does not know our secret: it was not believed."""
+
+    purpose: Purpose
+
+
+Heard = Answered | Noticed | Unproven
+
+
 class HostSignalling:
     """One SIP identity: one Call-ID and one rising CSeq for all requests, so that the anchor can order them."""
 
@@ -134,7 +143,7 @@ class HostSignalling:
         self._call_id = f"{random.getrandbits(128):032x}"
         self._tag = self._token()
         self._cseq = 0
-        self._heard: list[Answered | Noticed] = []
+        self._heard: list[Heard] = []
 
     def _token(self) -> str:
         return f"{self._random.getrandbits(64):016x}"
@@ -229,11 +238,12 @@ class HostSignalling:
         if self._credentials is None:
             return True
         sent = self._sent.get(key)
-        return (
-            sent is not None
-            and sent.ticket is not None
-            and self._credentials.proves_itself(sent.ticket, response)
-        )
+        if sent is None:
+            return False
+        if sent.ticket is not None and self._credentials.proves_itself(sent.ticket, response):
+            return True
+        self._heard.append(Unproven(sent.purpose))
+        return False
 
     def cancel(self, is_meant: Callable[[Purpose], bool]) -> list[Purpose]:
         """Give requests up; gives their purposes. A late answer means nothing then."""
@@ -310,7 +320,7 @@ class HostSignalling:
         self._heard.append(Noticed(path.network, notice))
         return response_to(request, 200, tag=self._tag, body=encode(NoticeAnswer()))
 
-    def heard(self) -> list[Answered | Noticed]:
+    def heard(self) -> list[Heard]:
         """What was heard since the last call."""
         heard, self._heard = self._heard, []
         return heard
