@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from upmt_nf.mobility.anchor_choice import (
     DOUBT_INTERVAL,
     GRACE,
-    HOLLOW_PATIENCE,
+    HOLLOW_ANSWERS,
     PATIENCE,
     SETUP_PATIENCE,
     AnchorChoice,
@@ -138,7 +138,8 @@ def test_another_that_answers_and_is_lost_again_is_not_used() -> None:
 
 def test_an_anchor_that_talks_but_carries_nothing_is_left_in_the_end() -> None:
     choice = settled()
-    now, moved = 10.0, []
+    now = 10.0
+    moved: list[ChoiceCommand] = []
     while not moved and now < 100.0:
         commands = choice.watch(True, now, is_proven=True) + choice.handle_timeout(now)
         if AskAgain(0) in commands:
@@ -148,7 +149,18 @@ def test_an_anchor_that_talks_but_carries_nothing_is_left_in_the_end() -> None:
         moved = [command for command in commands if isinstance(command, Use)]
         now += 0.5
     assert moved == [Use(1)]
-    assert HOLLOW_PATIENCE <= now - 10.0 <= HOLLOW_PATIENCE + DOUBT_INTERVAL + 2 * PATIENCE + GRACE
+    talked = HOLLOW_ANSWERS * DOUBT_INTERVAL
+    assert talked <= now - 10.0 <= talked + PATIENCE + GRACE + 2.0
+
+
+def test_answers_from_before_a_silence_do_not_make_an_anchor_hollow() -> None:
+    choice = settled()
+    for number in range(2 * HOLLOW_ANSWERS):
+        now = 100.0 * (number + 1)
+        assert AskAgain(0) in choice.watch(True, now, is_proven=True)
+        assert choice.grant(0, now + 0.1) == []
+        assert choice.state is ChoiceState.SETTLED
+        choice.watch(False, now + 0.2)
 
 
 class AnyOrder(RuleBasedStateMachine):

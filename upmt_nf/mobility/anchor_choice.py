@@ -26,8 +26,8 @@ SETUP_PATIENCE = 1.0
 """Seconds without any tunnel until the anchor in use is doubted; none when all of them were found dead."""
 DOUBT_INTERVAL = 5.0
 """Seconds before an anchor that has just answered is doubted again."""
-HOLLOW_PATIENCE = 30.0
-"""Seconds without any tunnel after which answers of the anchor in use count no more: it talks, but carries nothing."""
+HOLLOW_ANSWERS = 5
+"""Answers of the one in use, one a doubt, without any tunnel in between, after which it talks but carries nothing."""
 
 
 class ChoiceState(Enum):
@@ -130,6 +130,8 @@ class AnchorChoice:
         """When the next one is asked, or the grace is over, by state."""
         self._cut_off_since: float | None = None
         self._no_doubt_until = 0.0
+        self._hollow = 0
+        """How often the one in use has answered since it was cut off."""
 
     # --- inputs ---
 
@@ -147,7 +149,8 @@ class AnchorChoice:
     def grant(self, anchor: int, now: float) -> list[ChoiceCommand]:
         """An anchor has proven itself and given or confirmed an association."""
         if anchor == self.used and self.state in (ChoiceState.DOUBTING, ChoiceState.WAVERING):
-            return [] if self._is_hollow(now) else self._restore(now)
+            self._hollow += 1
+            return [] if self._hollow > HOLLOW_ANSWERS else self._restore(now)
         if self._enter(ChoiceInput.GRANTED):
             return self._settle_on(anchor)
         if anchor != self.used and self._enter(ChoiceInput.RIVAL_GRANTED):
@@ -187,7 +190,7 @@ class AnchorChoice:
     def watch(self, is_cut_off: bool, now: float, *, is_proven: bool = False) -> list[ChoiceCommand]:
         """Whether networks are there and none of them has a tunnel; `is_proven`: each was found dead, not just new."""
         if not is_cut_off:
-            self._cut_off_since = None
+            self._cut_off_since, self._hollow = None, 0
             return self._restore(now) if self.state in (ChoiceState.DOUBTING, ChoiceState.WAVERING) else []
         if self._cut_off_since is None:
             self._cut_off_since = now
@@ -244,7 +247,7 @@ class AnchorChoice:
 
     def _settle_on(self, anchor: int) -> list[ChoiceCommand]:
         self.used = anchor
-        self._cut_off_since, self._no_doubt_until = None, 0.0
+        self._cut_off_since, self._no_doubt_until, self._hollow = None, 0.0, 0
         return [Use(anchor), *self._keep(anchor)]
 
     def _restore(self, now: float) -> list[ChoiceCommand]:
@@ -263,9 +266,6 @@ class AnchorChoice:
         self.asked = {anchor}
         self._queue, self._next_at, self._rival = [], None, None
         return [Withdraw(other) for other in others]
-
-    def _is_hollow(self, now: float) -> bool:
-        return self._cut_off_since is not None and now - self._cut_off_since >= HOLLOW_PATIENCE
 
     def _doubt_at(self) -> float | None:
         if self._count == 1 or self._cut_off_since is None:
