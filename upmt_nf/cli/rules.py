@@ -108,7 +108,7 @@ def _ruleset(role: Role, config: Path | None) -> RuleSet:
     settings = mobile_host_config(config)
     # A network without a port of its own gets its line when the daemon has bound one.
     ports = {network.interface: network.tunnel_port for network in settings.network if network.tunnel_port}
-    return host_rules(settings, ports, Applications(settings.application).netfilter_lines())
+    return host_rules(settings.anchor.tunnels, ports, Applications(settings.application).netfilter_lines())
 
 
 def _running_rules(role: Role) -> RuleSet:

@@ -16,7 +16,7 @@ from upmt_nf.linux.journal import Journal
 from upmt_nf.linux.rule_files import read_rules
 from upmt_nf.linux.virtual_interface import VirtualInterface
 from upmt_nf.model.errors import FacilityError
-from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import ApplicationName
 from upmt_nf.model.names import MARK_OUTER, QUEUE_INBOUND, QUEUE_OUTBOUND, VIRTUAL_INTERFACE
 from upmt_nf.routing.plan import NetworkRouting, Routing, host_routing
@@ -28,13 +28,11 @@ _FIRST_MTU = 1472
 """Of a plain tunnel over Ethernet; the tunnels tell better as soon as they are up."""
 
 
-def host_rules(
-    config: MobileHostConfig, ports: Mapping[str, int], application_lines: Iterable[str]
-) -> RuleSet:
-    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel."""
+def host_rules(anchor: Endpoint, ports: Mapping[str, int], application_lines: Iterable[str]) -> RuleSet:
+    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel to `anchor`."""
     values = {
-        "anchor": str(config.anchor.address),
-        "tunnel_port": str(config.anchor.tunnel_port),
+        "anchor": str(anchor.address),
+        "tunnel_port": str(anchor.port),
         "virtual_interface": VIRTUAL_INTERFACE,
         "queue_outbound": str(QUEUE_OUTBOUND),
         "queue_inbound": str(QUEUE_INBOUND),
@@ -49,6 +47,8 @@ class HostKernel:
 
     def __init__(self, config: MobileHostConfig) -> None:
         self._config = config
+        self.anchor = config.anchor.tunnels
+        """The other end of all tunnels, of the anchor in use."""
         self.journal = Journal()
         self.interface = VirtualInterface(self.journal)
         self._cgroups: ApplicationCgroups | None = None
@@ -65,12 +65,12 @@ class HostKernel:
 
     def set_rules(self, ports: Mapping[str, int], application_lines: Iterable[str]) -> None:
         """Bring netfilter into line."""
-        self.rules = host_rules(self._config, ports, application_lines)
+        self.rules = host_rules(self.anchor, ports, application_lines)
         netfilter.install(self.rules, self.journal)
 
     def route(self, virtual_address: IPAddress | None, networks: Iterable[NetworkRouting]) -> None:
         """Bring policy routing into line."""
-        self.routing = host_routing(virtual_address, networks, self._config.anchor.address)
+        self.routing = host_routing(virtual_address, networks, self.anchor.address)
         routes.apply(self.routing, self.journal)
 
     def set_mtu(self, mtu: int) -> None:

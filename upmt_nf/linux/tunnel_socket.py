@@ -57,13 +57,20 @@ class TunnelSocket:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         if remote is not None:
             try:
-                self._socket.connect((str(remote.address), remote.port))
-            except OSError as reason:
+                self.turn_to(remote)
+            except KernelError:
                 self._socket.close()
-                raise KernelError(
-                    f"no way from {address} on {interface} to {remote}: {reason.strerror}"
-                ) from reason
+                raise
         self.local = _local(self._socket)
+
+    def turn_to(self, remote: Endpoint) -> None:
+        """Send to this remote end from now on, from the same port. Raises KernelError when there is no way to it."""
+        try:
+            self._socket.connect((str(remote.address), remote.port))
+        except OSError as reason:
+            raise KernelError(
+                f"no way from {_local(self._socket)} to {remote}: {reason.strerror}"
+            ) from reason
 
     def send(self, payload: bytes, tos: int) -> None:
         """Send to the remote end. Raises PathTooSmall and PathLost; what merely gets lost is counted in `dropped`."""
