@@ -148,7 +148,7 @@ def test_somebody_who_does_not_know_our_secret_is_passed_by_with_a_warning() -> 
     world.host.appear(NET0, NET1)
     assert world.until(world.host.is_settled, 2) < 0.5
     assert world.host.anchor == world.sites[1].address
-    assert len(warnings(world, str(world.sites[0].address), "does not know our secret")) == 1
+    assert len(warnings(world, str(world.sites[0].address), "does not prove")) == 1
 
 
 def test_a_lifetime_that_is_too_short_is_raised_at_the_same_anchor() -> None:

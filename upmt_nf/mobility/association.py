@@ -135,6 +135,7 @@ class HostAssociation:
         self.expires_at: float | None = None
         self.failure: str | None = None
         """Why the last attempt failed."""
+        self._doubt: str | None = None
         self._lifetime = lifetime
         self._leave_patience = leave_patience
         self._random = random
@@ -188,7 +189,7 @@ class HostAssociation:
         self.virtual_address, self.token = grant.virtual_address, grant.token
         self.expires_at = grant.asked_at + grant.expires
         self._next_at = grant.asked_at + grant.expires * REFRESH_AFTER * self._random.uniform(0.9, 1.0)
-        self._turn, self._retry, self.failure = 0, FIRST_RETRY, None
+        self._turn, self._retry, self.failure, self._doubt = 0, FIRST_RETRY, None, None
         return [Granted(is_new)]
 
     def accept_goodbye(self) -> list[AssociationAction]:
@@ -214,9 +215,18 @@ class HostAssociation:
         return self._fail(reason, now, retry_after)
 
     def go_unanswered(self, network: NetworkName, now: float) -> list[AssociationAction]:
-        """No answer to a REGISTER by this network."""
+        """No answer to a REGISTER by this network, or none that was believed."""
         self._asked.discard(network)
-        return self._all_failed("the anchor does not answer", now)
+        return self._all_failed(self._doubt or "the anchor does not answer", now)
+
+    def doubt(self) -> str:
+        """A success came that proves nothing; gives what it will be called if no other comes."""
+        self._doubt = (
+            "an answer came that does not prove that it is the anchor's: is that its address and secret?"
+        )
+        if not self.is_held:
+            self.failure = self._doubt
+        return self._doubt
 
     def disown(self, reason: str, now: float, retry_after: float = 0.0) -> list[AssociationAction]:
         """The anchor does not know our association (any more)."""

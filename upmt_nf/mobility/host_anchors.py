@@ -27,11 +27,11 @@ from upmt_nf.mobility.host_answers import Refusal, read_registration
 from upmt_nf.mobility.host_commands import SendSip, SendTunnelSignal
 from upmt_nf.mobility.host_signalling import (
     Answered,
-    Heard,
+    Doubted,
     HostSignalling,
+    Noticed,
     Registering,
     SipPath,
-    Unproven,
 )
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.errors import PeerError
@@ -168,17 +168,17 @@ class HostAnchors:
         if anchor is not None:
             anchor.signalling.receive(data, SipPath(network, False), now)
 
-    def heard(self, now: float) -> list[Heard]:
+    def heard(self, now: float) -> list[Answered | Noticed]:
         """What the anchor in use said about tunnels and flows since the last call; registrations are digested."""
-        others: list[Heard] = []
+        others: list[Answered | Noticed] = []
         for anchor in self.all:
             for item in anchor.signalling.heard():
                 match item:
                     case Answered(Registering() as purpose, _):
                         self._hear_registration(anchor, purpose, item, now)
-                    case Unproven(Registering()):
+                    case Doubted():
                         self._distrust(anchor, now)
-                    case _ if anchor is self.used:
+                    case Answered() | Noticed() if anchor is self.used:
                         others.append(item)
         return others
 
@@ -358,8 +358,7 @@ class HostAnchors:
         if anchor.farewell.is_going_on:
             return self._finish_farewell(anchor)
         if not anchor.is_distrusted:
-            text = f"what answers at {anchor.address} does not know our secret: it is not believed"
-            self._say_distrust(anchor, text)
+            self._say_distrust(anchor, f"anchor {anchor.address}: {anchor.association.doubt()}")
             self._obey(self._choice.pass_over(now), now)
         return None
 

@@ -99,6 +99,7 @@ class _Sent:
     path: SipPath
     ticket: Ticket | None
     tries: int
+    is_doubted: bool = False
 
 
 class Answered(NamedTuple):
@@ -115,13 +116,10 @@ class Noticed(NamedTuple):
     notice: AnchorNotice
 
 
-class Unproven(NamedTuple):
-    """Something said yes that does not know our secret: it was not believed."""
+class Doubted(NamedTuple):
+    """A success came that proves nothing: somebody else's answer, or an anchor that does not know our secret."""
 
-    purpose: Purpose
-
-
-Heard = Answered | Noticed | Unproven
+    network: NetworkName
 
 
 class HostSignalling:
@@ -143,7 +141,7 @@ class HostSignalling:
         self._call_id = f"{random.getrandbits(128):032x}"
         self._tag = self._token()
         self._cseq = 0
-        self._heard: list[Heard] = []
+        self._heard: list[Answered | Noticed | Doubted] = []
 
     def _token(self) -> str:
         return f"{self._random.getrandbits(64):016x}"
@@ -242,7 +240,9 @@ class HostSignalling:
             return False
         if sent.ticket is not None and self._credentials.proves_itself(sent.ticket, response):
             return True
-        self._heard.append(Unproven(sent.purpose))
+        if isinstance(sent.purpose, Registering) and not sent.is_doubted:
+            self._sent[key] = replace(sent, is_doubted=True)
+            self._heard.append(Doubted(sent.path.network))
         return False
 
     def cancel(self, is_meant: Callable[[Purpose], bool]) -> list[Purpose]:
@@ -320,7 +320,7 @@ class HostSignalling:
         self._heard.append(Noticed(path.network, notice))
         return response_to(request, 200, tag=self._tag, body=encode(NoticeAnswer()))
 
-    def heard(self) -> list[Heard]:
+    def heard(self) -> list[Answered | Noticed | Doubted]:
         """What was heard since the last call."""
         heard, self._heard = self._heard, []
         return heard
