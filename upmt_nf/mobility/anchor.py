@@ -25,6 +25,7 @@ from upmt_nf.mobility.anchor_commands import (
 from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.commands import Announce, Level, Stopped
+from upmt_nf.mobility.contacts import read_contacts
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.host_answers import NO_ASSOCIATION
@@ -77,6 +78,8 @@ class AnchorAssociation:
     virtual_address: IPAddress
     expires_at: float
     tunnels: tuple[Tunnel, ...]
+    contacts: tuple[tuple[str, float], ...] = ()
+    """Where the host says it can be reached, and until when."""
 
 
 class Anchor:
@@ -119,7 +122,11 @@ class Anchor:
         """Every association now."""
         return [
             AnchorAssociation(
-                lease.identity, lease.address, lease.expires_at, tuple(self._tunnels.of(lease.address))
+                lease.identity,
+                lease.address,
+                lease.expires_at,
+                tuple(self._tunnels.of(lease.address)),
+                lease.contacts.ends(),
             )
             for lease in self._leases.by_identity.values()
         ]
@@ -269,8 +276,7 @@ class Anchor:
             ("Expires", str(expires)),
             (TOKEN_HEADER, lease.token),
         )
-        if (contact := request.header("contact")) is not None:
-            headers = (("Contact", f"{contact};expires={expires}"), *headers)
+        headers = (*lease.contacts.headers(now), *headers)
         key = lease.keys.ours if lease.keys is not None else None
         body = encode(AssociationResponse(lease.address, lease.token, expires, key))
         return response_to(request, 200, tag=self._tag, source=path.remote, headers=headers, body=body)
@@ -293,6 +299,7 @@ class Anchor:
             expires=min(int(expires[:10]), 2**32 - 1),
             wanted=ip_address(wanted.strip()) if wanted else None,
             key=key,
+            contacts=read_contacts(request),
         )
 
     @staticmethod

@@ -52,6 +52,7 @@ TRANSITIONS: dict[tuple[AssociationState, AssociationInput], AssociationState] =
     (S.REGISTERING, I.WITHDRAWN): S.IDLE,
     (S.REGISTERING, I.STOP_ASKED): S.LEAVING,
     (S.ASSOCIATED, I.ACCEPTED): S.ASSOCIATED,
+    (S.ASSOCIATED, I.NETWORK_APPEARED): S.REFRESHING,
     (S.ASSOCIATED, I.REFRESH_DUE): S.REFRESHING,
     (S.ASSOCIATED, I.EXPIRED): S.LOST,
     (S.ASSOCIATED, I.DISOWNED): S.LOST,
@@ -162,9 +163,12 @@ class HostAssociation:
         """A network can be used; all of them register at once, so that a dead first one costs nothing."""
         if not self._enter(AssociationInput.NETWORK_APPEARED):
             return []
-        self._next_at = None if self.state is AssociationState.REGISTERING else self._next_at
         if self.state is AssociationState.REFRESHING:
+            # The anchor learns of the new care-of address; should it not answer there, the others are asked.
+            due, soon = self._next_at, now + LONGEST_PAUSE
+            self._next_at = soon if due is None else min(due, soon)
             return self._register([network])
+        self._next_at = None
         return self._register([name for name in self.networks if name not in self._asked])
 
     def vanish(self, network: NetworkName, now: float) -> list[AssociationAction]:

@@ -39,6 +39,9 @@ from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import NetworkName
 from upmt_nf.signaling.keys import KeyPair
 
+MAX_CONTACTS = 5
+"""Named in one REGISTER beside its own, and as many that are gone: it has to fit into a datagram."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnchorChanged:
@@ -59,6 +62,8 @@ class HostAnchor:
     key: bytes | None = field(default=None, repr=False)
     """The association's key, once it was agreed."""
     farewell: Farewell = field(default_factory=Farewell)
+    contacts: set[IPAddress] = field(default_factory=set)
+    """Care-of addresses that it may still know us by."""
     has_asked: bool = False
     """It may have leased us something since our last goodbye."""
     is_distrusted: bool = False
@@ -274,6 +279,7 @@ class HostAnchors:
 
     def _take_grant(self, anchor: HostAnchor, is_new: bool, now: float) -> None:
         anchor.is_distrusted = False
+        anchor.contacts &= {self._care_of(network) for network in self._networks}
         anchor.signalling.cancel(lambda purpose: isinstance(purpose, Registering))
         commands = self._choice.grant(self.all.index(anchor), now)
         is_chosen = any(isinstance(command, Use) for command in commands)
@@ -296,6 +302,10 @@ class HostAnchors:
             return
         association = anchor.association
         anchor.has_asked = anchor.has_asked or expires > 0
+        others = {self._care_of(other) for other in self._networks} - {care_of, None}
+        here = {address for address in others if address is not None}
+        gone = anchor.contacts - here - {care_of}
+        anchor.contacts |= here | {care_of}
         anchor.signalling.register(
             network,
             care_of,
@@ -304,6 +314,8 @@ class HostAnchors:
             association.token,
             anchor.keys.public if anchor.keys is not None else None,
             now,
+            others=sorted(here, key=str)[:MAX_CONTACTS],
+            gone=sorted(gone, key=str)[:MAX_CONTACTS],
         )
 
     def _say_goodbyes(self, now: float) -> None:

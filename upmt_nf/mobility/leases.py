@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from upmt_nf.mobility.contacts import Contacts, NamedContact
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import TerminalId
@@ -26,6 +27,7 @@ class Lease:
     cseq: int
     expires_at: float
     keys: LeaseKeys | None = None
+    contacts: Contacts = field(default_factory=Contacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class LeaseAsked:
     expires: int
     wanted: IPAddress | None = None
     key: bytes | None = None
+    contacts: tuple[NamedContact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,10 @@ class Leases:
         lifetime = min(asked.expires, settings.lifetime)
         lease = self.by_identity.get(asked.identity)
         if lease is not None:
+            if lease.call_id != asked.call_id:
+                lease.contacts.clear()
+            if lease.call_id != asked.call_id or asked.cseq >= lease.cseq:
+                lease.contacts.update(asked.contacts, lifetime, now)
             return self._refresh(lease, asked, now + lifetime)
         if len(self.by_identity) >= settings.max_associations:
             return LeaseRefused(503, "the anchor has all the hosts that it takes", retry_after=30)
@@ -118,6 +125,7 @@ class Leases:
         self._remember(asked.identity, address)
         lease = Lease(asked.identity, address, self._token(), asked.call_id, asked.cseq, now + lifetime)
         self.by_identity[lease.identity] = self.by_address[address] = self.by_token[lease.token] = lease
+        lease.contacts.update(asked.contacts, lifetime, now)
         self._watch(lease)
         return LeaseGiven(lease, is_new=True)
 
