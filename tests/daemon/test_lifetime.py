@@ -14,7 +14,7 @@ def test_the_loop_counts_the_time_that_the_machine_sleeps(monkeypatch: pytest.Mo
     def read(which: int) -> float:
         return clock(time.CLOCK_MONOTONIC) + (asleep if which == time.CLOCK_BOOTTIME else 0.0)
 
-    monkeypatch.setattr(lifetime.time, "clock_gettime", read)
+    monkeypatch.setattr(time, "clock_gettime", read)
     loop = lifetime.SleeplessLoop()
     rang: list[str] = []
     try:
