@@ -159,9 +159,15 @@ def test_both_down_and_back(pair: Lab) -> None:
 
 def test_a_host_that_stops_on_its_second_anchor_leaves_nothing_anywhere(pair: Lab) -> None:
     pids = start_all(pair)
+    pair.on("mh", "ip", "link", "set", "if1", "down")
     pair.on("inet", "ip", "link", "set", "an", "down")
     wait_until(lambda: anchor_in_use(pair) == SECOND, "the second is in use", 10)
     pair.on("inet", "ip", "link", "set", "an", "up")
+    pair.on("mh", "ip", "link", "set", "if1", "up")
+    pair.on("mh", "ip", "route", "add", "default", "via", "10.10.10.1", "dev", "if1", "metric", "200")
+    pair.await_networks_up()
+    tunnels = pair.ask("tunnels")
+    assert [tunnel["remote"] for tunnel in tunnels] == [f"{SECOND}:1800"] * 2
     os.kill(pids["mh"], signal.SIGTERM)
     wait_until(lambda: not pair.is_answering("mh"), "it has stopped")
     wait_until(

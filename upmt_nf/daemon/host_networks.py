@@ -102,7 +102,7 @@ class HostNetworks:
             self._loop.add_reader(signalling.fileno(), self._read, network, signalling)
         self.apply_routing()
         present = self._present[network]
-        if present.port == 0:
+        if self._plane.local_of(network) is None:
             present.port = self._plane.open(
                 network, routing.index, section.interface, routing.address.ip, section.tunnel_port
             )

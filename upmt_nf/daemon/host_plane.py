@@ -60,13 +60,17 @@ class HostPlane:
                 forwarder.open_path(network, socket.local, self._anchor)
 
     def use_anchor(self, anchor: Endpoint) -> None:
-        """Every tunnel ends at this anchor from now on. Packets are dropped until there is a forwarder for it."""
+        """Every tunnel ends at this anchor from now on. Packets are dropped until there is a forwarder for it.
+
+        A network that has no way to it now loses its socket, which would send to the old one, until it is opened again.
+        """
         self._anchor = anchor
         self.use(None)
-        for network, socket in self._sockets.items():
+        for network, socket in list(self._sockets.items()):
             try:
                 socket.turn_to(anchor)
             except UpmtError as reason:
+                self.close(network)
                 self._lost(network, str(reason))
 
     def open(self, network: NetworkName, index: int, interface: str, care_of: IPAddress, port: int) -> int:

@@ -48,6 +48,7 @@ class TunnelSocket:
         self, interface: str | None, address: IPAddress, port: int, mark: int, remote: Endpoint | None
     ) -> None:
         self.dropped = 0
+        self._from = f"{address} on {interface}"
         self._version = address.version
         self._tos = 0
         self._socket = _bound_socket(interface, address, port, mark)
@@ -68,9 +69,7 @@ class TunnelSocket:
         try:
             self._socket.connect((str(remote.address), remote.port))
         except OSError as reason:
-            raise KernelError(
-                f"no way from {_local(self._socket)} to {remote}: {reason.strerror}"
-            ) from reason
+            raise KernelError(f"no way from {self._from} to {remote}: {reason.strerror}") from reason
 
     def send(self, payload: bytes, tos: int) -> None:
         """Send to the remote end. Raises PathTooSmall and PathLost; what merely gets lost is counted in `dropped`."""
