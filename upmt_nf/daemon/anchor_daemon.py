@@ -36,6 +36,7 @@ from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
+from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.signaling.digest import REALM, DigestServer
 
 log = logging.getLogger(__name__)
@@ -165,9 +166,14 @@ class AnchorDaemon:
             self.take(SipDatagramReceived(source, data))
 
     def _hear(self, signal: TunnelSignal) -> None:
-        self.take(
-            TunnelSignalReceived(signal.tunnel, signal.remote, signal.source, signal.port, signal.payload)
-        )
+        tunnel, remote, source, port, payload = signal[1:]
+        event = TunnelSignalReceived(tunnel, remote, source, port, payload)
+        if port != MEASUREMENT_PORT:
+            return self.take(event)
+        # One answer and nothing else comes of it: no timer changes, however many hosts measure.
+        for command in self.machine.handle(event, self._loop.time()):
+            self._perform(command)
+        return None
 
     def _perform(self, command: AnchorCommand) -> None:
         match command:

@@ -16,7 +16,8 @@ from upmt_nf.linux.inject import inject
 from upmt_nf.linux.packet_queue import Packet, PacketQueue
 from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, TunnelSocket
 from upmt_nf.model.flow import Endpoint, IPAddress
-from upmt_nf.model.names import QUEUE_INBOUND, QUEUE_OUTBOUND
+from upmt_nf.model.names import MEASUREMENT_PORT, QUEUE_INBOUND, QUEUE_OUTBOUND
+from upmt_nf.signaling.stamp import stamped
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,8 @@ class AnchorPlane:
 
     def send_signal(self, remote: Endpoint, destination: Endpoint, port: int, payload: bytes) -> None:
         """Send a datagram of our own inside a tunnel, from our inner address and `port` to `destination`."""
+        if port == MEASUREMENT_PORT:
+            payload = stamped(payload, self._loop.time())
         self._send_to(remote, self._forwarder.signal(remote, destination, port, payload), 0)
 
     def counters(self) -> dict[str, int]:

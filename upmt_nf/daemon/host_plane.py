@@ -16,7 +16,8 @@ from upmt_nf.linux.packet_queue import Packet, PacketQueue
 from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, TunnelSocket
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName
-from upmt_nf.model.names import QUEUE_INBOUND, QUEUE_OUTBOUND, outer_mark
+from upmt_nf.model.names import MEASUREMENT_PORT, QUEUE_INBOUND, QUEUE_OUTBOUND, outer_mark
+from upmt_nf.signaling.stamp import stamped
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,8 @@ class HostPlane:
     def send_signal(self, network: NetworkName, port: int, payload: bytes) -> None:
         """Send a datagram of our own inside a network's tunnel, to the anchor's inner address."""
         if self._forwarder is not None:
+            if port == MEASUREMENT_PORT:
+                payload = stamped(payload, self._loop.time())
             self._send(network, self._forwarder.signal(network, port, payload), 0)
 
     def counters(self) -> dict[str, int]:

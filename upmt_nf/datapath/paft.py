@@ -36,7 +36,7 @@ class Tunnel:
     """One IP-in-UDP path. `mtu` is the largest inner packet, `heard` when the other end was last heard (seconds).
 
     `network` is the access network at the mobile host and empty at the anchor. Change `remote` by
-    `Paft.move_endpoint` only.
+    `Paft.move_endpoint` only. `reflected` counts the measurement packets that the anchor answered.
     """
 
     __slots__ = (
@@ -51,6 +51,7 @@ class Tunnel:
         "owner_packed",
         "packets_in",
         "packets_out",
+        "reflected",
         "remote",
         "remote_packed",
     )
@@ -74,7 +75,7 @@ class Tunnel:
         self.network = network
         self.heard = heard
         self.format = format
-        self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
+        self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = self.reflected = 0
 
     def __repr__(self) -> str:
         return f"Tunnel({self.id}, {self.network}, {self.owner} at {self.remote})"

@@ -30,6 +30,7 @@ from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.host_answers import NO_ASSOCIATION
 from upmt_nf.mobility.host_signalling import TOKEN_HEADER
 from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseKeys, LeaseRefused, Leases
+from upmt_nf.mobility.reflector import Reflector
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.tunnel_keys import SALT_BYTES, expose, protect
 from upmt_nf.model.errors import PeerError
@@ -55,7 +56,6 @@ from upmt_nf.signaling.sip.endpoint import SipEndpoint
 from upmt_nf.signaling.sip.fields import parse_address, parse_cseq
 from upmt_nf.signaling.sip.message import Header, Request, Response
 from upmt_nf.signaling.sip.transactions import RequestReceived, SipTimers
-from upmt_nf.signaling.stamp import reflect
 
 SWEEP_INTERVAL = 5.0
 OUTSIDE = SipTimers(t1=0.5, t2=2.0, give_up=32.0)
@@ -111,6 +111,7 @@ class Anchor:
         self._notices = 0
         self._is_stopped = False
         self._counters = Counters()
+        self._reflector = Reflector(self._counters)
 
     # --- views ---
 
@@ -146,10 +147,11 @@ class Anchor:
         match event:
             case SipDatagramReceived(source, data):
                 self._endpoint.receive_datagram(data, AnchorPath(source), now)
-            case TunnelSignalReceived(_, remote, source, port, payload):
+            case TunnelSignalReceived(tunnel, remote, source, port, payload):
                 if port == MEASUREMENT_PORT:
-                    self._reflect(event, now)
-                elif port == self._settings.signalling_port:
+                    answer = self._reflector.answer(tunnel, payload, now)
+                    return [] if answer is None else [SendTunnelSignal(remote, source, port, answer)]
+                if port == self._settings.signalling_port:
                     self._endpoint.receive_datagram(payload, AnchorPath(remote, source), now)
                 else:
                     self._counters.add("unknown_port")
@@ -415,16 +417,6 @@ class Anchor:
         return response_to(request, status, tag=self._tag, headers=headers, reason=reason)
 
     # --- the rest ---
-
-    def _reflect(self, event: TunnelSignalReceived, now: float) -> None:
-        if event.tunnel is None:
-            return self._counters.add("measurement_without_tunnel")
-        try:
-            answer = reflect(event.payload, received_at=now, sent_at=now)
-        except PeerError:
-            return self._counters.add("malformed_measurement")
-        self._commands.append(SendTunnelSignal(event.remote, event.source, MEASUREMENT_PORT, answer))
-        return None
 
     def _end(self, lease: Lease, reason: str) -> None:
         self._tunnels.remove_all(lease.address)

@@ -26,7 +26,10 @@ class AssociationStatus:
 
 @dataclass(frozen=True, slots=True)
 class NetworkStatus:
-    """`state` is a value of TunnelState; `mtu` the largest inner packet (bytes); `loss` from 0 to 1."""
+    """`state` is a value of TunnelState; `mtu` the largest inner packet (bytes); losses from 0 to 1.
+
+    What is measured is None until there is a figure; `loss` is both ways together.
+    """
 
     name: NetworkName
     index: int
@@ -40,6 +43,10 @@ class NetworkStatus:
     rtt_ms: float | None
     loss: float
     mtu: int
+    loss_up: float | None = None
+    loss_down: float | None = None
+    variation_up_ms: float | None = None
+    variation_down_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ def association_status(association: HostAssociation, settings: HostSettings) -> 
 
 def network_status(tunnel: HostTunnel) -> NetworkStatus:
     """A network and its tunnel now."""
+    loss_up, loss_down = tunnel.measured.losses
     return NetworkStatus(
         name=tunnel.network,
         index=tunnel.index,
@@ -76,10 +84,18 @@ def network_status(tunnel: HostTunnel) -> NetworkStatus:
         reason=tunnel.reason,
         tunnel_id=tunnel.tunnel.id if tunnel.tunnel is not None else None,
         reflexive=tunnel.reflexive,
-        rtt_ms=None if tunnel.rtt is None else round(1000 * tunnel.rtt, 3),
+        rtt_ms=_milliseconds(tunnel.rtt),
         loss=round(tunnel.loss, 4),
         mtu=tunnel.mtu,
+        loss_up=loss_up,
+        loss_down=loss_down,
+        variation_up_ms=_milliseconds(tunnel.measured.up.value),
+        variation_down_ms=_milliseconds(tunnel.measured.down.value),
     )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1000 * seconds
 
 
 def application_status(application: Application) -> ApplicationStatus:

@@ -21,6 +21,7 @@ from enum import Enum, auto
 from random import Random
 
 from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.mobility.measurement import PathMeasurement
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName
 
@@ -133,6 +134,8 @@ class HostTunnel:
         """Round-trip time, seconds, EWMA."""
         self.loss = 0.0
         """Part of the probes that went unanswered, both ways together, EWMA."""
+        self.measured = PathMeasurement()
+        """Delay variation and loss of each direction; none of it decides anything here."""
         self.up_since: float | None = None
         self.has_returned = False
         """It was up before, and not since: applications wait before they come back to it."""
@@ -317,6 +320,7 @@ class HostTunnel:
 
     def _forget_measurements(self) -> None:
         self.rtt, self.loss = None, 0.0
+        self.measured = PathMeasurement()
         self.reflexive = None
         self.up_since = None
         self._failures = 0
@@ -333,6 +337,7 @@ class HostTunnel:
     def _probe(self, now: float) -> SendProbe:
         self._sequence = (self._sequence + 1) % 2**32
         self._sent[self._sequence] = now
+        self.measured.send(self._sequence)
         while len(self._sent) > 64:
             lost = next(iter(self._sent))
             del self._sent[lost]

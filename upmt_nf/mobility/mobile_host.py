@@ -72,6 +72,7 @@ from upmt_nf.mobility.host_tunnel import (
     TunnelAction,
     TunnelState,
 )
+from upmt_nf.mobility.measurement import PathMeasurement
 from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
@@ -335,6 +336,7 @@ class MobileHost:
             packet = parse_reflector(payload)
         except PeerError:
             return
+        tunnel.measured.take(packet, now)
         self._on_tunnel(tunnel, tunnel.answer(packet.sender_sequence, now), now)
 
     # --- the association ---
@@ -495,6 +497,7 @@ class MobileHost:
                 answer.tunnel_id, address, self._settings.anchor_tunnels, tunnel.mtu, tunnel.network, now
             )
             self._protect(tunnel.tunnel, answer)
+            tunnel.measured = PathMeasurement()
             self._paft.add_tunnel(tunnel.tunnel)
         tunnel.reflexive = reflexive
         self._commands.append(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
