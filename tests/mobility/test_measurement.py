@@ -77,18 +77,13 @@ def run_losses(
 
 
 def test_the_drawing_of_the_module_is_so() -> None:
-    assert run_losses({2}, {3}, 6, first=1, reflected=1).losses() == pytest.approx(
-        (
-            (1 / 5),
-            (1 / 4),
-        )
-    )
+    assert run_losses({2}, {3}, 6, first=1, reflected=1).losses() == pytest.approx((1 / 5, 1 / 4))
 
 
 @pytest.mark.parametrize(("first", "reflected"), [(0, 0), (2**32 - 10, 7), (5, 2**32 - 10)])
 def test_losses_are_told_apart_also_where_counters_wrap_around(first: int, reflected: int) -> None:
     window = run_losses({3, 4, 9}, {6}, 21, first=first, reflected=reflected)
-    assert window.losses() == pytest.approx(((3 / 20), (1 / 17)))
+    assert window.losses() == pytest.approx((3 / 20, 1 / 17))
 
 
 def test_as_long_as_nothing_was_heard_twice_nothing_is_told() -> None:
@@ -115,7 +110,7 @@ def test_copies_on_the_way_are_neither_loss_nor_gain() -> None:
             # And the network copies the answer.
             assert not window.answer(sequence, reflected)
             reflected += 1
-    assert window.losses() == pytest.approx(((10 / 39), 0.0))
+    assert window.losses() == pytest.approx((10 / 39, 0.0))
 
 
 def test_a_reflector_that_begins_anew_does_not_look_like_loss() -> None:
@@ -132,7 +127,7 @@ def test_a_stateless_reflector_makes_all_loss_the_way_downs() -> None:
         window.send(sequence)
         if sequence not in (4, 5):
             window.answer(sequence, sequence)
-    assert window.losses() == pytest.approx((0.0, (0.1)))
+    assert window.losses() == pytest.approx((0.0, 0.1))
 
 
 def test_answers_to_nothing_are_passed_over() -> None:

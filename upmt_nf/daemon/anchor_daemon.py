@@ -28,10 +28,16 @@ from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
     LeaseEnded,
     LeaseGranted,
+    SendBindingAnswer,
     SendSip,
     SendTunnelSignal,
 )
-from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
+from upmt_nf.mobility.anchor_events import (
+    AnchorEvent,
+    BindingProbeReceived,
+    SipDatagramReceived,
+    TunnelSignalReceived,
+)
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
@@ -93,7 +99,14 @@ class AnchorDaemon:
         )
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
-        self.plane = AnchorPlane(loop, config.address, config.tunnel_port, self.forwarder, heard=self._hear)
+        self.plane = AnchorPlane(
+            loop,
+            config.address,
+            config.tunnel_port,
+            self.forwarder,
+            heard=self._hear,
+            probed=lambda remote, data: self.take(BindingProbeReceived(remote, data)),
+        )
         self.kernel.prepare()
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
@@ -179,6 +192,8 @@ class AnchorDaemon:
         match command:
             case SendTunnelSignal(remote, destination, port, payload):
                 self.plane.send_signal(remote, destination, port, payload)
+            case SendBindingAnswer(remote, data):
+                self.plane.send_as_is(remote, data)
             case SendSip(destination, data):
                 self._signalling.send_to(data, destination)
             case LeaseGranted(identity, address):

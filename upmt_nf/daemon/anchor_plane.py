@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class AnchorPlane:
-    """Owns the queues and the socket of the tunnel port. `heard` gets each signal from inside a tunnel."""
+    """Owns the queues and the socket of the tunnel port.
+
+    `heard` gets each signal from inside a tunnel, `probed` binding probes, which come in none.
+    """
 
     def __init__(
         self,
@@ -33,10 +36,12 @@ class AnchorPlane:
         forwarder: AnchorForwarder,
         *,
         heard: Callable[[TunnelSignal], None],
+        probed: Callable[[Endpoint, bytes], None],
     ) -> None:
         self._loop = loop
         self._forwarder = forwarder
         self._heard = heard
+        self._probed = probed
         self._socket = TunnelSocket(None, address, tunnel_port, 0, None)
         self._queues = (
             PacketQueue(QUEUE_INBOUND, self._take_uplink),
@@ -55,6 +60,10 @@ class AnchorPlane:
         if port == MEASUREMENT_PORT:
             payload = stamped(payload, self._loop.time())
         self._send_to(remote, self._forwarder.signal(remote, destination, port, payload), 0)
+
+    def send_as_is(self, remote: Endpoint, data: bytes) -> None:
+        """Send a datagram of our own from the tunnel port, in no tunnel."""
+        self._send_to(remote, data, 0)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""
@@ -80,6 +89,8 @@ class AnchorPlane:
             self._heard(verdict.signal)
         elif verdict.answer is not None:
             self._send(verdict.answer)
+        elif verdict.probe is not None:
+            self._probed(*verdict.probe)
 
     def _take_downlink(self, packet: Packet) -> None:
         verdict = self._forwarder.downlink(packet.payload, self._loop.time())

@@ -34,6 +34,8 @@ def network_report(status: NetworkStatus, interface: str, cost: float) -> dict[s
         "reason": status.reason or None,
         "tunnel_id": status.tunnel_id,
         **measurement_report(status),
+        "binding_time_s": _rounded(status.binding_time, 1),
+        "keepalive_s": _rounded(status.keepalive, 2),
         "cost": cost,
         "mtu": status.mtu or None,
     }

@@ -191,6 +191,8 @@ class HostForwarder:
                 return DROPPED_IN
         if source_of(inner) == self._anchor_packed and (signal := self._signal_in(inner, path, tunnel)):
             return Inbound(signal=signal)
+        if tunnel is not None:
+            tunnel.used = now
         key = flow_of(inner)
         entry = self._paft.flows.get(reverse(key)) if key is not None else None
         if entry is not None:

@@ -35,11 +35,15 @@ class TunnelSignal(NamedTuple):
 
 
 class Inbound(NamedTuple):
-    """Let `deliver` go on in place of the outer packet, or take `signal`, or send `answer` back; else dropped."""
+    """Let `deliver` go on in place of the outer packet, take `signal` or `probe`, or send `answer` back; else dropped.
+
+    `probe` is a binding probe and the outer endpoint that it came from.
+    """
 
     deliver: bytes | None = None
     signal: TunnelSignal | None = None
     answer: Outbound | None = None
+    probe: tuple[Endpoint, bytes] | None = None
 
 
 DROPPED_OUT = Outbound(None, (), 0)

@@ -19,11 +19,18 @@ from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
     LeaseEnded,
     LeaseGranted,
+    SendBindingAnswer,
     SendSip,
     SendTunnelSignal,
 )
-from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
+from upmt_nf.mobility.anchor_events import (
+    AnchorEvent,
+    BindingProbeReceived,
+    SipDatagramReceived,
+    TunnelSignalReceived,
+)
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
+from upmt_nf.mobility.binding_answers import BindingAnswers
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.flow_moves import FlowMoves
@@ -112,6 +119,7 @@ class Anchor:
         self._is_stopped = False
         self._counters = Counters()
         self._reflector = Reflector(self._counters)
+        self._binding = BindingAnswers(self._leases, self._counters)
 
     # --- views ---
 
@@ -155,6 +163,8 @@ class Anchor:
                     self._endpoint.receive_datagram(payload, AnchorPath(remote, source), now)
                 else:
                     self._counters.add("unknown_port")
+            case BindingProbeReceived(remote, data):
+                return [SendBindingAnswer(*said) for said in self._binding.answer(remote, data)]
             case StopAsked():
                 self._stop(now)
             case TimeoutReached():

@@ -31,4 +31,12 @@ class TunnelSignalReceived:
     payload: bytes
 
 
-AnchorEvent = SipDatagramReceived | TunnelSignalReceived | StopAsked | TimeoutReached
+@dataclass(frozen=True, slots=True)
+class BindingProbeReceived:
+    """A binding probe came to the tunnel port, from wherever."""
+
+    remote: Endpoint
+    data: bytes
+
+
+AnchorEvent = SipDatagramReceived | BindingProbeReceived | TunnelSignalReceived | StopAsked | TimeoutReached

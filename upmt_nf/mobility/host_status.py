@@ -47,6 +47,10 @@ class NetworkStatus:
     loss_down: float | None = None
     variation_up_ms: float | None = None
     variation_down_ms: float | None = None
+    binding_time: float | None = None
+    """The longest silence that the NAT on the way is known to forgive, seconds."""
+    keepalive: float = 0.0
+    """Between two keepalives while the tunnel is idle, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def association_status(association: HostAssociation, settings: HostSettings) -> 
     )
 
 
-def network_status(tunnel: HostTunnel) -> NetworkStatus:
+def network_status(tunnel: HostTunnel, binding_time: float | None = None) -> NetworkStatus:
     """A network and its tunnel now."""
     loss_up, loss_down = tunnel.measured.losses
     return NetworkStatus(
@@ -91,6 +95,8 @@ def network_status(tunnel: HostTunnel) -> NetworkStatus:
         loss_down=loss_down,
         variation_up_ms=_milliseconds(tunnel.measured.up.value),
         variation_down_ms=_milliseconds(tunnel.measured.down.value),
+        binding_time=binding_time,
+        keepalive=tunnel.keepalive,
     )
 
 

@@ -12,12 +12,16 @@ Finding a black hole, with keepalive interval I and answer timeout R = min(max(4
 
 Only answers to what we sent count as life: packets that merely arrive do not prove that ours get out. They do
 forbid the early verdict.
+
+A tunnel that carried nothing for a while rests: probes then come only as often as the NAT on the way needs them. It
+is looked at every interval nevertheless, so that the next packet of a flow brings the probes back at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from math import inf
 from random import Random
 
 from upmt_nf.datapath.paft import Tunnel
@@ -117,7 +121,13 @@ class HostTunnel:
     """The machine of one access network. For setup, its owner calls `handle_timeout` only while associated."""
 
     def __init__(
-        self, network: NetworkName, index: int, interval: float, longest_backoff: float, random: Random
+        self,
+        network: NetworkName,
+        index: int,
+        interval: float,
+        longest_backoff: float,
+        random: Random,
+        idle_after: float = inf,
     ) -> None:
         self.network = network
         self.index = index
@@ -139,7 +149,14 @@ class HostTunnel:
         self.up_since: float | None = None
         self.has_returned = False
         """It was up before, and not since: applications wait before they come back to it."""
+        self.keepalive = interval
+        """Between two keepalives while the tunnel is idle (seconds): its owner knows the NAT's binding time."""
         self._wanted_interval = interval
+        self._idle_after = idle_after
+        self._kept_at = 0.0
+        """When the last probe was sent."""
+        self._keep_part = 1.0
+        """Jitter: never later than the binding time allows."""
         self._longest_backoff = longest_backoff
         self._random = random
         self._sequence = random.getrandbits(32)
@@ -162,8 +179,8 @@ class HostTunnel:
 
     @property
     def interval(self) -> float:
-        """Between two probes: as configured, but never less than two round trips."""
-        return max(self._wanted_interval, 2 * (self.rtt or 0.0))
+        """Between two probes of a tunnel in use: as configured, but never less than two round trips."""
+        return max(min(self._wanted_interval, self.keepalive), 2 * (self.rtt or 0.0))
 
     @property
     def answer_timeout(self) -> float:
@@ -261,7 +278,8 @@ class HostTunnel:
             case TunnelState.SETUP | TunnelState.DEAD:
                 return self._setup_at
             case TunnelState.UP:
-                times = [self._probe_at, self._answer_deadline(), self._death()]
+                deadline = self._answer_deadline()
+                times = [self._probe_at, deadline, None if deadline is None else self._death()]
             case TunnelState.SUSPECT:
                 times = [self._probe_at, self._death()]
         return min(time for time in times if time is not None)
@@ -278,9 +296,9 @@ class HostTunnel:
             ]
         self._forgive(now - due)
         actions: list[TunnelAction] = []
-        if now >= self._death():
-            return self._die("no answer from the anchor", now)
         deadline = self._answer_deadline()
+        if now >= self._death() and (self.state is TunnelState.SUSPECT or deadline is not None):
+            return self._die("no answer from the anchor", now)
         if self.state is TunnelState.UP and deadline is not None and now >= deadline:
             self._loss_before = self.loss
             self._suspect_since = now
@@ -290,8 +308,23 @@ class HostTunnel:
             actions += self._enter(TunnelInput.UNANSWERED, "a probe was not answered")
         if self._probe_at is not None and now >= self._probe_at:
             self._count_losses(now)
-            actions.append(self._probe(now))
+            if self._may_rest(now):
+                self._probe_at = min(now + self._jittered_interval(), self._keep_at)
+            else:
+                actions.append(self._probe(now))
         return actions
+
+    def _may_rest(self, now: float) -> bool:
+        """Nothing is carried, the last probe was answered, and the NAT on the way will not forget us yet."""
+        if self.state is not TunnelState.UP or self.tunnel is None or self.up_since is None:
+            return False
+        is_idle = now - max(self.tunnel.used, self.up_since) >= self._idle_after
+        return is_idle and now < self._keep_at and self._answer_deadline() is None
+
+    @property
+    def _keep_at(self) -> float:
+        """When an idle tunnel needs its next keepalive."""
+        return self._kept_at + self._keep_part * self.keepalive
 
     # --- inside ---
 
@@ -336,6 +369,10 @@ class HostTunnel:
 
     def _probe(self, now: float) -> SendProbe:
         self._sequence = (self._sequence + 1) % 2**32
+        if self.state is TunnelState.UP and now - self._kept_at > 1.1 * self.interval:
+            # After a rest the verdict counts from this probe: nobody asked before.
+            self._answered_at = max(self._answered_at, now - self.interval)
+        self._kept_at, self._keep_part = now, self._random.uniform(0.9, 1.0)
         self._sent[self._sequence] = now
         self.measured.send(self._sequence)
         while len(self._sent) > 64:

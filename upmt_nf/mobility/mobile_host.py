@@ -23,6 +23,7 @@ from upmt_nf.mobility.association import (
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.host_answers import Refusal, read_handover, read_registration, read_setup
+from upmt_nf.mobility.host_binding import HostBinding
 from upmt_nf.mobility.host_commands import (
     CloseTunnel,
     ConfigureVirtualAddress,
@@ -35,6 +36,7 @@ from upmt_nf.mobility.host_commands import (
 from upmt_nf.mobility.host_events import (
     ApplicationAssigned,
     ApplicationDefined,
+    BindingAnswerReceived,
     FlowsAdopted,
     HandoverAsked,
     HostEvent,
@@ -105,7 +107,14 @@ class MobileHost:
         self._settings = settings
         self._paft = paft
         self._tunnels = {
-            name: HostTunnel(name, index, settings.keepalive_interval, settings.setup_backoff, random)
+            name: HostTunnel(
+                name,
+                index,
+                settings.keepalive_interval,
+                settings.setup_backoff,
+                random,
+                settings.idle_after,
+            )
             for index, name in enumerate(settings.networks, start=1)
         }
         self._association = HostAssociation(settings.lifetime, settings.leave_patience, random)
@@ -113,6 +122,9 @@ class MobileHost:
         self._signalling = HostSignalling(settings, random, lambda name: self._tunnels[name].rtt)
         self._keys = KeyPair() if settings.secret is not None else None
         self._association_key: bytes | None = None
+        self._binding = HostBinding(
+            settings, random, self._credentials, lambda name: self._tunnels[name].state is TunnelState.UP
+        )
         self._commands: list[HostCommand] = []
         self._age_at: float | None = None
         self._configured: IPAddress | None = None
@@ -129,7 +141,10 @@ class MobileHost:
     @property
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
-        return {name: network_status(tunnel) for name, tunnel in self._tunnels.items()}
+        return {
+            name: network_status(tunnel, self._binding.binding_time(name))
+            for name, tunnel in self._tunnels.items()
+        }
 
     @property
     def applications(self) -> dict[ApplicationName, ApplicationStatus]:
@@ -152,7 +167,7 @@ class MobileHost:
             return None
         times = [self._association.next_timeout(), self._signalling.next_timeout(), self._age_at]
         times += [tunnel.next_timeout() for tunnel in self._tunnels.values() if self._may_act(tunnel)]
-        times.append(self._placement.next_timeout())
+        times += [self._placement.next_timeout(), self._binding.next_timeout()]
         return min((time for time in times if time is not None), default=None)
 
     def handle(self, event: HostEvent, now: float) -> list[HostCommand]:
@@ -173,6 +188,8 @@ class MobileHost:
             case SipDatagramReceived(network, data):
                 if self._known(network) is not None:
                     self._signalling.receive(data, SipPath(network, False), now)
+            case BindingAnswerReceived(network, flow, data):
+                self._binding.hear(network, flow, data, now)
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
                     self._receive_signal(tunnel, port, payload, now)
@@ -197,8 +214,10 @@ class MobileHost:
         self._signalling.handle_timeout(now)
         self._on_association(self._association.handle_timeout(now), now)
         for tunnel in self._tunnels.values():
+            tunnel.keepalive = self._binding.keepalive(tunnel.network)
             if self._may_act(tunnel):
                 self._on_tunnel(tunnel, tunnel.handle_timeout(now), now)
+        self._binding.handle_timeout(now)
         if self._age_at is None or now >= self._age_at:
             self._paft.age(now)
             self._age_at = now + AGEING_INTERVAL
@@ -222,8 +241,17 @@ class MobileHost:
         self._commands += self._placement.commands
         self._placement.commands.clear()
         self._commands += self._signalling.commands()
+        self._commands += self._binding.commands
+        self._binding.commands.clear()
         if self._is_stopped:
             self._commands.append(Stopped())
+
+    def _credentials(self) -> tuple[IPAddress, bytes] | None:
+        """The virtual address and what only the anchor knows besides us."""
+        token, address = self._association.token, self._association.virtual_address
+        if token is None or address is None:
+            return None
+        return address, self._association_key or token.encode()
 
     def _may_act(self, tunnel: HostTunnel) -> bool:
         return tunnel.is_usable or self._association.is_held
@@ -247,6 +275,7 @@ class MobileHost:
             self._vanish(event.network, f"its address is {event.care_of_address} now", now)
         tunnel.interface, tunnel.care_of_address = event.interface, event.care_of_address
         tunnel.gateway, tunnel.mtu = event.gateway, self._inner_mtu(tunnel, event.mtu)
+        self._binding.appear(event.network, f"{event.network} {event.gateway} {event.prefix}", now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
         self._on_association(self._association.appear(event.network, now), now)
@@ -261,6 +290,7 @@ class MobileHost:
         if tunnel.state is TunnelState.DOWN:
             tunnel.reason = reason
             return
+        self._binding.vanish(network)
         actions = tunnel.vanish(reason)
         self._close(tunnel)
         self._signalling.cancel(lambda purpose: purpose.network == network)
