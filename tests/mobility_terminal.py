@@ -21,6 +21,7 @@ from upmt_nf.mobility.host_commands import (
     ConfigureVirtualAddress,
     HandoverFinished,
     HostCommand,
+    KeepNatMapping,
     OpenTunnel,
     RebindTunnel,
     Receipt,
@@ -260,6 +261,9 @@ class Terminal:
                 self.world.carry(Packet("sip", True, self.links[name], end, end, 0, data, self.world.now))
             case SendTunnelSignal(name, port, payload):
                 self._send_inside(name, "signal", port, payload)
+            case KeepNatMapping(name):
+                self.links[name].use(self.world.now)
+                self.world.probe_bytes += 29
             case SendBindingProbe(name, flow, data):
                 self.world.carry_probe(self.links[name], flow, data)
             case CloseBindingProbe(name):

@@ -3,6 +3,7 @@
 from ipaddress import ip_address
 from math import inf
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -113,7 +114,7 @@ def test_a_nat_that_became_more_patient_is_found_out_at_the_next_check_of_its_bo
 
 
 def answering() -> tuple[BindingAnswers, bytes, Counters]:
-    settings = AnchorSettings(address=ANCHOR, pool=(ip_address("1.2.3.4"),))  # type: ignore[arg-type]
+    settings = AnchorSettings(address=ANCHOR, pool=(ip_address("1.2.3.4"),))
     leases, counters = Leases(settings, lambda: "token"), Counters()
     given = leases.ask(LeaseAsked(TerminalId("mh@upmt"), "call", 1, 100), 0.0)
     assert isinstance(given, LeaseGiven)
@@ -146,7 +147,7 @@ def test_strangers_get_nothing() -> None:
 # --- in the world ---
 
 
-def nat(binding_time: float, seed: int = 0, **settings: float) -> World:
+def nat(binding_time: float, seed: int = 0, **settings: Any) -> World:
     world = World(seed, networks=1, **settings)
     world.host.links[NET0].binding_time = binding_time
     return associated(world)
@@ -179,18 +180,18 @@ def bytes_of(world: World) -> int:
     return sum(sizes) + world.probe_bytes
 
 
-@pytest.mark.parametrize("binding_time", [29.0, 45.0, 120.0, inf])
+@pytest.mark.parametrize("binding_time", [8.0, 20.0, 29.0, 45.0, 120.0, inf])
 def test_an_idle_metered_network_costs_less_than_50_kb_an_hour(binding_time: float) -> None:
     world = World(networks=1)
     world.host.links[NET0].binding_time = binding_time
     world.host.appear(NET0)
     world.run(HOUR)
-    first = bytes_of(world)
-    assert first < 50_000
+    # Who forgets in less than the first guess costs some tunnel setups until that is known.
+    assert bytes_of(world) < (50_000 if binding_time > 10 else 80_000)
     world.packets.clear()
     world.probe_bytes = 0
     world.run(HOUR)
-    assert bytes_of(world) < (50_000 if binding_time < 60 else 20_000)
+    assert bytes_of(world) < (40_000 if binding_time < 60 else 20_000)
 
 
 def test_a_tunnel_in_use_is_probed_as_ever() -> None:
@@ -256,13 +257,15 @@ def test_a_host_that_restarts_remembers_the_place_and_checks_it_by_one_trial() -
     world.probe_bytes = 0
     world.run(400)
     assert world.host.machine.networks[NET0].keepalive == pytest.approx(SAFE * found)
-    assert 0 < world.probe_bytes <= 9 * (OUTER_BYTES + 40), "three exchanges and a poke"
+    assert 9 * (OUTER_BYTES + 40) <= world.probe_bytes <= 10 * (OUTER_BYTES + 40), (
+        "three exchanges and a poke"
+    )
 
 
 def test_without_probing_nothing_is_sent_beyond_the_keepalives() -> None:
     world = nat(100.0, probe_binding_time=False)
     world.run(HOUR)
-    assert world.probe_bytes == 0
+    assert world.probe_bytes <= HOUR / 25 * 29, "single octets"
     assert world.host.machine.networks[NET0].binding_time is None
     assert world.host.machine.networks[NET0].keepalive == 28.0
 

@@ -35,6 +35,7 @@ from upmt_nf.mobility.host_commands import (
     ConfigureVirtualAddress,
     HandoverFinished,
     HostCommand,
+    KeepNatMapping,
     OpenTunnel,
     RebindTunnel,
     Receipt,
@@ -239,6 +240,8 @@ class HostDaemon:
             case RebindTunnel(network):
                 self.networks.rebind(network)
                 self.update_rules()
+            case KeepNatMapping(network):
+                self.plane.keep_mapping(network)
             case SendBindingProbe(network, flow, data):
                 self._probes.send(network, flow, data)
             case CloseBindingProbe(network):

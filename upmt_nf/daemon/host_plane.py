@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from upmt_nf.datapath.formats import NAT_KEEPALIVE
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.verdict import Outbound, TunnelSignal
 from upmt_nf.linux.inject import inject
@@ -86,6 +87,10 @@ class HostPlane:
             if port == MEASUREMENT_PORT:
                 payload = stamped(payload, self._loop.time())
             self._send(network, self._forwarder.signal(network, port, payload), 0)
+
+    def keep_mapping(self, network: NetworkName) -> None:
+        """Send what only the NATs on the way care for."""
+        self._send(network, NAT_KEEPALIVE, 0)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""

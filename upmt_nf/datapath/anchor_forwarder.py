@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
-from upmt_nf.datapath.formats import PLAIN, decode, is_binding_probe, is_plain
+from upmt_nf.datapath.formats import NAT_KEEPALIVE, PLAIN, decode, is_binding_probe, is_plain
 from upmt_nf.datapath.fragment import Reassembler
 from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, TIME_EXCEEDED, ErrorBudget
 from upmt_nf.datapath.outer import Outer, packed_endpoint, parse_outer, unpacked_endpoint
@@ -101,6 +101,8 @@ class AnchorForwarder:
         if inner is None:
             if tunnel is None and is_binding_probe(payload):
                 return Inbound(probe=(unpacked_endpoint(outer.remote), payload))
+            if payload == NAT_KEEPALIVE:
+                return DROPPED_IN
             return self._drop("malformed_inner")
         if tunnel is None:
             return self._stranger(outer, inner, "unknown_tunnel" if tunnels is None else "forged_source")

@@ -50,6 +50,8 @@ class Plain:
 
 
 PLAIN: Final = Plain()
+NAT_KEEPALIVE: Final = b"\xff"
+"""A whole payload: for the NATs on the way only (RFC 3948 section 2.3)."""
 BINDING_PROBE_TYPE: Final = 0x3
 BINDING_PROBE_SIZE: Final = 40
 """Bytes."""

@@ -72,6 +72,13 @@ class RebindTunnel:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepNatMapping:
+    """Send one octet (0xff) from the network's tunnel socket, which the anchor passes over."""
+
+    network: NetworkName
+
+
+@dataclass(frozen=True, slots=True)
 class SendBindingProbe:
     """Send to the anchor's tunnel port from a port of the network's own for this flow, opened when it is not yet."""
 
@@ -135,6 +142,7 @@ HostCommand = (
     | OpenTunnel
     | CloseTunnel
     | RebindTunnel
+    | KeepNatMapping
     | SendBindingProbe
     | CloseBindingProbe
     | RememberBindingTime

@@ -13,8 +13,9 @@ Finding a black hole, with keepalive interval I and answer timeout R = min(max(4
 Only answers to what we sent count as life: packets that merely arrive do not prove that ours get out. They do
 forbid the early verdict.
 
-A tunnel that carried nothing for a while rests: probes then come only as often as the NAT on the way needs them. It
-is looked at every interval nevertheless, so that the next packet of a flow brings the probes back at once.
+A tunnel that carried nothing for a while rests: probes then come only as often as the NAT on the way needs them, or,
+where that is very often, single octets in between (RFC 3948 section 4). It is looked at every interval nevertheless,
+so that the next packet of a flow brings the probes back at once.
 """
 
 from __future__ import annotations
@@ -99,6 +100,11 @@ class SendProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepMapping:
+    """Send the smallest packet there is, so that a NAT that soon forgets does not."""
+
+
+@dataclass(frozen=True, slots=True)
 class AskSetup:
     """Send a tunnel setup request, after `rebind` from a new source port."""
 
@@ -114,7 +120,7 @@ class StateChanged:
     reason: str
 
 
-TunnelAction = SendProbe | AskSetup | StateChanged
+TunnelAction = SendProbe | KeepMapping | AskSetup | StateChanged
 
 
 class HostTunnel:
@@ -128,6 +134,7 @@ class HostTunnel:
         longest_backoff: float,
         random: Random,
         idle_after: float = inf,
+        idle_interval: float = 0.0,
     ) -> None:
         self.network = network
         self.index = index
@@ -153,8 +160,10 @@ class HostTunnel:
         """Between two keepalives while the tunnel is idle (seconds): its owner knows the NAT's binding time."""
         self._wanted_interval = interval
         self._idle_after = idle_after
-        self._kept_at = 0.0
-        """When the last probe was sent."""
+        self._idle_interval = idle_interval
+        """An idle tunnel is probed no more often than that; in between, octets do."""
+        self._probed_at = self._kept_at = 0.0
+        """When the last probe was sent, and when the last packet for the NAT."""
         self._keep_part = 1.0
         """Jitter: never later than the binding time allows."""
         self._longest_backoff = longest_backoff
@@ -308,22 +317,34 @@ class HostTunnel:
             actions += self._enter(TunnelInput.UNANSWERED, "a probe was not answered")
         if self._probe_at is not None and now >= self._probe_at:
             self._count_losses(now)
-            if self._may_rest(now):
-                self._probe_at = min(now + self._jittered_interval(), self._keep_at)
+            if not self._is_idle(now):
+                actions.append(self._probe(now))
+            elif now < self._keep_at:
+                self._rest(now)
+            elif now - self._probed_at < self._idle_interval:
+                self._keep(now)
+                self._rest(now)
+                actions.append(KeepMapping())
             else:
                 actions.append(self._probe(now))
         return actions
 
-    def _may_rest(self, now: float) -> bool:
-        """Nothing is carried, the last probe was answered, and the NAT on the way will not forget us yet."""
+    def _rest(self, now: float) -> None:
+        self._probe_at = min(now + self._jittered_interval(), self._keep_at)
+
+    def _keep(self, now: float) -> None:
+        self._kept_at, self._keep_part = now, self._random.uniform(0.9, 1.0)
+
+    def _is_idle(self, now: float) -> bool:
+        """Nothing was carried for a while, and the last probe was answered."""
         if self.state is not TunnelState.UP or self.tunnel is None or self.up_since is None:
             return False
-        is_idle = now - max(self.tunnel.used, self.up_since) >= self._idle_after
-        return is_idle and now < self._keep_at and self._answer_deadline() is None
+        silence = now - max(self.tunnel.used, self.up_since)
+        return silence >= self._idle_after and self._answer_deadline() is None
 
     @property
     def _keep_at(self) -> float:
-        """When an idle tunnel needs its next keepalive."""
+        """When the NAT on the way needs the next packet."""
         return self._kept_at + self._keep_part * self.keepalive
 
     # --- inside ---
@@ -369,10 +390,11 @@ class HostTunnel:
 
     def _probe(self, now: float) -> SendProbe:
         self._sequence = (self._sequence + 1) % 2**32
-        if self.state is TunnelState.UP and now - self._kept_at > 1.1 * self.interval:
+        if self.state is TunnelState.UP and now - self._probed_at > 1.1 * self.interval:
             # After a rest the verdict counts from this probe: nobody asked before.
             self._answered_at = max(self._answered_at, now - self.interval)
-        self._kept_at, self._keep_part = now, self._random.uniform(0.9, 1.0)
+        self._probed_at = now
+        self._keep(now)
         self._sent[self._sequence] = now
         self.measured.send(self._sequence)
         while len(self._sent) > 64:

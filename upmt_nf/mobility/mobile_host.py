@@ -28,6 +28,7 @@ from upmt_nf.mobility.host_commands import (
     CloseTunnel,
     ConfigureVirtualAddress,
     HostCommand,
+    KeepNatMapping,
     OpenTunnel,
     RebindTunnel,
     ReleaseVirtualAddress,
@@ -69,6 +70,7 @@ from upmt_nf.mobility.host_status import (
 from upmt_nf.mobility.host_tunnel import (
     AskSetup,
     HostTunnel,
+    KeepMapping,
     SendProbe,
     StateChanged,
     TunnelAction,
@@ -96,6 +98,8 @@ from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
 LEAST_MTU = 512
 """No path is believed to be narrower: a forged ICMP error must not stop everything."""
 AGEING_INTERVAL = 5.0
+IDLE_PROBES = 1.75
+"""Keepalive intervals of an unknown NAT between two probes of an idle tunnel: every second packet, with jitter."""
 ENDING_NOTICES = ("going-down", "lease-ended")
 """Notices after which the association is worth nothing."""
 
@@ -114,6 +118,7 @@ class MobileHost:
                 settings.setup_backoff,
                 random,
                 settings.idle_after,
+                IDLE_PROBES * settings.keepalive_idle,
             )
             for index, name in enumerate(settings.networks, start=1)
         }
@@ -322,6 +327,8 @@ class MobileHost:
                 case SendProbe(sequence):
                     packet = bytes(SenderPacket(sequence, now, tunnel.index))
                     self._commands.append(SendTunnelSignal(tunnel.network, MEASUREMENT_PORT, packet))
+                case KeepMapping():
+                    self._commands.append(KeepNatMapping(tunnel.network))
                 case AskSetup(rebind):
                     self._ask_setup(tunnel, rebind, now)
                 case StateChanged(old, new, reason):
