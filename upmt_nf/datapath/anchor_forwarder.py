@@ -122,7 +122,7 @@ class AnchorForwarder:
                 return DROPPED_IN
         destination = destination_of(inner)
         if destination == self._address_packed:
-            return self._to_ourselves(outer, inner, tunnel)
+            return self._to_ourselves(inner, tunnel)
         if self._is_refused(destination):
             self.counters.add("refused_destination")
             return self._refuse(inner, ADMINISTRATIVELY_PROHIBITED, tunnel, now)
@@ -183,7 +183,7 @@ class AnchorForwarder:
             )
         )
 
-    def _to_ourselves(self, outer: Outer, inner: bytes, tunnel: Tunnel) -> Inbound:
+    def _to_ourselves(self, inner: bytes, tunnel: Tunnel) -> Inbound:
         """The anchor is reached inside a tunnel for signalling and measurement only: anything else would be a loop."""
         datagram = parse_udp(inner)
         if datagram is None or datagram.destination.port not in (self._signalling_port, MEASUREMENT_PORT):
@@ -192,7 +192,7 @@ class AnchorForwarder:
             signal=TunnelSignal(
                 tunnel.network,
                 tunnel,
-                unpacked_endpoint(outer.remote),
+                tunnel.remote,
                 datagram.source,
                 datagram.destination.port,
                 datagram.payload,

@@ -6,6 +6,7 @@ data packet. Knows neither SIP nor JSON.
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from random import Random
 
@@ -17,6 +18,9 @@ from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.tunnel_keys import inner_mtu
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
+
+LEAST_LOOKS, SWEEPS = 1000, 40
+"""Tunnels looked at in one sweep: many at once, when they all came at once, would hold packets up."""
 
 
 @dataclass(slots=True)
@@ -35,6 +39,8 @@ class AnchorTunnels:
         self._settings = settings
         self._random = random
         self._kept: dict[IPAddress, dict[str, _Kept]] = {}
+        self._looks: list[tuple[float, TunnelId]] = []
+        """When each tunnel may have been silent too long: each is looked at once a timeout, not at every sweep."""
 
     def at(self, remote: Endpoint, owner: IPAddress) -> Tunnel | None:
         """The tunnel of a virtual address whose other end is there."""
@@ -70,6 +76,7 @@ class AnchorTunnels:
             )
             networks[name] = _Kept(tunnel, cseq)
             self._paft.add_tunnel(tunnel)
+            self._look_later(tunnel)
             return tunnel
         kept.cseq = cseq
         kept.tunnel.heard = now
@@ -105,16 +112,24 @@ class AnchorTunnels:
             self.remove(tunnel)
 
     def expire(self, now: float) -> list[Tunnel]:
-        """Forget what was not heard for too long; gives those tunnels."""
-        silent = [
-            tunnel
-            for owner in list(self._kept)
-            for tunnel in self.of(owner)
-            if now - tunnel.heard > self._settings.tunnel_timeout
-        ]
-        for tunnel in silent:
-            self.remove(tunnel)
+        """Forget what was not heard for too long; gives those tunnels. Bounded work: the rest is for the next call."""
+        silent = []
+        for _ in range(max(LEAST_LOOKS, len(self._looks) // SWEEPS)):
+            if not self._looks or self._looks[0][0] >= now:
+                break
+            _, id = heapq.heappop(self._looks)
+            tunnel = self._paft.tunnels.get(id)
+            if tunnel is None:
+                continue
+            if now - tunnel.heard > self._settings.tunnel_timeout:
+                self.remove(tunnel)
+                silent.append(tunnel)
+            else:
+                self._look_later(tunnel)
         return silent
+
+    def _look_later(self, tunnel: Tunnel) -> None:
+        heapq.heappush(self._looks, (tunnel.heard + self._settings.tunnel_timeout, tunnel.id))
 
     def _new_id(self) -> TunnelId:
         while True:
