@@ -39,6 +39,10 @@ class MobileHostSection(Section):
     datapath: Literal["auto", "agent", "fast"] = "auto"
     keepalive_interval: Annotated[float, Field(ge=0.05, le=120)] = 5.0
     """Seconds between the probes of a tunnel in use. A black hole is found within three of them."""
+    rekey_after: Annotated[float, Field(ge=0.5, le=86400)] = 3600.0
+    """Seconds after which a protected tunnel gets new keys."""
+    rekey_after_packets: Annotated[int, Field(ge=16, le=1 << 36)] = 1 << 32
+    """Packets, each way, after which it gets them sooner."""
     idle_after: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
     """Seconds without a packet after which a tunnel is idle, and probed only to keep the NAT's mapping."""
     keepalive_idle: Annotated[float, Field(ge=0.5, le=600)] = 28.0

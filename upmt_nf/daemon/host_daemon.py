@@ -138,6 +138,8 @@ class HostDaemon:
             tunnel_port=anchor.tunnel_port,
             signalling_port=anchor.signalling_port,
             keepalive_interval=host.keepalive_interval,
+            rekey_after=host.rekey_after,
+            rekey_after_packets=host.rekey_after_packets,
             idle_after=host.idle_after,
             keepalive_idle=host.keepalive_idle,
             keepalive_longest=host.keepalive_longest,

@@ -183,6 +183,7 @@ class Anchor:
         if self._sweep_at is not None and now >= self._sweep_at:
             self._sweep_at = now + SWEEP_INTERVAL
             self._paft.age(now)
+            self._tunnels.retire_keys(now)
             for tunnel in self._tunnels.expire(now):
                 self._say(Level.INFO, f"tunnel {tunnel.id} of {tunnel.owner} was silent too long")
         if self._stop_at is not None and now >= self._stop_at:

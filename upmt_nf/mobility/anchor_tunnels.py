@@ -13,6 +13,7 @@ from random import Random
 from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.datapath.protected import Cookie, Sealed
 from upmt_nf.mobility.leases import Lease
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.tunnel_keys import inner_mtu
@@ -39,6 +40,8 @@ class AnchorTunnels:
         self._settings = settings
         self._random = random
         self._kept: dict[IPAddress, dict[str, _Kept]] = {}
+        self._renewed: list[Tunnel] = []
+        """Those with keys that wait for their end."""
         self._looks: list[tuple[float, TunnelId]] = []
         """When each tunnel may have been silent too long: each is looked at once a timeout, not at every sweep."""
 
@@ -62,7 +65,8 @@ class AnchorTunnels:
         networks = self._kept.setdefault(lease.address, {})
         kept = networks.get(name)
         if kept is not None and cseq < kept.cseq:
-            return kept.tunnel
+            # Its answer would bring keys that nobody waits for.
+            return "this request is older than another one of this network"
         # Another host may have this end as well, when a NAT has given it away again: the owner tells them apart.
         holder = self.at(remote, lease.address)
         if holder is not None and (kept is None or holder is not kept.tunnel):
@@ -93,8 +97,19 @@ class AnchorTunnels:
         for kept in self._kept.get(tunnel.owner, {}).values():
             if kept.tunnel is tunnel:
                 kept.key_id = (kept.key_id + 1) & 0xFF
+                self._renewed.append(tunnel)
                 return kept.key_id
         return 0
+
+    def retire_keys(self, now: float) -> None:
+        """Forget old keys of the tunnels that got new ones; only those are looked at."""
+        self._renewed = [
+            tunnel
+            for tunnel in self._renewed
+            if isinstance(tunnel.format, Cookie | Sealed)
+            and tunnel.format.retire(now)
+            and tunnel.id in self._paft.tunnels
+        ]
 
     def remove(self, tunnel: Tunnel) -> None:
         """Forget one tunnel; its flows have none until they are moved or learnt again."""

@@ -78,6 +78,7 @@ from upmt_nf.mobility.host_tunnel import (
 )
 from upmt_nf.mobility.measurement import PathMeasurement
 from upmt_nf.mobility.placement import Placement
+from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
 from upmt_nf.model.errors import PeerError
@@ -130,6 +131,7 @@ class MobileHost:
         self._binding = HostBinding(
             settings, random, self._credentials, lambda name: self._tunnels[name].state is TunnelState.UP
         )
+        self._rekeying = Rekeying(settings, random)
         self._commands: list[HostCommand] = []
         self._age_at: float | None = None
         self._configured: IPAddress | None = None
@@ -173,6 +175,7 @@ class MobileHost:
         times = [self._association.next_timeout(), self._signalling.next_timeout(), self._age_at]
         times += [tunnel.next_timeout() for tunnel in self._tunnels.values() if self._may_act(tunnel)]
         times += [self._placement.next_timeout(), self._binding.next_timeout()]
+        times.append(self._rekeying.next_timeout())
         return min((time for time in times if time is not None), default=None)
 
     def handle(self, event: HostEvent, now: float) -> list[HostCommand]:
@@ -223,6 +226,7 @@ class MobileHost:
             if self._may_act(tunnel):
                 self._on_tunnel(tunnel, tunnel.handle_timeout(now), now)
         self._binding.handle_timeout(now)
+        self._renew_keys(now)
         if self._age_at is None or now >= self._age_at:
             self._paft.age(now)
             self._age_at = now + AGEING_INTERVAL
@@ -350,6 +354,14 @@ class MobileHost:
         if claims:
             self._placement.note_claims(network, now)
         self._signalling.set_up(network, token, address, claims, now)
+
+    def _renew_keys(self, now: float) -> None:
+        """A setup request brings new keys; the old ones serve until its answer is there."""
+        token, address = self._association.token, self._association.virtual_address
+        for network in self._rekeying.due(self._paft.tunnels.values(), now):
+            is_free = self._tunnels[network].is_usable and not self._signalling.is_setting_up(network)
+            if is_free and token is not None and address is not None:
+                self._signalling.set_up(network, token, address, [], now)
 
     def _hurry_setup(self, now: float) -> None:
         """Applications lost their last network: set the next one up at once, with their flows in the request."""
@@ -524,7 +536,7 @@ class MobileHost:
         reflexive = Endpoint(answer.your_address, answer.your_port)
         old = tunnel.tunnel
         if old is not None and old.id == answer.tunnel_id:
-            self._protect(old, answer)
+            self._protect(old, answer, now)
             if tunnel.reflexive == reflexive:
                 return
         if old is not None and old.id != answer.tunnel_id:
@@ -533,15 +545,16 @@ class MobileHost:
             tunnel.tunnel = Tunnel(
                 answer.tunnel_id, address, self._settings.anchor_tunnels, tunnel.mtu, tunnel.network, now
             )
-            self._protect(tunnel.tunnel, answer)
+            self._protect(tunnel.tunnel, answer, now)
             tunnel.measured = PathMeasurement()
             self._paft.add_tunnel(tunnel.tunnel)
         tunnel.reflexive = reflexive
         self._commands.append(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
 
-    def _protect(self, tunnel: Tunnel, answer: TunnelSetupResponse) -> None:
+    def _protect(self, tunnel: Tunnel, answer: TunnelSetupResponse, now: float) -> None:
         if answer.salt is not None and self._association_key is not None:
             protect(tunnel, answer.format, self._association_key, answer.key_id, answer.salt, is_host=True)
+            self._rekeying.begin(tunnel.network, now)
 
     # --- handovers ---
 

@@ -31,6 +31,10 @@ class HostSettings:
     signalling_port: int = SIGNALLING_PORT
     keepalive_interval: float = 5.0
     """Between two probes of a tunnel in use. A black hole is found within three of them."""
+    rekey_after: float = 3600.0
+    """How long a protected tunnel's keys are used (less up to a tenth, so that hosts do not renew in step)."""
+    rekey_after_packets: int = 1 << 32
+    """How many packets a protected tunnel's keys are used for, each way."""
     idle_after: float = 60.0
     """Silence after which a tunnel is idle: it gets keepalives only as often as the NAT on the way needs them."""
     keepalive_idle: float = 28.0
