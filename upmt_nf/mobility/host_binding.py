@@ -39,7 +39,7 @@ class _Searched:
 
 
 class HostBinding:
-    """All searches of a host; `commands` is what it wants done."""
+    """All searches of a host."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class HostBinding:
         self._is_up = is_up
         self._remembered = dict(settings.binding_times)
         self._networks: dict[NetworkName, _Searched] = {}
-        self.commands: list[SendBindingProbe | CloseBindingProbe | RememberBindingTime] = []
+        self._commands: list[SendBindingProbe | CloseBindingProbe | RememberBindingTime] = []
 
     # --- views ---
 
@@ -70,6 +70,11 @@ class HostBinding:
         """The longest silence that a mapping is known to survive there, seconds."""
         searched = self._networks.get(network)
         return searched.search.known.survived if searched is not None else None
+
+    def take_commands(self) -> list[SendBindingProbe | CloseBindingProbe | RememberBindingTime]:
+        """What it wants done; each is given once."""
+        commands, self._commands = self._commands, []
+        return commands
 
     # --- what happens ---
 
@@ -86,7 +91,7 @@ class HostBinding:
         """The network is gone; what was learnt of it stays."""
         searched = self._networks.pop(network, None)
         if searched is not None and searched.trial is not None:
-            self.commands.append(CloseBindingProbe(network))
+            self._commands.append(CloseBindingProbe(network))
 
     def hear(self, network: NetworkName, flow: ProbeFlow, data: bytes, now: float) -> None:
         """Something came to one of the two ports; anybody may have sent it."""
@@ -138,7 +143,7 @@ class HostBinding:
         if not self._is_up(network):
             trial.outcome = Outcome.UNCLEAR
         elif (action := trial.handle_timeout(now)) is not None:
-            self.commands.append(SendBindingProbe(network, action.flow, action.data))
+            self._commands.append(SendBindingProbe(network, action.flow, action.data))
         self._conclude(network, searched, trial, now)
 
     def _conclude(self, network: NetworkName, searched: _Searched, trial: BindingTrial, now: float) -> None:
@@ -146,7 +151,7 @@ class HostBinding:
             return
         searched.trial = None
         searched.next_at = now + self._pause()
-        self.commands.append(CloseBindingProbe(network))
+        self._commands.append(CloseBindingProbe(network))
         search, before = searched.search, searched.search.known
         match trial.outcome:
             case Outcome.SURVIVED:
@@ -163,7 +168,7 @@ class HostBinding:
 
     def _remember(self, place: str, known: BindingTime) -> None:
         self._remembered[place] = known
-        self.commands.append(RememberBindingTime(place, known))
+        self._commands.append(RememberBindingTime(place, known))
 
     def _pause(self) -> float:
         return self._cautious * self._random.uniform(0.5, 1.5)

@@ -96,7 +96,7 @@ def network_status(tunnel: HostTunnel, binding_time: float | None = None) -> Net
         variation_up_ms=_milliseconds(tunnel.measured.up.value),
         variation_down_ms=_milliseconds(tunnel.measured.down.value),
         binding_time=binding_time,
-        keepalive=tunnel.keepalive,
+        keepalive=tunnel.resting.keepalive,
     )
 
 

@@ -27,6 +27,7 @@ from random import Random
 
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.mobility.measurement import PathMeasurement
+from upmt_nf.mobility.resting import Resting
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName
 
@@ -133,8 +134,7 @@ class HostTunnel:
         interval: float,
         longest_backoff: float,
         random: Random,
-        idle_after: float = inf,
-        idle_interval: float = 0.0,
+        resting: Resting | None = None,
     ) -> None:
         self.network = network
         self.index = index
@@ -156,16 +156,9 @@ class HostTunnel:
         self.up_since: float | None = None
         self.has_returned = False
         """It was up before, and not since: applications wait before they come back to it."""
-        self.keepalive = interval
-        """Between two keepalives while the tunnel is idle (seconds): its owner knows the NAT's binding time."""
+        self.resting = resting or Resting(inf, interval, random)
+        """What it needs while it carries nothing; without, it never rests."""
         self._wanted_interval = interval
-        self._idle_after = idle_after
-        self._idle_interval = idle_interval
-        """An idle tunnel is probed no more often than that; in between, octets do."""
-        self._probed_at = self._kept_at = 0.0
-        """When the last probe was sent, and when the last packet for the NAT."""
-        self._keep_part = 1.0
-        """Jitter: never later than the binding time allows."""
         self._longest_backoff = longest_backoff
         self._random = random
         self._sequence = random.getrandbits(32)
@@ -189,7 +182,7 @@ class HostTunnel:
     @property
     def interval(self) -> float:
         """Between two probes of a tunnel in use: as configured, but never less than two round trips."""
-        return max(min(self._wanted_interval, self.keepalive), 2 * (self.rtt or 0.0))
+        return max(min(self._wanted_interval, self.resting.keepalive), 2 * (self.rtt or 0.0))
 
     @property
     def answer_timeout(self) -> float:
@@ -317,35 +310,29 @@ class HostTunnel:
             actions += self._enter(TunnelInput.UNANSWERED, "a probe was not answered")
         if self._probe_at is not None and now >= self._probe_at:
             self._count_losses(now)
-            if not self._is_idle(now):
+            if not self._is_idle(now) or (
+                now >= self.resting.next_at and not self.resting.is_octet_enough(now)
+            ):
                 actions.append(self._probe(now))
-            elif now < self._keep_at:
-                self._rest(now)
-            elif now - self._probed_at < self._idle_interval:
-                self._keep(now)
-                self._rest(now)
-                actions.append(KeepMapping())
             else:
-                actions.append(self._probe(now))
+                actions += self._rest(now)
         return actions
 
-    def _rest(self, now: float) -> None:
-        self._probe_at = min(now + self._jittered_interval(), self._keep_at)
-
-    def _keep(self, now: float) -> None:
-        self._kept_at, self._keep_part = now, self._random.uniform(0.9, 1.0)
+    def _rest(self, now: float) -> list[TunnelAction]:
+        """No probe now; look again in an interval at the latest."""
+        actions: list[TunnelAction] = []
+        if now >= self.resting.next_at:
+            self.resting.note_packet(now)
+            actions.append(KeepMapping())
+        self._probe_at = min(now + self._jittered_interval(), self.resting.next_at)
+        return actions
 
     def _is_idle(self, now: float) -> bool:
         """Nothing was carried for a while, and the last probe was answered."""
         if self.state is not TunnelState.UP or self.tunnel is None or self.up_since is None:
             return False
-        silence = now - max(self.tunnel.used, self.up_since)
-        return silence >= self._idle_after and self._answer_deadline() is None
-
-    @property
-    def _keep_at(self) -> float:
-        """When the NAT on the way needs the next packet."""
-        return self._kept_at + self._keep_part * self.keepalive
+        used = max(self.tunnel.used, self.up_since)
+        return self.resting.is_idle(used, now) and self._answer_deadline() is None
 
     # --- inside ---
 
@@ -390,11 +377,10 @@ class HostTunnel:
 
     def _probe(self, now: float) -> SendProbe:
         self._sequence = (self._sequence + 1) % 2**32
-        if self.state is TunnelState.UP and now - self._probed_at > 1.1 * self.interval:
+        if self.state is TunnelState.UP and self.resting.has_rested(self.interval, now):
             # After a rest the verdict counts from this probe: nobody asked before.
             self._answered_at = max(self._answered_at, now - self.interval)
-        self._probed_at = now
-        self._keep(now)
+        self.resting.note_probe(now)
         self._sent[self._sequence] = now
         self.measured.send(self._sequence)
         while len(self._sent) > 64:

@@ -23,7 +23,6 @@ from upmt_nf.mobility.association import (
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.host_answers import Refusal, read_handover, read_registration, read_setup
-from upmt_nf.mobility.host_binding import HostBinding
 from upmt_nf.mobility.host_commands import (
     CloseTunnel,
     ConfigureVirtualAddress,
@@ -78,9 +77,10 @@ from upmt_nf.mobility.host_tunnel import (
 )
 from upmt_nf.mobility.measurement import PathMeasurement
 from upmt_nf.mobility.placement import Placement
-from upmt_nf.mobility.rekeying import Rekeying
+from upmt_nf.mobility.resting import Resting
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
+from upmt_nf.mobility.upkeep import Upkeep
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import (
@@ -99,8 +99,6 @@ from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
 LEAST_MTU = 512
 """No path is believed to be narrower: a forged ICMP error must not stop everything."""
 AGEING_INTERVAL = 5.0
-IDLE_PROBES = 1.75
-"""Keepalive intervals of an unknown NAT between two probes of an idle tunnel: every second packet, with jitter."""
 ENDING_NOTICES = ("going-down", "lease-ended")
 """Notices after which the association is worth nothing."""
 
@@ -118,8 +116,7 @@ class MobileHost:
                 settings.keepalive_interval,
                 settings.setup_backoff,
                 random,
-                settings.idle_after,
-                IDLE_PROBES * settings.keepalive_idle,
+                Resting(settings.idle_after, settings.keepalive_idle, random),
             )
             for index, name in enumerate(settings.networks, start=1)
         }
@@ -128,10 +125,15 @@ class MobileHost:
         self._signalling = HostSignalling(settings, random, lambda name: self._tunnels[name].rtt)
         self._keys = KeyPair() if settings.secret is not None else None
         self._association_key: bytes | None = None
-        self._binding = HostBinding(
-            settings, random, self._credentials, lambda name: self._tunnels[name].state is TunnelState.UP
+        self._upkeep = Upkeep(
+            settings,
+            random,
+            paft,
+            self._tunnels,
+            self._association,
+            self._signalling,
+            lambda: self._association_key,
         )
-        self._rekeying = Rekeying(settings, random)
         self._commands: list[HostCommand] = []
         self._age_at: float | None = None
         self._configured: IPAddress | None = None
@@ -149,7 +151,7 @@ class MobileHost:
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
         return {
-            name: network_status(tunnel, self._binding.binding_time(name))
+            name: network_status(tunnel, self._upkeep.binding.binding_time(name))
             for name, tunnel in self._tunnels.items()
         }
 
@@ -164,7 +166,7 @@ class MobileHost:
     @property
     def counters(self) -> dict[str, int]:
         """What the signalling counted, by reason."""
-        return self._signalling.counters
+        return self._signalling.counters | {"keys_renewed": self._upkeep.rekeying.renewed}
 
     # --- driving ---
 
@@ -174,8 +176,7 @@ class MobileHost:
             return None
         times = [self._association.next_timeout(), self._signalling.next_timeout(), self._age_at]
         times += [tunnel.next_timeout() for tunnel in self._tunnels.values() if self._may_act(tunnel)]
-        times += [self._placement.next_timeout(), self._binding.next_timeout()]
-        times.append(self._rekeying.next_timeout())
+        times += [self._placement.next_timeout(), self._upkeep.next_timeout()]
         return min((time for time in times if time is not None), default=None)
 
     def handle(self, event: HostEvent, now: float) -> list[HostCommand]:
@@ -197,7 +198,7 @@ class MobileHost:
                 if self._known(network) is not None:
                     self._signalling.receive(data, SipPath(network, False), now)
             case BindingAnswerReceived(network, flow, data):
-                self._binding.hear(network, flow, data, now)
+                self._upkeep.binding.hear(network, flow, data, now)
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
                     self._receive_signal(tunnel, port, payload, now)
@@ -222,11 +223,9 @@ class MobileHost:
         self._signalling.handle_timeout(now)
         self._on_association(self._association.handle_timeout(now), now)
         for tunnel in self._tunnels.values():
-            tunnel.keepalive = self._binding.keepalive(tunnel.network)
             if self._may_act(tunnel):
                 self._on_tunnel(tunnel, tunnel.handle_timeout(now), now)
-        self._binding.handle_timeout(now)
-        self._renew_keys(now)
+        self._upkeep.handle_timeout(now)
         if self._age_at is None or now >= self._age_at:
             self._paft.age(now)
             self._age_at = now + AGEING_INTERVAL
@@ -250,17 +249,9 @@ class MobileHost:
         self._commands += self._placement.commands
         self._placement.commands.clear()
         self._commands += self._signalling.commands()
-        self._commands += self._binding.commands
-        self._binding.commands.clear()
+        self._commands += self._upkeep.binding.take_commands()
         if self._is_stopped:
             self._commands.append(Stopped())
-
-    def _credentials(self) -> tuple[IPAddress, bytes] | None:
-        """The virtual address and what only the anchor knows besides us."""
-        token, address = self._association.token, self._association.virtual_address
-        if token is None or address is None:
-            return None
-        return address, self._association_key or token.encode()
 
     def _may_act(self, tunnel: HostTunnel) -> bool:
         return tunnel.is_usable or self._association.is_held
@@ -284,7 +275,7 @@ class MobileHost:
             self._vanish(event.network, f"its address is {event.care_of_address} now", now)
         tunnel.interface, tunnel.care_of_address = event.interface, event.care_of_address
         tunnel.gateway, tunnel.mtu = event.gateway, self._inner_mtu(tunnel, event.mtu)
-        self._binding.appear(event.network, f"{event.network} {event.gateway} {event.prefix}", now)
+        self._upkeep.appear(event, now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
         self._on_association(self._association.appear(event.network, now), now)
@@ -299,7 +290,7 @@ class MobileHost:
         if tunnel.state is TunnelState.DOWN:
             tunnel.reason = reason
             return
-        self._binding.vanish(network)
+        self._upkeep.binding.vanish(network)
         actions = tunnel.vanish(reason)
         self._close(tunnel)
         self._signalling.cancel(lambda purpose: purpose.network == network)
@@ -354,14 +345,6 @@ class MobileHost:
         if claims:
             self._placement.note_claims(network, now)
         self._signalling.set_up(network, token, address, claims, now)
-
-    def _renew_keys(self, now: float) -> None:
-        """A setup request brings new keys; the old ones serve until its answer is there."""
-        token, address = self._association.token, self._association.virtual_address
-        for network in self._rekeying.due(self._paft.tunnels.values(), now):
-            is_free = self._tunnels[network].is_usable and not self._signalling.is_setting_up(network)
-            if is_free and token is not None and address is not None:
-                self._signalling.set_up(network, token, address, [], now)
 
     def _hurry_setup(self, now: float) -> None:
         """Applications lost their last network: set the next one up at once, with their flows in the request."""
@@ -554,7 +537,7 @@ class MobileHost:
     def _protect(self, tunnel: Tunnel, answer: TunnelSetupResponse, now: float) -> None:
         if answer.salt is not None and self._association_key is not None:
             protect(tunnel, answer.format, self._association_key, answer.key_id, answer.salt, is_host=True)
-            self._rekeying.begin(tunnel.network, now)
+            self._upkeep.rekeying.begin(tunnel.network, now)
 
     # --- handovers ---
 

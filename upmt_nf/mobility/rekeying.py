@@ -25,11 +25,14 @@ class Rekeying:
         self._longest = settings.rekey_after
         self._most_packets = settings.rekey_after_packets
         self._random = random
+        self.renewed = 0
+        """How often a tunnel got keys."""
         self._due_at: dict[NetworkName, float] = {}
         self._not_before: dict[NetworkName, float] = {}
 
     def begin(self, network: NetworkName, now: float) -> None:
         """A network's tunnel has new keys."""
+        self.renewed += 1
         self._due_at[network] = now + self._longest * self._random.uniform(0.9, 1.0)
         self._not_before.pop(network, None)
 
