@@ -46,3 +46,18 @@ def test_silent_tunnels_go_and_heard_ones_stay_with_bounded_work_a_sweep() -> No
     gone = [tunnel for sweep in range(5) for tunnel in table.expire(551 + sweep)]
     assert {tunnel.id for tunnel in gone} == {tunnel.id for tunnel in tunnels[2::4]}
     assert not paft.tunnels
+
+
+def test_a_setup_request_that_was_overtaken_moves_nothing_and_gets_no_keys() -> None:
+    first = IPv4Address("10.64.0.1")
+    settings = AnchorSettings(ANCHOR, AddressPool(first, first))
+    paft = Paft()
+    table = AnchorTunnels(paft, settings, Random(0))
+    given = Leases(settings, lambda: "token").ask(LeaseAsked(TerminalId("mh"), "call", 1, 3600), 0.0)
+    assert isinstance(given, LeaseGiven)
+    old, new = (Endpoint(IPv4Address("203.0.113.1"), port) for port in (1, 2))
+    tunnel = table.set_up(given.lease, "net0", old, 5, 0.0)
+    assert isinstance(tunnel, Tunnel)
+    assert table.set_up(given.lease, "net0", new, 7, 0.0) is tunnel
+    assert isinstance(table.set_up(given.lease, "net0", old, 6, 0.0), str)
+    assert tunnel.remote == new

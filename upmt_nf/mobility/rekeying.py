@@ -14,6 +14,8 @@ from upmt_nf.datapath.protected import Cookie, Sealed
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.identity import NetworkName
 
+LEAST = 0.5
+"""Seconds that keys serve whatever the limits: the other end keeps only so many of them."""
 RETRY = 10.0
 """Seconds after a request until the next one, when it brought no keys."""
 
@@ -34,7 +36,7 @@ class Rekeying:
         """A network's tunnel has new keys."""
         self.renewed += 1
         self._due_at[network] = now + self._longest * self._random.uniform(0.9, 1.0)
-        self._not_before.pop(network, None)
+        self._not_before[network] = now + LEAST
 
     def next_timeout(self) -> float | None:
         """When `due` has something to say because of the time; packets are counted whenever it is asked."""
