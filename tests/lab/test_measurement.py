@@ -21,7 +21,7 @@ def brisk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         config.write_text(text.replace("keepalive_interval = 1.0", "keepalive_interval = 0.2"))
         lab.start_daemon("an")
         lab.start_daemon("mh", Path(config))
-        wait_until(lambda: lab.is_answering("mh"), "the daemon answers")
+        wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 40)
         lab.await_networks_up()
         yield lab
     finally:

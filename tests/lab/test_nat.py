@@ -30,7 +30,7 @@ def nat_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         config_of(lab).write_text(text.replace("keepalive_interval = 1.0", idle))
         lab.start_daemon("an")
         started.append(lab.start_daemon("mh", config_of(lab)))
-        wait_until(lambda: lab.is_answering("mh"), "the daemon answers")
+        wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 40)
         lab.await_networks_up()
         yield lab
     finally:
@@ -96,7 +96,7 @@ def test_what_was_found_is_remembered_over_a_restart(nat_lab: Lab) -> None:
     os.kill(started.pop(), signal.SIGTERM)
     wait_until(lambda: not lab.is_answering("mh"), "the daemon has ended")
     started.append(lab.start_daemon("mh", config_of(lab)))
-    wait_until(lambda: lab.is_answering("mh"), "the daemon answers")
+    wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 40)
     assert network(lab)["binding_time_s"] == pytest.approx(known, rel=0.3)
     lab.await_networks_up()
 

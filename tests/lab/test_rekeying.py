@@ -24,7 +24,7 @@ def rekeying_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         )
         lab.start_daemon("an")
         lab.start_daemon("mh", config)
-        wait_until(lambda: lab.is_answering("mh"), "the daemon answers")
+        wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 40)
         lab.await_networks_up()
         yield lab
     finally:
