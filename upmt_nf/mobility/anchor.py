@@ -20,11 +20,13 @@ from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
     LeaseEnded,
     LeaseGranted,
+    SendBindingAnswer,
     SendSip,
     SendTunnelSignal,
 )
 from upmt_nf.mobility.anchor_events import (
     AnchorEvent,
+    BindingProbeReceived,
     LeaseRevoked,
     SipDatagramReceived,
     TunnelSignalReceived,
@@ -32,12 +34,14 @@ from upmt_nf.mobility.anchor_events import (
 from upmt_nf.mobility.anchor_notices import AnchorNotices, AnchorPath
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.answer_size import LONGEST, most_pairs, room_for_results, with_short_reasons
+from upmt_nf.mobility.binding_answers import BindingAnswers
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.host_answers import NO_ASSOCIATION
 from upmt_nf.mobility.host_signalling import TOKEN_HEADER
 from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseKeys, LeaseRefused, Leases
+from upmt_nf.mobility.reflector import Reflector
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.source_limits import SourceLimits
 from upmt_nf.mobility.tunnel_keys import SALT_BYTES, expose, protect
@@ -66,7 +70,6 @@ from upmt_nf.signaling.sip.fields import parse_address, parse_cseq
 from upmt_nf.signaling.sip.inspection import inspect
 from upmt_nf.signaling.sip.message import Header, Request, Response
 from upmt_nf.signaling.sip.transactions import RequestReceived, SipTimers
-from upmt_nf.signaling.stamp import reflect
 
 METHODS = ("REGISTER", "MESSAGE")
 SWEEP_INTERVAL = 5.0
@@ -124,6 +127,8 @@ class Anchor:
         self._counters = Counters()
         identity_in = guard.identity_in if guard is not None else lambda _: None
         self.limits = SourceLimits(settings.rates, self._counters, random.randbytes(16), identity_in)
+        self._reflector = Reflector(self._counters)
+        self._binding = BindingAnswers(self._leases, self._counters)
 
     # --- views ---
 
@@ -178,8 +183,9 @@ class Anchor:
                 self._endpoint.receive_datagram(data, AnchorPath(source), now)
             case TunnelSignalReceived(tunnel, remote, source, port, payload):
                 if port == MEASUREMENT_PORT:
-                    self._reflect(event, now)
-                elif port == self._settings.signalling_port:
+                    answer = self._reflector.answer(tunnel, payload, now)
+                    return [] if answer is None else [SendTunnelSignal(remote, source, port, answer)]
+                if port == self._settings.signalling_port:
                     lease = self._leases.by_address.get(tunnel.owner) if tunnel is not None else None
                     owner = lease.identity if lease is not None else None
                     if not self.limits.admits(packed_endpoint(remote), payload, now, owner):
@@ -190,6 +196,10 @@ class Anchor:
             case LeaseRevoked(identity):
                 if (lease := self._leases.revoke(identity)) is not None:
                     self._end(lease, "an administrator ended it", now)
+            case BindingProbeReceived(remote, data):
+                if not self.limits.admits(packed_endpoint(remote), data, now):
+                    return []
+                return [SendBindingAnswer(*said) for said in self._binding.answer(remote, data)]
             case StopAsked():
                 self._stop(now)
             case TimeoutReached():
@@ -210,6 +220,7 @@ class Anchor:
             self._sweep_at = now + SWEEP_INTERVAL
             self._paft.age(now)
             self._notices.watch(now)
+            self._tunnels.retire_keys(now)
             for tunnel in self._tunnels.expire(now):
                 self._say(Level.INFO, f"tunnel {tunnel.id} of {tunnel.owner} was silent too long")
         if self._stop_at is not None and now >= self._stop_at:
@@ -506,16 +517,6 @@ class Anchor:
 
     def _may_look_at(self, lease: Lease, flows: int, now: float) -> bool:
         return self.limits.may_look_at(lease.identity, flows, now)
-
-    def _reflect(self, event: TunnelSignalReceived, now: float) -> None:
-        if event.tunnel is None:
-            return self._counters.add("measurement_without_tunnel")
-        try:
-            answer = reflect(event.payload, received_at=now, sent_at=now)
-        except PeerError:
-            return self._counters.add("malformed_measurement")
-        self._commands.append(SendTunnelSignal(event.remote, event.source, MEASUREMENT_PORT, answer))
-        return None
 
     def _end(self, lease: Lease, reason: str, now: float, *, is_told: bool = True) -> None:
         if is_told and self._stop_at is None:
