@@ -62,6 +62,7 @@ from upmt_nf.signaling.messages import (
     HandoverResponse,
     TunnelSetupRequest,
     TunnelSetupResponse,
+    UpmtMessage,
 )
 from upmt_nf.signaling.sip.build import response_to
 from upmt_nf.signaling.sip.contacts import lifetime_asked, read_contacts
@@ -243,7 +244,7 @@ class Anchor:
             response = self._no(request, wrong.status, None, wrong.headers)
             return self._endpoint.respond(event.transaction, response, now, and_forget=True)
         if self._guard is not None:
-            proof = self._guard.check(request, now)
+            proof = self._guard.check(request, now, event.flow.remote.address.packed)
             if isinstance(proof, Unproven):
                 self._counters.add("challenged" if proof.status == 401 else f"refused_{proof.status}")
                 response = self._no(request, proof.status, proof.reason, proof.headers)
@@ -252,8 +253,8 @@ class Anchor:
         response = self._answer(request, event.flow, ticket, now)
         if response.status != 200:
             self._counters.add(f"refused_{response.status}")
-        if ticket is not None and self._guard is not None:
-            proof_of_ours = self._guard.info(ticket, response.body, now)
+        if ticket is not None and self._guard is not None and response.status != 401:
+            proof_of_ours = self._guard.info(ticket, response.body, now, event.flow.remote.address.packed)
             response = replace(response, headers=(*response.headers, proof_of_ours))
         is_stranger = ticket is None and self._guard is not None
         return self._endpoint.respond(event.transaction, response, now, and_forget=is_stranger)
@@ -398,6 +399,9 @@ class Anchor:
         lease = self._leases.by_address.get(inner.address) if inner is not None else None
         if lease is not None and ticket is not None and ticket.identity != lease.identity:
             return self._no(request, 403, "that is another host's virtual address")
+        is_here = ticket is None or ticket.is_here
+        if inner is not None and not is_here and self._may_set_up(body, path.remote, inner):
+            return self._ask_there(request, path.remote, now)
         if isinstance(body, AuthorsBody):
             answers = self._authors.answer(body, path.remote, inner, ticket, now)
             return self._yes(request, write_answers(body, answers), CONTENT_TYPE)
@@ -410,6 +414,19 @@ class Anchor:
                 return self._hand_over(request, body, path, inner, ticket is not None, cseq, now)
             case _:
                 return self._no(request, 400, "Bad Request: not a request of a mobile host")
+
+    def _may_set_up(self, body: UpmtMessage | AuthorsBody, remote: Endpoint, inner: Endpoint) -> bool:
+        """Whether a request can make a tunnel end at an address where no tunnel of this host ends yet."""
+        if isinstance(body, HandoverRequest) and body.association:
+            return False
+        return all(tunnel.remote.address != remote.address for tunnel in self._tunnels.of(inner.address))
+
+    def _ask_there(self, request: Request, remote: Endpoint, now: float) -> Response:
+        """Whoever proves this nonce gets what is sent there: no host has its traffic sent to another end."""
+        assert self._guard is not None
+        self._counters.add("challenged_there")
+        asked = self._guard.challenge(now, remote.address.packed, is_stale=True)
+        return self._no(request, asked.status, asked.reason, asked.headers)
 
     def _set_up(
         self,
