@@ -12,11 +12,12 @@
 
 #define LARGEST_HEAD (PLAIN_HEADER + COOKIE_HEADER + sizeof(struct iphdr) + 8)
 
-static __always_inline bool is_secret_known(const struct tunnel *tunnel, __u64 given)
+/* Whether this is a secret that the agent has heard before; it must see the first packet with a new one. */
+static __always_inline bool is_secret_heard(const struct tunnel *tunnel, __u64 given)
 {
 	for (int i = 0; i < MAX_SECRETS; i++)
 		if (i < tunnel->secrets && tunnel->receiving[i] == given)
-			return true;
+			return i >= tunnel->unheard;
 	return false;
 }
 
@@ -108,8 +109,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anch
 		return leave_to_agent(UNKNOWN_END);
 	if (!is_anchor && tunnel->interface != skb->ifindex)
 		return leave_to_agent(UNKNOWN_END);
-	if (format == FORMAT_COOKIE &&
-	    (!is_secret_known(tunnel, secret) || (tunnel->is_waiting && secret == tunnel->receiving[0])))
+	if (format == FORMAT_COOKIE && !is_secret_heard(tunnel, secret))
 		return leave_to_agent(WRONG_SECRET);
 
 	/* Longer or shorter than it says: cut, or several merged by the receiving interface. */

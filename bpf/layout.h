@@ -14,7 +14,7 @@
 #include <linux/types.h>
 
 #define MAX_APPLICATIONS 4096
-#define MAX_SECRETS 4
+#define MAX_SECRETS 8
 #define MARK_MASK 0x1fff /* as in upmt_nf/model/names.py */
 
 enum format { FORMAT_AGENT = 0, FORMAT_PLAIN = 1, FORMAT_COOKIE = 2 }; /* AGENT: the agent alone can do it */
@@ -53,7 +53,7 @@ struct tunnel {
 	__u32 slot;
 	__u16 sum;      /* of the outer IP header's constant words, not yet inverted, as the CPU reads 16-bit words */
 	__u8 format;
-	__u8 is_waiting; /* the first of `receiving` is the other end's sign that it has new keys: the agent must see it */
+	__u8 unheard; /* so many of `receiving` are the other end's sign that it has new keys: the agent must see it */
 	__be16 id;       /* lower 16 bits of the tunnel's id, as the cookie format writes them */
 	__u16 secrets;   /* how many of `receiving` are valid */
 	__u32 unused;

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING
 
+from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.datapath.paft import Paft
+from upmt_nf.mobility.binding_time import BindingTime
+from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.commands import Announce, Stopped
 from upmt_nf.mobility.events import StopAsked
 from upmt_nf.mobility.host_commands import (
+    CloseBindingProbe,
     CloseTunnel,
     ConfigureVirtualAddress,
     HandoverFinished,
     HostCommand,
+    KeepNatMapping,
     OpenTunnel,
     RebindTunnel,
     Receipt,
     ReleaseVirtualAddress,
+    RememberBindingTime,
+    SendBindingProbe,
     SendSip,
     SendTunnelSignal,
+    UseAnchor,
 )
 from upmt_nf.mobility.host_events import (
     ApplicationDefined,
@@ -30,6 +39,7 @@ from upmt_nf.mobility.host_events import (
     HostEvent,
     NetworkAppeared,
     NetworkVanished,
+    PathNarrowed,
     SipDatagramReceived,
     TunnelSignalReceived,
 )
@@ -61,6 +71,13 @@ class Packet:
     port: int
     payload: bytes
     sent_at: float
+    anchor: IPAddress = ANCHOR
+    """The anchor's end."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the outer packet of a signal."""
+        return len(self.payload) + OVERHEAD[self.inner.address.version] + OVERHEAD[self.host.address.version]
 
 
 @dataclass(eq=False, slots=True)
@@ -77,10 +94,20 @@ class Link:
     duplication: float = 0.0
     is_up: bool = False
     is_black_hole: bool = False
+    mtu: int = 1500
+    """Largest outer packet, bytes."""
     port: int = 40000
     """Of the tunnel's mapping in the NAT."""
     dead_ports: set[int] = field(default_factory=set)
     """Mappings that carry nothing any more, though the host's socket does not know."""
+    binding_time: float = inf
+    """How long the NAT keeps a mapping that says nothing (seconds)."""
+    used_at: float = 0.0
+    """When the tunnel's mapping was last used."""
+    forgotten: int = 0
+    """How often it was forgotten."""
+    probes: dict[int, tuple[ProbeFlow, float]] = field(default_factory=dict)
+    """Mappings of a binding trial, by port: whose they are and when they were last used."""
     drops: Callable[[Packet], bool] = lambda packet: False
     """Says what else is lost."""
 
@@ -93,8 +120,21 @@ class Link:
         """Another mapping in the NAT; what comes to the old one is lost."""
         self.port += 1
 
+    def use(self, now: float) -> None:
+        """An uplink packet of the tunnel: it makes a mapping, or keeps the one that there is."""
+        if self.is_forgotten(now):
+            self.forgotten += 1
+            self.rebind()
+        self.used_at = now
+
+    def is_forgotten(self, now: float) -> bool:
+        """Whether the tunnel has no mapping now."""
+        return self.used_at > 0 and now - self.used_at > self.binding_time
+
     def carries(self, packet: Packet) -> bool:
         if not self.is_up or self.is_black_hole:
+            return False
+        if not packet.is_up and packet.kind != "sip" and self.is_forgotten(self.terminal.world.now):
             return False
         return packet.kind == "sip" or (packet.host == self.reflexive and self.port not in self.dead_ports)
 
@@ -109,8 +149,11 @@ class Terminal:
             name: Link(name, self, ip_address(f"192.168.{index}.7"), ip_address(f"203.0.{number}.{index}"))
             for index, name in enumerate(settings.networks)
         }
+        self.binding_times: dict[str, BindingTime] = dict(settings.binding_times)
         self.releases = 0
         self.rebinds: list[NetworkName] = []
+        self.configured: list[tuple[IPAddress, IPAddress]] = []
+        """Each virtual address that applications got, and the anchor that it is of."""
         self.said: list[tuple[float, str]] = []
         self._tokens = itertools.count(1)
         self._ports = itertools.count(2000)
@@ -119,8 +162,12 @@ class Terminal:
     def start(self) -> None:
         """A machine without any memory; no network is there yet."""
         self.paft = Paft()
+        self.settings = replace(self.settings, binding_times=self.binding_times)
         self.machine = MobileHost(self.settings, self.paft, Random(self.world.random.getrandbits(64)))
         self.virtual_address: IPAddress | None = None
+        self.anchor = self.settings.anchor
+        """The one in use."""
+        self.is_asleep = False
         self.open_tunnels: dict[NetworkName, TunnelId] = {}
         self.finished: list[HandoverFinished] = []
         self.arrived: list[bytes] = []
@@ -146,6 +193,11 @@ class Terminal:
         self.links[name].is_up = False
         self.take(NetworkVanished(name, "the cable was pulled"))
 
+    def narrow(self, name: NetworkName, mtu: int) -> None:
+        """Its path takes outer packets of this size only, and the kernel has found out."""
+        self.links[name].mtu = mtu
+        self.take(PathNarrowed(name, mtu))
+
     def define(self, name: ApplicationName, id: ApplicationId, *policy: str) -> None:
         self.take(ApplicationDefined(name, id, policy or None))
 
@@ -168,7 +220,16 @@ class Terminal:
         entry.last_seen = self.world.now
         tunnel = self.paft.tunnel_of(entry)
         if tunnel is not None:
+            tunnel.used = self.world.now
             self._send_inside(tunnel.network, "data", 0, entry.key)
+
+    def sleep(self) -> None:
+        """Suspend: nothing is heard and no timer runs, but the clock goes on."""
+        self.is_asleep = True
+
+    def wake(self) -> None:
+        """Go on where it was."""
+        self.is_asleep = False
 
     def stop(self) -> None:
         self.take(StopAsked())
@@ -225,14 +286,29 @@ class Terminal:
         assert not self.has_stopped, f"{command} after Stopped"
         match command:
             case SendSip(name, destination, data):
-                assert destination == Endpoint(ANCHOR, SIGNALLING_PORT)
-                end = Endpoint(self.links[name].public, SIGNALLING_PORT)
-                self.world.carry(Packet("sip", True, self.links[name], end, end, 0, data, self.world.now))
+                assert destination.port == SIGNALLING_PORT
+                link, end = self.links[name], Endpoint(self.links[name].public, SIGNALLING_PORT)
+                packet = Packet("sip", True, link, end, end, 0, data, self.world.now, destination.address)
+                self.world.carry(packet)
             case SendTunnelSignal(name, port, payload):
                 self._send_inside(name, "signal", port, payload)
+            case KeepNatMapping(name):
+                self.links[name].use(self.world.now)
+                self.world.probe_bytes += 29
+            case SendBindingProbe(name, flow, data):
+                self.world.carry_probe(self.links[name], flow, data)
+            case CloseBindingProbe(name):
+                self.links[name].probes.clear()
+            case RememberBindingTime(place, known):
+                self.binding_times[place] = known
             case ConfigureVirtualAddress(address):
-                assert self.virtual_address is None
+                self.releases += self.virtual_address not in (None, address)
                 self.virtual_address = address
+                self.configured.append((self.anchor, address))
+            case UseAnchor(tunnels):
+                assert not self.open_tunnels, "tunnels to the anchor before"
+                assert tunnels.address != self.anchor
+                self.anchor = tunnels.address
             case ReleaseVirtualAddress(address):
                 assert self.virtual_address == address
                 self.virtual_address = None
@@ -257,19 +333,26 @@ class Terminal:
     def _send_inside(self, name: NetworkName, kind: str, port: int, payload: bytes) -> None:
         if self.virtual_address is not None:
             link = self.links[name]
+            link.use(self.world.now)
             inner = Endpoint(self.virtual_address, port)
-            self.world.carry(Packet(kind, True, link, link.reflexive, inner, port, payload, self.world.now))
+            packet = Packet(
+                kind, True, link, link.reflexive, inner, port, payload, self.world.now, self.anchor
+            )
+            self.world.carry(packet)
 
     def hear(self, packet: Packet) -> None:
         """What the forwarder lets through."""
         name = packet.link.name
+        if self.is_asleep:
+            return None
         if packet.kind == "sip":
-            return self.take(SipDatagramReceived(name, packet.payload))
-        if packet.inner.address != self.virtual_address:
+            return self.take(SipDatagramReceived(name, packet.payload, packet.anchor))
+        if packet.inner.address != self.virtual_address or packet.anchor != self.anchor:
             return None
         for tunnel in self.paft.tunnels.values():
             if tunnel.network == name:
                 tunnel.heard = self.world.now
+                tunnel.used = self.world.now if packet.kind == "data" else tunnel.used
         if packet.kind == "data":
             return self.arrived.append(packet.payload)
         return self.take(TunnelSignalReceived(name, packet.port, packet.payload))

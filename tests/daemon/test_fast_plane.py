@@ -24,6 +24,7 @@ from upmt_nf.datapath.fast_layout import (
     FlowRow,
     flow_key,
 )
+from upmt_nf.datapath.packet import ip_packet
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
 from upmt_nf.datapath.protected import Cookie
 from upmt_nf.model.errors import FacilityError, KernelError
@@ -102,10 +103,10 @@ class World:
         self.grace = grace
         self.fast = self.begin(took_over=False)
 
-    def begin(self, *, took_over: bool) -> FastPlane:
+    def begin(self, *, took_over: bool, permits: Callable[[bytes], bool] | None = None) -> FastPlane:
         programs: Any = SimpleNamespace(maps=self.maps, close=lambda: None, took_over=took_over)
         loop: Any = self.loop
-        return FastPlane(loop, programs, self.paft, lambda _: HERE, 4, grace=self.grace)
+        return FastPlane(loop, programs, self.paft, lambda _: HERE, 4, grace=self.grace, permits=permits)
 
     def start_again(self) -> None:
         """As after `kill -9`: the maps are as they were, all else is gone."""
@@ -224,14 +225,19 @@ def test_renewed_secrets_and_sizes_are_told_of() -> None:
     tunnel.format.renew(b"C" * 8, b"D" * 8, 1)
     world.fast.refresh([tunnel])
     rows = TUNNEL.unpack(world.maps["tunnels"].rows[NUMBER.pack(1)])
-    assert (rows[12], rows[-2]) == (1, b"A" * 8)
+    assert (rows[12], rows[14], rows[-2]) == (1, 2, b"A" * 8)
     # The agent hears the new secret; nobody says so to the mirror.
-    tunnel.format.secrets()
-    tunnel.format._sending, tunnel.format._next = tunnel.format._next, b""
+    packet = ip_packet(OWNER, ip_address("198.51.100.1"), UDP, bytes(8))
+    assert tunnel.format.decode(tunnel, Cookie(b"D" * 8, b"C" * 8).encode(tunnel, packet)) == packet
     world.loop.tick()
     rows = TUNNEL.unpack(world.maps["tunnels"].rows[NUMBER.pack(1)])
-    assert (rows[12], rows[-2]) == (0, b"C" * 8)
+    assert (rows[12], rows[14], rows[-2]) == (0, 2, b"C" * 8)
     assert before != world.maps["tunnels"].rows[NUMBER.pack(1)]
+    # The old secret ends without a word, too.
+    tunnel.format.retire(0.0)
+    tunnel.format.retire(100.0)
+    world.loop.tick()
+    assert TUNNEL.unpack(world.maps["tunnels"].rows[NUMBER.pack(1)])[14] == 1
 
 
 def test_a_full_table_and_a_refused_write_are_counted_and_break_nothing() -> None:
@@ -283,6 +289,26 @@ def test_an_application_without_a_network_goes_on_by_a_dead_tunnel_only(is_dead:
     assert row[NUMBER.pack(1)] == NUMBER.pack(1 if is_dead else 0)
     world.pass_time(4.0)
     assert row[NUMBER.pack(1)] == NUMBER.pack(0)
+
+
+def test_the_kernel_knows_only_flows_that_the_anchor_has_judged() -> None:
+    world = World()
+    world.fast = world.begin(took_over=False, permits=lambda _: True)
+    entry = world.paft.move(world.add_flow(1, 0).key, world.add_tunnel(1), 0.0)
+    assert not world.maps["flows"].rows
+    entry.is_permitted = True
+    world.paft.changed(entry)
+    assert world.row(entry).tunnel == 1
+
+
+def test_flows_that_are_not_permitted_any_more_are_not_adopted() -> None:
+    world = World()
+    one, two = world.add_flow(1), world.add_flow(2)
+    world.paft, world.loop = Paft(), PretendLoop()
+    world.fast = world.begin(took_over=True, permits=lambda key: key == two.key)
+    assert set(world.maps["flows"].rows) == {flow_key(two.key)}
+    assert set(world.paft.flows) == {two.key}
+    assert one.key not in world.paft.flows
 
 
 def test_an_address_that_is_given_back_has_no_grace() -> None:

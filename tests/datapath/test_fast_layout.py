@@ -41,7 +41,7 @@ FIELDS = {
     ),
     "tunnel": (
         TUNNEL,
-        "local remote local_port remote_port owner interface virtual_interface mark mtu slot sum format is_waiting id "
+        "local remote local_port remote_port owner interface virtual_interface mark mtu slot sum format unheard id "
         "secrets unused sending receiving",
     ),
     "end": (END, "remote owner remote_port local_port"),
@@ -195,7 +195,7 @@ def test_a_tunnel_says_its_format(format: str, number: int) -> None:
     )  # fmt: skip
     assert fields[11] == number
     if format == "cookie":
-        assert fields[12:] == (0, b"\xcc\xdd", 1, 0, b"A" * 8, b"B" * 8 + bytes(24))
+        assert fields[12:] == (0, b"\xcc\xdd", 1, 0, b"A" * 8, b"B" * 8 + bytes(56))
     assert END.unpack(row.end) == (
         bytes((192, 0, 2, 7)), bytes((10, 9, 0, 1)), (1800).to_bytes(2, "big"), (5000).to_bytes(2, "big"),
     )  # fmt: skip

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, mode
 
 from upmt_nf.config.checked import Complaint, Section, checked
 from upmt_nf.config.values import InterfaceName, Name, Port
+from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
 
@@ -40,7 +41,21 @@ class MobileHostSection(Section):
     virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"
     """What `upmt0` is made of; `auto` takes the best that the kernel has."""
     keepalive_interval: Annotated[float, Field(ge=0.05, le=120)] = 5.0
-    """Seconds between the probes of one tunnel. A black hole is found within three of them."""
+    """Seconds between the probes of a tunnel in use. A black hole is found within three of them."""
+    rekey_after: Annotated[float, Field(ge=0.5, le=86400)] = 3600.0
+    """Seconds after which a protected tunnel gets new keys."""
+    rekey_after_packets: Annotated[int, Field(ge=16, le=1 << 36)] = 1 << 32
+    """Packets, each way, after which it gets them sooner."""
+    idle_after: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """Seconds without a packet after which a tunnel is idle, and probed only to keep the NAT's mapping."""
+    keepalive_idle: Annotated[float, Field(ge=0.5, le=600)] = 28.0
+    """Seconds between keepalives of an idle tunnel as long as the NAT's binding time is unknown."""
+    keepalive_longest: Annotated[float, Field(ge=0.5, le=3600)] = 120.0
+    """Seconds between keepalives of an idle tunnel at most. The anchor forgets tunnels after its `tunnel_timeout`."""
+    probe_binding_time: bool = True
+    """Find out how long the NATs on the way keep silent mappings, by probes on ports of their own."""
+    state: str = "/var/lib/upmt/mobile-host.json"
+    """File that remembers what was found out about networks."""
     return_after: Annotated[float, Field(ge=0)] = 30.0
     """Seconds that a preferred network must have been up again before applications return to it."""
     lease_time: Annotated[int, Field(ge=1, le=604800)] = 3600
@@ -49,11 +64,29 @@ class MobileHostSection(Section):
 
 
 class AnchorAddress(Section):
-    """`[anchor]`: where the anchor is."""
+    """`[anchor]`, or one of `anchors`: where an anchor is, and who this host is towards it."""
 
     address: IPvAnyAddress
     tunnel_port: Port = TUNNEL_PORT
     signalling_port: Port = SIGNALLING_PORT
+    identity: Annotated[str, AfterValidator(check_identity)] | None = None
+    """Towards this anchor; by default that of `[mobile_host]`."""
+    secret_file: str | None = None
+    """Holds the secret shared with this anchor; by default that of `[mobile_host]`."""
+
+    @property
+    def tunnels(self) -> Endpoint:
+        """Its end of every tunnel."""
+        return Endpoint(self.address, self.tunnel_port)
+
+
+def _addressed(value: Any) -> Any:
+    return {"address": value} if isinstance(value, str) else value
+
+
+AnchorEntry = Annotated[AnchorAddress, BeforeValidator(_addressed)]
+"""A table, or an address alone."""
+MAX_ANCHORS = 8
 
 
 class NetworkSection(Section):
@@ -103,9 +136,36 @@ class MobileHostConfig(Section):
     """The whole file."""
 
     mobile_host: MobileHostSection
-    anchor: AnchorAddress
+    single: Annotated[AnchorAddress | None, Field(alias="anchor")]
+    several: Annotated[
+        tuple[AnchorEntry, ...] | None, Field(alias="anchors", min_length=1, max_length=MAX_ANCHORS)
+    ] = None
     network: Annotated[tuple[NetworkSection, ...], Field(min_length=1, max_length=MAX_NETWORKS)]
     application: tuple[ApplicationSection, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_several(cls, data: Any) -> Any:
+        """`anchors` stands in the place of `[anchor]`, which is missing otherwise."""
+        return {"anchor": None, **data} if isinstance(data, dict) and "anchors" in data else data
+
+    @property
+    def anchors(self) -> tuple[AnchorAddress, ...]:
+        """All anchors, in the order in which they are asked."""
+        return (self.single,) if self.single is not None else self.several or ()
+
+    @property
+    def anchor(self) -> AnchorAddress:
+        """The one that is asked first."""
+        return self.anchors[0]
+
+    def identity_at(self, anchor: AnchorAddress) -> str:
+        """Who this host is towards an anchor."""
+        return anchor.identity or self.mobile_host.identity
+
+    def secret_file_of(self, anchor: AnchorAddress) -> str | None:
+        """Where the secret shared with an anchor is."""
+        return anchor.secret_file or self.mobile_host.secret_file
 
     @property
     def default_networks(self) -> tuple[str, ...]:
@@ -124,12 +184,13 @@ def read_mobile_host_config(text: str, file: str) -> MobileHostConfig:
 def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
     yield from _twice("network", "name", [network.name for network in config.network])
     yield from _twice("network", "interface", [network.interface for network in config.network])
+    yield from _anchor_contradictions(config)
     yield from _twice("application", "name", [application.name for application in config.application])
     known = {network.name for network in config.network}
     for index, network in enumerate(config.network):
         if network.name == "any":
             yield ("network", index, "name"), "'any' stands for all networks and cannot be the name of one"
-        if network.protection != "plain" and config.mobile_host.secret_file is None:
+        if network.protection != "plain" and None in map(config.secret_file_of, config.anchors):
             yield (
                 ("network", index, "protection"),
                 "needs a secret: set mobile_host.secret_file (`enroll` does)",
@@ -143,6 +204,18 @@ def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                     ("application", index, "networks"),
                     f"there is no network {name!r}; there are {', '.join(sorted(known))}",
                 )
+
+
+def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
+    if config.single is not None and config.several is not None:
+        yield ("anchors",), "stands beside [anchor]: say one of the two"
+        return
+    anchors = config.anchors
+    if config.several is not None:
+        yield from _twice("anchors", "address", [str(anchor.address) for anchor in anchors])
+    for index, anchor in enumerate(anchors):
+        if anchor.address.version != anchors[0].address.version:
+            yield ("anchors", index, "address"), "is of another address family than the first anchor"
 
 
 def _twice(table: str, key: str, values: list[str]) -> Iterator[Complaint]:

@@ -19,12 +19,14 @@ from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose
 from upmt_nf.daemon.fast_start import anchor_fast_plane
 from upmt_nf.daemon.wake_up import WakeUp
-from upmt_nf.datapath.anchor_forwarder import PRIVATE_NETWORKS, AnchorForwarder
+from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft
+from upmt_nf.datapath.reach import PeerRule, Reach
 from upmt_nf.datapath.verdict import TunnelSignal
+from upmt_nf.linux.conntrack import forget_host
 from upmt_nf.linux.lease_store import LeaseStore
-from upmt_nf.linux.link_monitor import interface_mtu
+from upmt_nf.linux.link_monitor import interface_mtu, local_addresses
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.tunnel_socket import SignallingSocket
 from upmt_nf.linux.users import MD5_DIGITS, UsersFile
@@ -33,20 +35,38 @@ from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
     LeaseEnded,
     LeaseGranted,
+    SendBindingAnswer,
     SendSip,
     SendTunnelSignal,
 )
-from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
+from upmt_nf.mobility.anchor_events import (
+    AnchorEvent,
+    BindingProbeReceived,
+    SipDatagramReceived,
+    TunnelSignalReceived,
+)
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
+from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.errors import KernelError, UpmtError
-from upmt_nf.model.names import VIRTUAL_INTERFACE
+from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.names import MEASUREMENT_PORT, VIRTUAL_INTERFACE
 from upmt_nf.signaling.digest import MD5, REALM, DigestServer
 
 log = logging.getLogger(__name__)
 
 LEVELS = {Level.DEBUG: logging.DEBUG, Level.INFO: logging.INFO, Level.WARNING: logging.WARNING}
+
+
+def _forget_connections(address: IPAddress) -> None:
+    """What an address's former holder began must not be answered to the next one."""
+    try:
+        deleted = forget_host(address)
+    except KernelError as reason:
+        log.warning("%s", reason)
+    else:
+        log.info("%s has another host now: %d connections of the former one were forgotten", address, deleted)
 
 
 class AnchorDaemon:
@@ -90,12 +110,18 @@ class AnchorDaemon:
 
     def _begin(self, loop: asyncio.AbstractEventLoop, mtu: int) -> None:
         config = self.config
-        refused = [*config.pool.networks(), *(PRIVATE_NETWORKS if config.refuse_private else ())]
-        self.forwarder = AnchorForwarder(self.paft, config.address, refused, config.signalling_port)
         self._leases = LeaseStore(Path(config.leases))
         self.forwards = AnchorForwards(config, self.kernel)
         self.machine = Anchor(
             self._settings(mtu), self.paft, SystemRandom(), self._leases.remembered(), self._guard()
+        )
+        self.forwarder = AnchorForwarder(
+            self.paft,
+            config.address,
+            self._reach(),
+            config.signalling_port,
+            hears=lambda remote, data, now: not self.machine.limits.is_hopeless(remote, data, now),
+            salt=os.urandom(16),
         )
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
@@ -113,6 +139,7 @@ class AnchorDaemon:
             tun,
             heard=self._hear,
             merges=self.datapath.fast is None,
+            probed=lambda remote, data: self.take(BindingProbeReceived(remote, data)),
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
@@ -135,6 +162,18 @@ class AnchorDaemon:
             md5_hash_of=lambda identity: users.hash_of(identity, REALM, digits=MD5_DIGITS),
         )
 
+    def _reach(self) -> Reach:
+        config = self.config
+        return Reach(
+            config.pool.networks(),
+            own=local_addresses(),
+            allow=[PeerRule(peer.network, peer.port, peer.protocol) for peer in config.allow],
+            deny=[PeerRule(peer.network, peer.port, peer.protocol) for peer in config.deny],
+            between_hosts=config.between_hosts,
+            refuse_private=config.refuse_private,
+            refuse_public=config.refuse_public,
+        )
+
     def _settings(self, mtu: int) -> AnchorSettings:
         config = self.config
         return AnchorSettings(
@@ -148,6 +187,7 @@ class AnchorDaemon:
             max_associations=config.max_associations,
             outer_mtu=mtu,
             formats=config.protection,
+            rates=SourceRates(config.stranger_rate, config.source_rate, config.host_rate),
         )
 
     async def run(self) -> None:
@@ -191,17 +231,24 @@ class AnchorDaemon:
         self._wake_up.at(self.machine.next_timeout())
 
     def _read_sip(self) -> None:
-        for data, source in self._signalling.receive():
+        now = self._loop.time()
+        for data, source in self._signalling.receive(
+            lambda remote, data: self.machine.limits.is_hopeless(remote, data, now)
+        ):
             self.take(SipDatagramReceived(source, data))
 
     def _hear(self, signal: TunnelSignal) -> None:
-        self.take(
-            TunnelSignalReceived(signal.tunnel, signal.remote, signal.source, signal.port, signal.payload)
-        )
-        if self.datapath.fast is not None and signal.port == self.config.signalling_port:
-            # Its format, keys and size may be others now.
-            remote = packed_endpoint(signal.remote)
-            self.datapath.fast.refresh(self.paft.tunnels_by_remote.get(remote, ()))
+        tunnel, remote, source, port, payload = signal[1:]
+        event = TunnelSignalReceived(tunnel, remote, source, port, payload)
+        if port != MEASUREMENT_PORT:
+            self.take(event)
+            if self.datapath.fast is not None:
+                # Its format, keys and size may be others now.
+                self.datapath.fast.refresh(self.paft.tunnels_by_remote.get(packed_endpoint(remote), ()))
+            return
+        # One answer and nothing else comes of it: no timer changes, however many hosts measure.
+        for command in self.machine.handle(event, self._loop.time()):
+            self._perform(command)
 
     def count(self) -> None:
         """Bring the counters of flows and tunnels up to date."""
@@ -213,9 +260,13 @@ class AnchorDaemon:
         match command:
             case SendTunnelSignal(remote, destination, port, payload):
                 self.plane.send_signal(remote, destination, port, payload)
+            case SendBindingAnswer(remote, data):
+                self.plane.send_as_is(remote, data)
             case SendSip(destination, data):
                 self._signalling.send_to(data, destination)
-            case LeaseGranted(identity, address):
+            case LeaseGranted(identity, address, is_inherited):
+                if is_inherited:
+                    self._loop.run_in_executor(None, _forget_connections, address)
                 self._leases.keep(identity, address)
                 self.forwards.grant(identity, address)
             case LeaseEnded(identity, address, _):

@@ -41,7 +41,7 @@ GRACE = 5.0
 """Seconds that the kernel still knows what PAFT forgot: an end that starts anew is back within that time."""
 ADOPTING = 15.0
 """Seconds that what an earlier daemon left goes on by itself, until the association and its tunnels are back."""
-_ENDED_PER_TICK = 5000
+_ENDED_PER_TICK, _LOOKED_AT_PER_TICK = 5000, 64
 _OTHERS = 0
 """The slot that tunnels without one of their own share."""
 
@@ -58,7 +58,8 @@ class FastPlane:
     """Mirror of a PAFT in the maps of `programs`. `near` tells our end of a tunnel, or None while it has none.
 
     `virtual_interface` is the index of that interface, `grace` as GRACE. Flows that an earlier daemon left in the maps
-    are in PAFT from the start, as those of application `adopted_as(theirs)`.
+    are in PAFT from the start, as those of application `adopted_as(theirs)`. With `permits` (the anchor) only flows
+    that the agent has judged are told to the kernel, and those of an earlier daemon only if it permits them now.
     """
 
     def __init__(
@@ -71,9 +72,11 @@ class FastPlane:
         *,
         grace: float = GRACE,
         adopted_as: Callable[[int], ApplicationId] = ApplicationId,
+        permits: Callable[[FlowBytes], bool] | None = None,
     ) -> None:
         self._loop = loop
         self._grace = grace
+        self._permits = permits
         self._doomed_flows: dict[FlowBytes, float] = {}
         self._doomed_tunnels: dict[TunnelId, tuple[Tunnel, float]] = {}
         self._adopting_until = 0.0
@@ -95,7 +98,7 @@ class FastPlane:
         self._free = iter(range(1, self._counts.max_entries))
         self._returned: list[int] = []
         self._told: dict[TunnelId, Counts] = {}
-        self._waiting: set[TunnelId] = set()
+        self._changing: dict[TunnelId, None] = {}
         self._sweep: Iterator[object] = iter(())
         self._unattached: dict[str, str] = {}
         self.counters = Counters()
@@ -134,6 +137,10 @@ class FastPlane:
         """See `Mirror`."""
         key = flow_key(entry.key)
         if key is None:
+            return
+        if self._permits is not None and not entry.is_permitted:
+            # Hosts name flows in their handover requests, too.
+            self._flows.delete(key)
             return
         pinned = entry.pinned.id if entry.pinned is not None else 0
         left = [tunnel.id for tunnel, _ in entry.left[-2:]] + [0, 0]
@@ -205,8 +212,8 @@ class FastPlane:
         self._write(self._ends, row.end, number)
         if before is not None and before.end != row.end:
             self._forget_end(before.end, tunnel.id)
-        if row.is_waiting:
-            self._waiting.add(tunnel.id)
+        if row.is_changing:
+            self._changing[tunnel.id] = None
 
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """See `Mirror`."""
@@ -285,6 +292,7 @@ class FastPlane:
             tunnel.packets_in += now.packets_in - before.packets_in
             tunnel.bytes_in += now.bytes_in - before.bytes_in
             tunnel.heard = max(tunnel.heard, now.heard / 1e9)
+            tunnel.used = self._loop.time()
 
     def count_flows(self) -> None:
         """Bring all flows up to date, whatever it takes: for people who ask."""
@@ -292,15 +300,14 @@ class FastPlane:
             self._count(part)
 
     def _tick(self) -> None:
-        """A part of the flows each time, and the tunnels whose other end is to show that it has new keys."""
+        """A part of the flows each time, and of the tunnels that have got new keys lately."""
         self._timer = self._loop.call_later(_TICK, self._tick)
-        for id in list(self._waiting):
-            tunnel = self._paft.tunnels.get(id)
-            if tunnel is not None:
+        for id in list(islice(self._changing, _LOOKED_AT_PER_TICK)):
+            del self._changing[id]
+            if (tunnel := self._paft.tunnels.get(id)) is not None:
                 self.tunnel_changed(tunnel)
-            row = self._rows.get(id)
-            if row is None or not row.is_waiting:
-                self._waiting.discard(id)
+                if (row := self._rows.get(id)) is not None and row.is_changing:
+                    self._changing[id] = None
         if next(self._sweep, None) is None:
             self._sweep = self._counted()
         now = self._loop.time()
@@ -319,7 +326,11 @@ class FastPlane:
         for part in self._flows.items():
             for key, packed in part:
                 row = FlowRow.unpacked(packed)
+                if self._permits is not None and not self._permits(flow_bytes(key)):
+                    self._flows.delete(key)
+                    continue
                 entry = self._paft.insert(flow_bytes(key), adopted_as(row.application), row.last_seen / 1e9)
+                entry.is_permitted = True
                 if entry.application_id != row.application:
                     self._write(self._flows, key, row._replace(application=entry.application_id).packed())
                 counted = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
@@ -355,6 +366,15 @@ class FastPlane:
             self._count(part)
             yield True
 
+    def _take_back(self, key: FlowBytes, tunnel: Tunnel, row: FlowRow) -> None:
+        """PAFT knows a flow again that the kernel never forgot."""
+        self._paft.mirror = None
+        try:
+            entry = self._paft.learn(key, tunnel, row.last_seen / 1e9)
+            entry.is_permitted = True
+        finally:
+            self._paft.mirror = self
+
     def _count(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         flows, tunnels = self._paft.flows, self._paft.tunnels
         for key, packed in rows:
@@ -364,7 +384,7 @@ class FastPlane:
                 # The host started anew, and the kernel has learnt its new tunnel before us.
                 learnt = tunnels.get(TunnelId(row.tunnel))
                 if learnt is not None and flow_bytes(key) in self._doomed_flows:
-                    self._paft.learn(flow_bytes(key), learnt, row.last_seen / 1e9)
+                    self._take_back(flow_bytes(key), learnt, row)
                 continue
             before = entry.offloaded
             if row.packets_out == before[0] and row.packets_in == before[2]:

@@ -12,7 +12,7 @@ from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import Hook
 from upmt_nf.model.errors import UpmtError
-from upmt_nf.model.flow import Endpoint
+from upmt_nf.model.flow import Endpoint, FlowBytes
 from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId
 from upmt_nf.model.names import MAX_NETWORKS, VIRTUAL_INTERFACE, outer_mark
 
@@ -48,7 +48,7 @@ def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> 
     here = Near(Endpoint(config.address, config.tunnel_port), if_nametoindex(config.interface), 0)
     tunnels = min(_TUNNELS_EACH * config.max_associations, _MOST_TUNNELS)
     programs = FastPrograms(daemon.kernel.journal, "anchor", flows=config.max_flows, tunnels=tunnels)
-    plane = _attached(loop, programs, daemon.paft, lambda _: here, ApplicationId)
+    plane = _attached(loop, programs, daemon.paft, lambda _: here, ApplicationId, daemon.forwarder.permits)
     plane.attach(config.interface)
     return plane
 
@@ -59,6 +59,7 @@ def _attached(
     paft: Paft,
     near: Callable[[Tunnel], Near | None],
     adopted_as: Callable[[int], ApplicationId],
+    permits: Callable[[FlowBytes], bool] | None = None,
 ) -> FastPlane:
     try:
         programs.attach(VIRTUAL_INTERFACE, Hook.EGRESS)
@@ -66,4 +67,4 @@ def _attached(
         programs.close()
         raise
     inner = if_nametoindex(VIRTUAL_INTERFACE)
-    return FastPlane(loop, programs, paft, near, inner, adopted_as=adopted_as)
+    return FastPlane(loop, programs, paft, near, inner, adopted_as=adopted_as, permits=permits)

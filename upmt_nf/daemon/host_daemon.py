@@ -14,6 +14,7 @@ from random import SystemRandom
 
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
+from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
@@ -27,22 +28,28 @@ from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
+from upmt_nf.linux.host_state import HostState
 from upmt_nf.linux.link_monitor import LinkMonitor
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.host_commands import (
+    CloseBindingProbe,
     CloseTunnel,
     ConfigureVirtualAddress,
     HandoverFinished,
     HostCommand,
+    KeepNatMapping,
     OpenTunnel,
     RebindTunnel,
     Receipt,
     ReleaseVirtualAddress,
+    RememberBindingTime,
+    SendBindingProbe,
     SendSip,
     SendTunnelSignal,
+    UseAnchor,
 )
 from upmt_nf.mobility.host_events import (
     ApplicationDefined,
@@ -55,7 +62,7 @@ from upmt_nf.mobility.host_events import (
     TunnelSignalReceived,
 )
 from upmt_nf.mobility.mobile_host import MobileHost
-from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.settings import AnchorPeer, HostSettings
 from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TerminalId
@@ -78,7 +85,8 @@ class HostDaemon:
 
     def __init__(self, config: MobileHostConfig) -> None:
         self.config = config
-        self._secret: str | None = None
+        self._secrets: list[str | None] = []
+        """Shared with each anchor, in the order of the file."""
         self.paft = Paft(max_flows=config.mobile_host.max_flows)
         self.forwarder: HostForwarder | None = None
         self._events: deque[HostEvent] = deque()
@@ -87,7 +95,8 @@ class HostDaemon:
         self.datapath = Choice(None, "not chosen yet")
         self._programmed: dict[str, int] = {}
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
-        self._rules_in_place: tuple[dict[str, int], list[str]] | None = None
+        self._rules_in_place: tuple[Endpoint, dict[str, int], list[str]] | None = None
+        self._signalling_port = config.anchor.signalling_port
         self._control = ControlServer(HostControl(self).commands(), READING)
 
     # --- life ---
@@ -97,8 +106,8 @@ class HostDaemon:
         loop = asyncio.get_running_loop()
         self._loop, self._stopped = loop, asyncio.Event()
         self._control.claim()
-        secret_file = self.config.mobile_host.secret_file
-        self._secret = read_secret(Path(secret_file)) if secret_file is not None else None
+        files = map(self.config.secret_file_of, self.config.anchors)
+        self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
         self.applications = Applications(self.config.application)
         self.kernel = HostKernel(self.config)
         try:
@@ -114,18 +123,17 @@ class HostDaemon:
         if left is not None:
             self.kernel.go_on_with(left, self.applications.netfilter_lines())
         self.kernel.prepare()
-        anchor = Endpoint(self.config.anchor.address, self.config.anchor.tunnel_port)
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
         self.datapath = choose(
             self.config.mobile_host.datapath,
             self.kernel.interface.kind,
-            anchor.address,
+            self.kernel.anchor.address,
             lambda: host_fast_plane(loop, self),
         )
         log.info("%s datapath: %s", self.datapath.name, self.datapath.reason)
         self.plane = HostPlane(
             loop,
-            anchor,
+            self.kernel.anchor,
             tun,
             heard=self._hear,
             lost=self._lose_path,
@@ -137,32 +145,54 @@ class HostDaemon:
             self.networks.virtual_address = left.virtual_address
             self.networks.ports_before = self.datapath.fast.ports_before()
             loop.call_later(ADOPTING, self._end_adoption)
+        self._state = HostState(Path(self.config.mobile_host.state))
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         for section in self.config.application:
             name = ApplicationName(section.name)
             self.take(ApplicationDefined(name, self.applications.by_name[name].id, section.networks))
+        self._probes = BindingProbes(loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
         loop.add_reader(self._monitor.fileno(), self._look_at_networks)
-        if self._secret is None:
-            log.warning("no secret_file: neither we nor the anchor can prove who we are")
-        log.info("mobile host %s, anchor %s", self.config.mobile_host.identity, anchor)
+        for anchor, secret in zip(self.config.anchors, self._secrets, strict=True):
+            if secret is None:
+                log.warning("no secret_file: neither we nor anchor %s can prove who we are", anchor.address)
+        known = ", then ".join(str(anchor.address) for anchor in self.config.anchors)
+        log.info("mobile host %s, anchor %s", self.config.mobile_host.identity, known)
 
     def _settings(self) -> HostSettings:
-        host, anchor = self.config.mobile_host, self.config.anchor
+        host = self.config.mobile_host
+        first, *further = (
+            AnchorPeer(
+                anchor.address,
+                TerminalId(self.config.identity_at(anchor)),
+                anchor.tunnel_port,
+                anchor.signalling_port,
+                secret,
+            )
+            for anchor, secret in zip(self.config.anchors, self._secrets, strict=True)
+        )
         return HostSettings(
-            identity=TerminalId(host.identity),
-            anchor=anchor.address,
+            identity=first.identity,
+            anchor=first.address,
             networks=tuple(NetworkName(section.name) for section in self.config.network),
-            tunnel_port=anchor.tunnel_port,
-            signalling_port=anchor.signalling_port,
+            tunnel_port=first.tunnel_port,
+            signalling_port=first.signalling_port,
             keepalive_interval=host.keepalive_interval,
+            rekey_after=host.rekey_after,
+            rekey_after_packets=host.rekey_after_packets,
+            idle_after=host.idle_after,
+            keepalive_idle=host.keepalive_idle,
+            keepalive_longest=host.keepalive_longest,
+            probe_binding_time=host.probe_binding_time,
+            binding_times=self._state.binding_times(),
             return_after=host.return_after,
             lifetime=host.lease_time,
             default_policy=self.config.default_networks,
-            secret=self._secret,
+            secret=first.secret,
+            further_anchors=tuple(further),
             protection={NetworkName(section.name): section.protection for section in self.config.network},
         )
 
@@ -174,6 +204,7 @@ class HostDaemon:
             self._wake_up.cancel()
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
+            self._probes.close_all()
             self.networks.close()
             self.plane.stop()
             if self.datapath.fast is not None:
@@ -244,8 +275,8 @@ class HostDaemon:
     def _hear(self, signal: TunnelSignal) -> None:
         self.take(TunnelSignalReceived(signal.network, signal.port, signal.payload))
 
-    def _hear_sip(self, network: NetworkName, data: bytes) -> None:
-        self.take(SipDatagramReceived(network, data))
+    def _hear_sip(self, network: NetworkName, data: bytes, anchor: IPAddress) -> None:
+        self.take(SipDatagramReceived(network, data, anchor))
 
     def _lose_path(self, network: NetworkName, reason: str) -> None:
         self.take(PathFailed(network, reason))
@@ -289,6 +320,16 @@ class HostDaemon:
             case RebindTunnel(network):
                 self.networks.rebind(network)
                 self.update_rules()
+            case UseAnchor(tunnels, signalling):
+                self._use_anchor(tunnels, signalling)
+            case KeepNatMapping(network):
+                self.plane.keep_mapping(network)
+            case SendBindingProbe(network, flow, data):
+                self._probes.send(network, flow, data)
+            case CloseBindingProbe(network):
+                self._probes.close(network)
+            case RememberBindingTime(place, known):
+                self._state.keep_binding_time(place, known)
             case ConfigureVirtualAddress(address):
                 self._configure(address)
             case ReleaseVirtualAddress():
@@ -301,22 +342,36 @@ class HostDaemon:
                 self._stopped.set()
 
     def _configure(self, address: IPAddress) -> None:
-        """Address before routes: a route may name it as source. Both before the first packet can come."""
+        """Address before routes: a route may name it as source. Both before the first packet can come.
+
+        An address before it goes last: without its route, which goes with it, packets would leave natively.
+        """
         self.forwarder = HostForwarder(
             self.paft,
             address,
-            self.config.anchor.address,
+            self.kernel.anchor.address,
             self.applications.classify,
-            self.config.anchor.signalling_port,
+            self._signalling_port,
             classify_incoming=self.applications.classify_incoming,
             stray=self._adopt_stray,
         )
         for tunnel in self.paft.tunnels.values():
             self.forwarder.use_tunnel(tunnel.network, tunnel)
         self.plane.use(self.forwarder)
-        self.kernel.interface.set_addresses((address,))
+        before = self.networks.virtual_address
+        self.kernel.interface.set_addresses((address,) if before is None else (before, address))
         self.networks.virtual_address = address
         self.networks.apply_routing()
+        if before not in (None, address):
+            self.kernel.interface.set_addresses((address,))
+
+    def _use_anchor(self, tunnels: Endpoint, signalling: Endpoint) -> None:
+        """Rules and routes for the new anchor are there before those for the old one go."""
+        self.plane.use_anchor(tunnels)
+        self.forwarder = None
+        self.kernel.anchor, self._signalling_port = tunnels, signalling.port
+        self.networks.apply_routing()
+        self.update_rules()
 
     def _end_adoption(self) -> None:
         """No association came back in time: without one nothing may go by the virtual interface."""
@@ -348,8 +403,8 @@ class HostDaemon:
 
     def update_rules(self) -> None:
         """Bring netfilter into line with the tunnels' ports and the applications. Raises UpmtError."""
-        wanted = (self.networks.ports, self.applications.netfilter_lines())
+        wanted = (self.kernel.anchor, self.networks.ports, self.applications.netfilter_lines())
         if wanted != self._rules_in_place:
-            self.kernel.set_rules(*wanted)
+            self.kernel.set_rules(*wanted[1:])
             self.plane.judged = self.kernel.judged
             self._rules_in_place = wanted

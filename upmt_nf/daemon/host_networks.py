@@ -37,16 +37,16 @@ class _Present:
 
 
 class HostNetworks:
-    """All configured access networks. `heard` gets SIP that comes outside the tunnels."""
+    """All configured access networks. `heard` gets SIP of our anchors that comes outside the tunnels."""
 
     def __init__(
         self,
         config: MobileHostConfig,
         kernel: HostKernel,
         plane: HostPlane,
-        heard: Callable[[NetworkName, bytes], None],
+        heard: Callable[[NetworkName, bytes, IPAddress], None],
     ) -> None:
-        self._config = config
+        self._anchors = frozenset(anchor.address for anchor in config.anchors)
         self._kernel = kernel
         self._plane = plane
         self._heard = heard
@@ -89,7 +89,7 @@ class HostNetworks:
         except UpmtError as reason:
             log.warning("network %s: %s", network, reason)
             return self._forget(network, str(reason))
-        return NetworkAppeared(network, state.interface, address.ip, gateway, state.mtu)
+        return NetworkAppeared(network, state.interface, address.ip, gateway, state.mtu, address.network)
 
     def _bind(self, network: NetworkName, section: NetworkSection, routing: NetworkRouting, at: int) -> None:
         """Sockets before routes: packets that a route lets out must find their socket's answer port taken."""
@@ -104,7 +104,7 @@ class HostNetworks:
             self._loop.add_reader(signalling.fileno(), self._read, network, signalling)
         self.apply_routing()
         present = self._present[network]
-        if present.port == 0:
+        if self._plane.local_of(network) is None:
             port = section.tunnel_port or self.ports_before.get(at, 0)
             present.port = self._plane.open(
                 network, routing.index, section.interface, routing.address.ip, port
@@ -129,6 +129,11 @@ class HostNetworks:
         """The index of a network's interface and its number among the networks, while it is there."""
         present = self._present.get(network)
         return (present.interface_index, present.routing.index) if present is not None else None
+
+    def routing_of(self, network: NetworkName) -> NetworkRouting | None:
+        """How a network is routed, if it is there."""
+        present = self._present.get(network)
+        return present.routing if present is not None else None
 
     @property
     def routings(self) -> list[NetworkRouting]:
@@ -164,5 +169,5 @@ class HostNetworks:
 
     def _read(self, network: NetworkName, signalling: SignallingSocket) -> None:
         for data, source in signalling.receive():
-            if source.address == self._config.anchor.address:
-                self._heard(network, data)
+            if source.address in self._anchors:
+                self._heard(network, data, source.address)

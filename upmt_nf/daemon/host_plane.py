@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from upmt_nf.datapath.formats import NAT_KEEPALIVE
 from upmt_nf.datapath.gathering import Gathering
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Tunnel
@@ -18,9 +19,11 @@ from upmt_nf.linux.inject import inject
 from upmt_nf.linux.packet_queue import Packet, PacketQueue
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, TunnelSocket
+from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import NetworkName
-from upmt_nf.model.names import MARK_MASK, QUEUE_INBOUND, QUEUE_OUTBOUND, outer_mark
+from upmt_nf.model.names import MARK_MASK, MEASUREMENT_PORT, QUEUE_INBOUND, QUEUE_OUTBOUND, outer_mark
+from upmt_nf.signaling.stamp import stamped
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +83,20 @@ class HostPlane:
             for network, socket in self._sockets.items():
                 forwarder.open_path(network, socket.local, self._anchor)
 
+    def use_anchor(self, anchor: Endpoint) -> None:
+        """Every tunnel ends at this anchor from now on. Packets are dropped until there is a forwarder for it.
+
+        A network that has no way to it now loses its socket, which would send to the old one, until it is opened again.
+        """
+        self._anchor = anchor
+        self.use(None)
+        for network, socket in list(self._sockets.items()):
+            try:
+                socket.turn_to(anchor)
+            except UpmtError as reason:
+                self.close(network)
+                self._lost(network, str(reason))
+
     def open(self, network: NetworkName, index: int, interface: str, care_of: IPAddress, port: int) -> int:
         """Bind a network's tunnel socket; gives its local port. Port 0 lets the kernel choose."""
         self.close(network)
@@ -110,7 +127,13 @@ class HostPlane:
     def send_signal(self, network: NetworkName, port: int, payload: bytes) -> None:
         """Send a datagram of our own inside a network's tunnel, to the anchor's inner address."""
         if self._forwarder is not None:
+            if port == MEASUREMENT_PORT:
+                payload = stamped(payload, self._loop.time())
             self._send(network, self._forwarder.signal(network, port, payload), 0)
+
+    def keep_mapping(self, network: NetworkName) -> None:
+        """Send what only the NATs on the way care for."""
+        self._send(network, NAT_KEEPALIVE, 0)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""

@@ -17,7 +17,7 @@ from upmt_nf.model.names import MAX_APPLICATION_ID
 
 FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
 FLOW: Final = struct.Struct("=IIIIQQQQQQ")
-TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sHI8s32s")
+TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sHI8s64s")
 END: Final = struct.Struct("=4s4s2s2s")
 COUNTS: Final = struct.Struct("=QQQQQ")
 NUMBER: Final = struct.Struct("=I")
@@ -26,7 +26,7 @@ EVENT: Final = struct.Struct("=Q")
 LAYOUT: Final = 1
 """Goes up with every change of what the maps mean: pinned maps of another layout are not taken over."""
 APPLICATIONS: Final = MAX_APPLICATION_ID + 1
-MAX_SECRETS: Final = 4
+MAX_SECRETS: Final = 8
 FORMAT_AGENT, FORMAT_PLAIN, FORMAT_COOKIE = 0, 1, 2
 EVENTS: Final = (
     "unknown_flow",
@@ -91,8 +91,8 @@ class TunnelRow(NamedTuple):
     """Key of the map `ends`."""
     value: bytes
     """Value of the map `tunnels`, whose key is the tunnel's id."""
-    is_waiting: bool = False
-    """For the other end's sign that it has new keys: the agent must see it."""
+    is_changing: bool = False
+    """Has more than one secret: which of them count changes by itself."""
 
 
 class Counts(NamedTuple):
@@ -127,20 +127,20 @@ def tunnel_row(
     if len(near) != 6 or len(far) != 6 or len(owner) != 4:
         return None
     receiving: tuple[bytes, ...] = ()
-    format, sending, waits = FORMAT_AGENT, bytes(8), False
+    format, sending, unheard = FORMAT_AGENT, bytes(8), 0
     if tunnel.format.name == "plain":
         format = FORMAT_PLAIN
     elif isinstance(tunnel.format, Cookie):
         format = FORMAT_COOKIE
-        sending, receiving, waits = tunnel.format.secrets()
+        sending, receiving, unheard = tunnel.format.secrets()
     value = TUNNEL.pack(
         near[:4], far[:4], near[4:], far[4:], owner,
         interface, virtual_interface, mark, tunnel.mtu, slot,
-        header_sum(near[:4], far[:4]), format, waits,
+        header_sum(near[:4], far[:4]), format, unheard,
         (tunnel.id & 0xFFFF).to_bytes(2, "big"), len(receiving), 0,
         sending, b"".join(receiving).ljust(8 * MAX_SECRETS, b"\0"),
     )  # fmt: skip
-    return TunnelRow(END.pack(far[:4], owner, far[4:], near[4:]), value, waits)
+    return TunnelRow(END.pack(far[:4], owner, far[4:], near[4:]), value, len(receiving) > 1)
 
 
 def header_sum(local: bytes, remote: bytes) -> int:

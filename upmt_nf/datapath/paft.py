@@ -37,7 +37,8 @@ class Tunnel:
     """One IP-in-UDP path. `mtu` is the largest inner packet, `heard` when the other end was last heard (seconds).
 
     `network` is the access network at the mobile host and empty at the anchor. Change `remote`, which is there in
-    three forms for who needs it fast, by `Paft.move_endpoint` only.
+    three forms for who needs it fast, by `Paft.move_endpoint` only. `reflected` counts the measurement packets that the
+    anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only).
     """
 
     __slots__ = (
@@ -52,9 +53,11 @@ class Tunnel:
         "owner_packed",
         "packets_in",
         "packets_out",
+        "reflected",
         "remote",
         "remote_name",
         "remote_packed",
+        "used",
     )
 
     def __init__(
@@ -77,7 +80,8 @@ class Tunnel:
         self.network = network
         self.heard = heard
         self.format = format
-        self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
+        self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = self.reflected = 0
+        self.used = 0.0
 
     def __repr__(self) -> str:
         return f"Tunnel({self.id}, {self.network}, {self.owner} at {self.remote})"
@@ -88,7 +92,7 @@ class FlowEntry:
 
     `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
     `previous` is the one that learnt data made it leave. `mark` is the fwmark that it was classified by, `why` what
-    the classifier said of its reasons.
+    the classifier said of its reasons. `is_permitted`: the anchor has judged its correspondent.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent. `offloaded` is how much of
     them a mirror has told so far: packets and bytes out, packets and bytes in.
     """
@@ -99,6 +103,7 @@ class FlowEntry:
         "bytes_out",
         "command",
         "created",
+        "is_permitted",
         "key",
         "last_seen",
         "left",
@@ -122,6 +127,7 @@ class FlowEntry:
         self.left: tuple[tuple[Tunnel, float], ...] = ()
         self.created = self.last_seen = now
         self.mark = 0
+        self.is_permitted = False
         self.pid = pid
         self.command = command
         self.why: object = None
@@ -314,6 +320,10 @@ class Paft:
     def flows_owned_by(self, owner: IPAddress) -> list[FlowEntry]:
         """All flows of a virtual address, oldest first."""
         return sorted(self._owned.get(owner.packed, {}).values(), key=lambda entry: entry.created)
+
+    def number_owned_by(self, owner: IPAddress) -> int:
+        """How many flows a virtual address has."""
+        return len(self._owned.get(owner.packed, ()))
 
     # --- entries ---
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from upmt_nf.mobility.applications import Application
-from upmt_nf.mobility.association import HostAssociation
+from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_tunnel import HostTunnel
-from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName, TunnelId
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorStatus:
+    """One of the configured anchors; `state` is a value of AssociationState, `reason` why there is no association."""
+
+    address: IPAddress
+    state: str
+    reason: str | None
+    is_used: bool
+    virtual_address: IPAddress | None
+    """Leased by it now, or the last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +33,16 @@ class AssociationStatus:
     expires_at: float | None
     failure: str | None
     """Why there is no association, when there is none."""
+    anchors: tuple[AnchorStatus, ...]
+    """All of them, in the order in which they are asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkStatus:
-    """`state` is a value of TunnelState; `mtu` the largest inner packet (bytes); `loss` from 0 to 1."""
+    """`state` is a value of TunnelState; `mtu` the largest inner packet (bytes); losses from 0 to 1.
+
+    What is measured is None until there is a figure; `loss` is both ways together.
+    """
 
     name: NetworkName
     index: int
@@ -40,6 +56,14 @@ class NetworkStatus:
     rtt_ms: float | None
     loss: float
     mtu: int
+    loss_up: float | None = None
+    loss_down: float | None = None
+    variation_up_ms: float | None = None
+    variation_down_ms: float | None = None
+    binding_time: float | None = None
+    """The longest silence that the NAT on the way is known to forgive, seconds."""
+    keepalive: float = 0.0
+    """Between two keepalives while the tunnel is idle, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +77,31 @@ class ApplicationStatus:
     is_moving: bool
 
 
-def association_status(association: HostAssociation, settings: HostSettings) -> AssociationStatus:
+def association_status(anchors: HostAnchors) -> AssociationStatus:
     """The association now."""
+    association = anchors.used.association
     return AssociationStatus(
         association.state.value,
-        settings.anchor,
+        anchors.used.address,
         association.virtual_address,
         association.expires_at,
         association.failure,
+        tuple(
+            AnchorStatus(
+                anchor.address,
+                anchor.state,
+                anchor.association.failure,
+                anchor is anchors.used,
+                anchor.association.virtual_address,
+            )
+            for anchor in anchors.all
+        ),
     )
 
 
-def network_status(tunnel: HostTunnel) -> NetworkStatus:
+def network_status(tunnel: HostTunnel, binding_time: float | None = None) -> NetworkStatus:
     """A network and its tunnel now."""
+    loss_up, loss_down = tunnel.measured.losses
     return NetworkStatus(
         name=tunnel.network,
         index=tunnel.index,
@@ -76,10 +112,20 @@ def network_status(tunnel: HostTunnel) -> NetworkStatus:
         reason=tunnel.reason,
         tunnel_id=tunnel.tunnel.id if tunnel.tunnel is not None else None,
         reflexive=tunnel.reflexive,
-        rtt_ms=None if tunnel.rtt is None else round(1000 * tunnel.rtt, 3),
+        rtt_ms=_milliseconds(tunnel.rtt),
         loss=round(tunnel.loss, 4),
         mtu=tunnel.mtu,
+        loss_up=loss_up,
+        loss_down=loss_down,
+        variation_up_ms=_milliseconds(tunnel.measured.up.value),
+        variation_down_ms=_milliseconds(tunnel.measured.down.value),
+        binding_time=binding_time,
+        keepalive=tunnel.resting.keepalive,
     )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1000 * seconds
 
 
 def application_status(application: Application) -> ApplicationStatus:

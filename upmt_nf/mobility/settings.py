@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from upmt_nf.mobility.binding_time import BindingTime
+from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TerminalId
 from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
@@ -19,6 +21,17 @@ class AddressPool(Sized, Iterable[IPAddress], Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class AnchorPeer:
+    """An anchor as a mobile host knows it: where it is, and who the host is towards it."""
+
+    address: IPAddress
+    identity: TerminalId
+    tunnel_port: int = TUNNEL_PORT
+    signalling_port: int = SIGNALLING_PORT
+    secret: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class HostSettings:
     """The mobile host's. Times in seconds."""
 
@@ -29,7 +42,21 @@ class HostSettings:
     tunnel_port: int = TUNNEL_PORT
     signalling_port: int = SIGNALLING_PORT
     keepalive_interval: float = 5.0
-    """Between two probes of one tunnel. A black hole is found within three of them."""
+    """Between two probes of a tunnel in use. A black hole is found within three of them."""
+    rekey_after: float = 3600.0
+    """How long a protected tunnel's keys are used (less up to a tenth, so that hosts do not renew in step)."""
+    rekey_after_packets: int = 1 << 32
+    """How many packets a protected tunnel's keys are used for, each way."""
+    idle_after: float = 60.0
+    """Silence after which a tunnel is idle: it gets keepalives only as often as the NAT on the way needs them."""
+    keepalive_idle: float = 28.0
+    """Between two keepalives of an idle tunnel as long as the NAT's binding time is not known."""
+    keepalive_longest: float = 120.0
+    """Between two keepalives of an idle tunnel at most, however long the binding time is."""
+    probe_binding_time: bool = True
+    """Whether to find binding times out."""
+    binding_times: Mapping[str, BindingTime] = field(default_factory=dict)
+    """What was found out earlier, by place."""
     return_after: float = 30.0
     """How long a preferred network must have been up again before applications return to it."""
     lifetime: int = 3600
@@ -44,6 +71,24 @@ class HostSettings:
     """Tunnel format by network; `plain` where it says nothing. Others need a secret."""
     secret: str | None = field(default=None, repr=False)
     """Shared with the anchor. With it both ends must prove that they know it; without, neither does."""
+    further_anchors: tuple[AnchorPeer, ...] = ()
+    """Asked in this order when the first anchor does not answer."""
+
+    def for_each_anchor(self) -> tuple[HostSettings, ...]:
+        """The settings towards each anchor alone, in the order in which they are asked."""
+        others = (
+            replace(
+                self,
+                identity=peer.identity,
+                anchor=peer.address,
+                tunnel_port=peer.tunnel_port,
+                signalling_port=peer.signalling_port,
+                secret=peer.secret,
+                further_anchors=(),
+            )
+            for peer in self.further_anchors
+        )
+        return (replace(self, further_anchors=()), *others)
 
     @property
     def anchor_signalling(self) -> Endpoint:
@@ -76,5 +121,9 @@ class AnchorSettings:
     """Largest outer packet that the anchor's own interface takes."""
     formats: tuple[str, ...] = ("plain", "cookie", "sealed")
     """Tunnel formats that hosts may choose."""
+    unheard_after: float = 6.0
+    """Silence after which a host is told of a tunnel that packets for it go to, if another tunnel of it lives."""
+    rates: SourceRates = field(default_factory=SourceRates)
+    """How much signalling is heard, and of whom."""
     notice_patience: float = 1.0
     """How long a stopping anchor waits for the answers to its notices."""
