@@ -100,6 +100,7 @@ class FastPlane:
         self._told: dict[TunnelId, Counts] = {}
         self._changing: dict[TunnelId, None] = {}
         self._sweep: Iterator[object] = iter(())
+        self._to_count: Iterator[Tunnel] = iter(())
         self._unattached: dict[str, str] = {}
         self.counters = Counters()
         if programs.took_over:
@@ -300,7 +301,7 @@ class FastPlane:
             self._count(part)
 
     def _tick(self) -> None:
-        """A part of the flows each time, and of the tunnels that have got new keys lately."""
+        """A part of the flows and of the tunnels each time: whether these were heard decides on their lives."""
         self._timer = self._loop.call_later(_TICK, self._tick)
         for id in list(islice(self._changing, _LOOKED_AT_PER_TICK)):
             del self._changing[id]
@@ -308,6 +309,10 @@ class FastPlane:
                 self.tunnel_changed(tunnel)
                 if (row := self._rows.get(id)) is not None and row.is_changing:
                     self._changing[id] = None
+        some = list(islice(self._to_count, _LOOKED_AT_PER_TICK))
+        if not some:
+            self._to_count = iter(list(self._paft.tunnels.values()))
+        self.count_tunnels(tunnel for tunnel in some if tunnel.id in self._slots)
         if next(self._sweep, None) is None:
             self._sweep = self._counted()
         now = self._loop.time()
