@@ -54,34 +54,34 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anch
 	int ecn;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
-		return TC_ACT_OK;
+		return NOT_OURS;
 	if (!has_bytes(skb, link + PLAIN_HEADER + sizeof(struct iphdr) + 8))
-		return TC_ACT_OK;
+		return NOT_OURS;
 	outer = data_of(skb) + link;
 	udp = (void *)(outer + 1);
 	payload = udp + 1;
 	if (payload + 1 > (void *)(long)skb->data_end)
-		return TC_ACT_OK;
+		return NOT_OURS;
 	if (outer->version != 4 || outer->ihl != 5 || outer->protocol != IPPROTO_UDP ||
 	    outer->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET))
-		return TC_ACT_OK;
+		return NOT_OURS;
 	/* One with a checksum is verified by the socket. It may also be one whose sum the kernel still has to fill in. */
 	if (udp->check)
-		return TC_ACT_OK;
+		return NOT_OURS;
 	length = bpf_ntohs(udp->len);
 	if (bpf_ntohs(outer->tot_len) != skb->len - link || length != skb->len - link - sizeof(*outer))
-		return TC_ACT_OK;
+		return NOT_OURS;
 
 	if ((*(__u8 *)payload & 0xf0) == COOKIE_TYPE) {
 		struct cookie *cookie;
 
 		if (!has_bytes(skb, link + LARGEST_HEAD))
-			return TC_ACT_OK;
+			return NOT_OURS;
 		outer = data_of(skb) + link;
 		udp = (void *)(outer + 1);
 		cookie = (void *)(udp + 1);
 		if ((void *)(cookie + 1) > (void *)(long)skb->data_end)
-			return TC_ACT_OK;
+			return NOT_OURS;
 		__builtin_memcpy(&secret, cookie->secret, sizeof(secret));
 		format = FORMAT_COOKIE;
 		extra = PLAIN_HEADER + COOKIE_HEADER;
@@ -92,9 +92,9 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anch
 		inner = payload;
 	}
 	if ((void *)(inner + 1) + 8 > (void *)(long)skb->data_end)
-		return TC_ACT_OK;
+		return NOT_OURS;
 	if (inner->version != 4 || inner->ihl != 5)
-		return TC_ACT_OK;
+		return NOT_OURS;
 
 	end.remote = outer->saddr;
 	end.remote_port = udp->source;

@@ -23,6 +23,7 @@
 #define FRAGMENT_OFFSET 0x1fff
 #define DONT_FRAGMENT 0x4000
 #define ECN_MASK 3
+#define NOT_OURS TC_ACT_UNSPEC /* on to the next filter, if somebody has one behind ours, and then as without us */
 #define ECHO_REPLY 0
 #define ECHO_REQUEST 8
 
@@ -46,7 +47,7 @@ static __always_inline int leave_to_agent(__u32 reason)
 
 	if (count)
 		(*count)++; /* one a CPU */
-	return TC_ACT_OK;
+	return NOT_OURS;
 }
 
 static __always_inline void *data_of(struct __sk_buff *skb)

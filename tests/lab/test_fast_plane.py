@@ -63,7 +63,7 @@ def test_hundred_planned_handovers_lose_double_and_reorder_nothing(lab: Lab, tmp
     assert stream.wait(timeout=90) == 0  # type: ignore[attr-defined]
     for there in (log.with_suffix(".echo"), log):
         result = report(read_log(there), 0, 27_999)
-        assert (result.lost, result.duplicated) == (0, 0)
+        assert (result.lost, result.duplicated, result.reordered) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("host", ["mh", "an"])
@@ -88,6 +88,25 @@ def test_nothing_is_lost_when_a_daemon_is_killed_and_starts_again(
     lost = {there.suffix: report(read_log(there), 0, 9_999).lost for there in (log.with_suffix(".echo"), log)}
     assert lost == {".echo": 0, ".log": 0}
     assert [flow for flow in lab.ask("flows") if flow["destination_port"] == port]
+
+
+def test_a_daemon_with_the_agent_alone_ends_what_the_fast_one_left(lab: Lab) -> None:
+    os.kill(daemon_of(lab, "mh"), signal.SIGKILL)
+    wait_until(lambda: not lab.is_answering("mh"), "it is dead")
+    assert "host_out" in lab.on("mh", "tc", "filter", "show", "dev", "upmt0", "egress").stdout
+    file = lab.directory_of_state() / "mobile-host.toml"
+    fast = file.read_text()
+    file.write_text(fast.replace('datapath = "fast"', 'datapath = "agent"'))
+    try:
+        daemons.start(lab.name, "mh")
+        wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 30)
+        assert lab.ask("status")["datapath"] == "agent"
+        assert lab.on("mh", "tc", "filter", "show", "dev", "upmt0", "egress").stdout == ""
+        assert "clsact" not in lab.on("mh", "tc", "qdisc", "show").stdout
+        lab.await_networks_up()
+        lab.on("mh", "ping", "-c", "1", CORRESPONDENT)
+    finally:
+        file.write_text(fast)
 
 
 def daemon_of(lab: Lab, host: str) -> int:

@@ -16,7 +16,7 @@ from upmt_nf.daemon.anchor_forwards import AnchorForwards
 from upmt_nf.daemon.anchor_kernel import AnchorKernel
 from upmt_nf.daemon.anchor_plane import AnchorPlane
 from upmt_nf.daemon.control_server import ControlServer
-from upmt_nf.daemon.datapath_choice import Choice, choose
+from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.fast_start import anchor_fast_plane
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
@@ -127,10 +127,13 @@ class AnchorDaemon:
         self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
         self.kernel.prepare()
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
-        self.datapath = choose(
-            config.datapath, self.kernel.interface.kind, config.address, lambda: anchor_fast_plane(loop, self)
+        self.datapath = choose_with(
+            self.kernel.journal,
+            config.datapath,
+            self.kernel.interface.kind,
+            config.address,
+            lambda: anchor_fast_plane(loop, self),
         )
-        log.info("%s datapath: %s", self.datapath.name, self.datapath.reason)
         self.plane = AnchorPlane(
             loop,
             config.address,

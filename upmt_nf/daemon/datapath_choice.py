@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from upmt_nf.daemon.fast_plane import FastPlane
+from upmt_nf.linux.fast_programs import discard
+from upmt_nf.linux.journal import Journal
 from upmt_nf.model.errors import FacilityError
 from upmt_nf.model.flow import IPAddress
+
+log = logging.getLogger(__name__)
 
 Wanted = Literal["auto", "agent", "fast"]
 
@@ -25,6 +30,17 @@ class Choice(NamedTuple):
     def name(self) -> str:
         """As `status` calls it."""
         return "agent" if self.fast is None else "fast"
+
+
+def choose_with(
+    journal: Journal, wanted: Wanted, kind: str, anchor: IPAddress, make: Callable[[], FastPlane]
+) -> Choice:
+    """As `choose`; with the agent alone, what an earlier daemon's fast plane left ends. Says what was chosen."""
+    choice = choose(wanted, kind, anchor, make)
+    log.info("%s datapath: %s", choice.name, choice.reason)
+    if choice.fast is None:
+        discard(journal)
+    return choice
 
 
 def choose(wanted: Wanted, kind: str, anchor: IPAddress, make: Callable[[], FastPlane]) -> Choice:

@@ -56,6 +56,8 @@ class DaemonFacts:
     drift: tuple[str, ...]
     association: str | None = None
     """Of a mobile host; its state, and why there is none."""
+    datapath: str = ""
+    """Which one is used, and why."""
 
 
 def diagnose(facts: HostFacts, daemon: DaemonFacts | None) -> list[Finding]:
@@ -171,7 +173,11 @@ def _daemon(daemon: DaemonFacts | None) -> Finding:
             "see `upmt networks`; is UDP 5060 and 1800 of the anchor open?",
         )
     return Finding(
-        "daemon", State.OK, f"a {daemon.role} runs" + (", associated" if daemon.association else "")
+        "daemon",
+        State.OK,
+        f"a {daemon.role} runs"
+        + (", associated" if daemon.association else "")
+        + (f"; {daemon.datapath}" if daemon.datapath else ""),
     )
 
 

@@ -53,4 +53,5 @@ def _daemon_facts() -> DaemonFacts | None:
         or tuple(filter(None, [status.get("interface")])),
         drift=tuple(netfilter.verify(ruleset)),
         association=association,
+        datapath=f"{status['datapath']} datapath ({status['datapath_reason']})",
     )

@@ -16,7 +16,7 @@ from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
-from upmt_nf.daemon.datapath_choice import Choice, choose
+from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
 from upmt_nf.daemon.fast_start import host_fast_plane
 from upmt_nf.daemon.host_control import READING, HostControl
@@ -124,13 +124,13 @@ class HostDaemon:
             self.kernel.go_on_with(left, self.applications.netfilter_lines())
         self.kernel.prepare()
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
-        self.datapath = choose(
+        self.datapath = choose_with(
+            self.kernel.journal,
             self.config.mobile_host.datapath,
             self.kernel.interface.kind,
             self.kernel.anchor.address,
             lambda: host_fast_plane(loop, self),
         )
-        log.info("%s datapath: %s", self.datapath.name, self.datapath.reason)
         self.plane = HostPlane(
             loop,
             self.kernel.anchor,

@@ -114,6 +114,18 @@ class FastPrograms:
         return place
 
 
+def discard(journal: Journal) -> None:
+    """A daemon without the fast plane begins: what an earlier one left must not go on forwarding by itself."""
+    for record in reversed(list(journal.records())):
+        match record:
+            case FilterAttached(interface, direction):
+                remove_filter(interface, direction)
+            case QdiscMade(interface):
+                remove_qdisc(interface)
+            case MapsPinned(path):
+                remove_pins(path)
+
+
 def check_compiled() -> None:
     """Raises FacilityError, with what to do, when the package was built without the programs."""
     if not PROGRAMS.is_file():
