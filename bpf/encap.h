@@ -17,20 +17,16 @@ struct outer {
 	struct udphdr udp;
 };
 
-/* The largest packet on the wire that a large one will be cut into; a packet that is none is its own. */
-static __always_inline __u32 largest_segment(struct __sk_buff *skb, __u8 protocol)
+/* The largest packet on the wire that a large one, of TCP, will be cut into; a packet that is none is its own. */
+static __always_inline __u32 largest_segment(struct __sk_buff *skb)
 {
-	__u32 transport = sizeof(struct udphdr);
 	__u8 offset;
 
 	if (!skb->gso_size)
 		return skb->len;
-	if (protocol == IPPROTO_TCP) {
-		if (bpf_skb_load_bytes(skb, sizeof(struct iphdr) + 12, &offset, 1))
-			return ~0U;
-		transport = (offset >> 4) * 4;
-	}
-	return sizeof(struct iphdr) + transport + skb->gso_size;
+	if (bpf_skb_load_bytes(skb, sizeof(struct iphdr) + 12, &offset, 1))
+		return ~0U;
+	return sizeof(struct iphdr) + (offset >> 4) * 4 + skb->gso_size;
 }
 
 /* RFC 2003 section 3.1: our own TTL, DF set. RFC 6040 section 4.1: DSCP and ECN as inside. */
@@ -81,6 +77,9 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const bool is_anch
 		return leave_to_agent(FRAGMENT);
 	if (!flow_of(ip, ip + 1, &key))
 		return leave_to_agent(OTHER_PROTOCOL);
+	/* UDP_SEGMENT: the kernel at the other end would not cut what was in a tunnel before. Here it cuts in front of the tun. */
+	if (skb->gso_size && ip->protocol != IPPROTO_TCP)
+		return leave_to_agent(SEVERAL_DATAGRAMS);
 	tos = ip->tos;
 	if (is_anchor)
 		reverse(&key);
@@ -97,7 +96,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const bool is_anch
 	if (!tunnel || tunnel->format == FORMAT_AGENT || tunnel->owner != key.source)
 		return leave_to_agent(NO_TUNNEL);
 	extra = tunnel->format == FORMAT_COOKIE ? PLAIN_HEADER + COOKIE_HEADER : PLAIN_HEADER;
-	if (largest_segment(skb, key.protocol) > tunnel->mtu || length + extra > 0xffff)
+	if (largest_segment(skb) > tunnel->mtu || length + extra > 0xffff)
 		return leave_to_agent(TOO_LARGE);
 	if (bpf_skb_adjust_room(skb, extra, BPF_ADJ_ROOM_MAC, WHOLE_WITH_HEADERS))
 		return leave_to_agent(NO_ROOM);

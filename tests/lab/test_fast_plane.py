@@ -90,6 +90,33 @@ def test_nothing_is_lost_when_a_daemon_is_killed_and_starts_again(
     assert [flow for flow in lab.ask("flows") if flow["destination_port"] == port]
 
 
+SEGMENTS = """
+import socket, struct, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+made.settimeout(10)
+datagrams = [bytes([number]) * 1200 for number in range(20)] + [b"last"]
+size = (socket.IPPROTO_UDP, 103, struct.pack("=H", 1200))
+for _ in range(20):
+    made.sendmsg([b"".join(datagrams)], [size], 0, (sys.argv[1], int(sys.argv[2])))
+    assert sorted(made.recv(2000) for _ in datagrams) == sorted(datagrams)
+"""
+ECHO = """
+import socket, struct, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+made.bind(("0.0.0.0", int(sys.argv[1])))
+while True:
+    data, source = made.recvfrom(70000)
+    made.sendto(data, source)
+"""
+
+
+def test_datagrams_sent_in_one_go_arrive_one_by_one(lab: Lab) -> None:
+    """UDP_SEGMENT, as QUIC uses it: the agent has them cut before the tunnel."""
+    lab.start("ch", sys.executable, "-c", ECHO, "5015")
+    lab.await_listener("ch", 5015)
+    lab.on("mh", sys.executable, "-c", SEGMENTS, CORRESPONDENT, "5015")
+
+
 def test_a_daemon_with_the_agent_alone_ends_what_the_fast_one_left(lab: Lab) -> None:
     os.kill(daemon_of(lab, "mh"), signal.SIGKILL)
     wait_until(lambda: not lab.is_answering("mh"), "it is dead")

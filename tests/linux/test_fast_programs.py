@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -244,5 +245,18 @@ def test_congestion_and_service_marks_cross_the_tunnel(pair: Pair) -> None:
     client.sendto(b"x", server.getsockname())
     _, ancillary, _, _ = server.recvmsg(100, 100)
     assert ancillary[0][2][0] == 0xB8 | 2
+    server.close()
+    client.close()
+
+
+def test_datagrams_sent_in_one_go_are_left_to_the_agent(pair: Pair) -> None:
+    """UDP_SEGMENT, as QUIC uses it."""
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    know(pair, flow(UDP, client.getsockname()[1], server.getsockname()[1]))
+    size = (socket.IPPROTO_UDP, 103, struct.pack("=H", 1200))
+    client.sendmsg([bytes(5000)], [size], 0, server.getsockname())
+    eventually(lambda: left_to_agent(pair, "several_datagrams")[0] == 1, "it was counted")
     server.close()
     client.close()

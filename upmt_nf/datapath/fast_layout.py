@@ -39,6 +39,7 @@ EVENTS: Final = (
     "wrong_secret",
     "congestion",
     "no_room",
+    "several_datagrams",
 )
 """Why a packet was left to the agent, in the order of `enum event`."""
 
