@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from mobility_terminal import ANCHOR, Packet, Terminal
+from wire_schema import body_complaints, body_of
 
 from upmt_nf.config.values import AddressPool
 from upmt_nf.datapath.outer import packed_endpoint
@@ -35,6 +36,7 @@ from upmt_nf.model.identity import (
     TerminalId,
 )
 from upmt_nf.model.names import SIGNALLING_PORT
+from upmt_nf.signaling.digest import REALM, DigestServer, secret_hash
 
 LONGEST_DATAGRAM = 1200
 """Bytes of SIP in one datagram: what fits in a tunnel of the smallest usual MTU."""
@@ -61,6 +63,10 @@ class World:
         """All that was sent, whatever became of it."""
         self.watchers: list[Callable[[], None]] = []
         """Called after everything that happens."""
+        self.secret: str | None = host.get("secret")
+        """Shared by all hosts; with it, the anchor asks for proof."""
+        self.oversized: list[Packet] = []
+        """What was too large for its path, and lost."""
         self.granted: list[LeaseGranted] = []
         self.ended: list[LeaseEnded] = []
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -80,8 +86,19 @@ class World:
         """A fresh anchor that knows nothing but what is remembered."""
         self.anchor_paft = Paft()
         seed = self.random.getrandbits(64)
-        self.anchor = Anchor(self.anchor_settings, self.anchor_paft, Random(seed), remembered)
+        self.anchor = Anchor(self.anchor_settings, self.anchor_paft, Random(seed), remembered, self._guard())
         self.anchor_has_stopped = False
+
+    def _guard(self) -> DigestServer | None:
+        if (secret := self.secret) is None:
+            return None
+        random = self.random
+        return DigestServer(
+            REALM,
+            random.randbytes(32),
+            lambda identity: secret_hash(identity, REALM, secret),
+            lambda: random.randbytes(8),
+        )
 
     # --- networks ---
 
@@ -90,7 +107,12 @@ class World:
         self.packets.append(packet)
         if packet.kind != "data" and packet.port in (0, SIGNALLING_PORT):
             assert len(packet.payload) <= LONGEST_DATAGRAM, len(packet.payload)
+            if body := body_of(packet.payload):
+                assert body_complaints(body) == [], body
         link = packet.link
+        if packet.kind == "signal" and packet.size > link.mtu:
+            self.oversized.append(packet)
+            return
         if not link.carries(packet) or link.drops(packet):
             return
         for _ in range(2 if self.random.random() < link.duplication else 1):
@@ -125,6 +147,7 @@ class World:
         entry = self.anchor_paft.flows.get(flow.packed())
         tunnel = self.anchor_paft.tunnel_of(entry) if entry is not None else None
         if tunnel is not None:
+            tunnel.packets_out += 1
             self._send_to(tunnel.remote, Endpoint(flow.source, flow.source_port), "data", 0, flow.packed())
 
     def _send_to(self, remote: Endpoint, inner: Endpoint, kind: str, port: int, payload: bytes) -> None:

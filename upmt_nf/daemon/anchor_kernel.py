@@ -25,9 +25,7 @@ _LARGEST_MTU = 65535
 """The agent splits or refuses packets itself, tunnel by tunnel, as the errors must come from it."""
 
 
-def anchor_rules(
-    config: AnchorSection, openings: Sequence[Opening] = (), kind: str = KINDS[0]
-) -> RuleSet:
+def anchor_rules(config: AnchorSection, openings: Sequence[Opening] = (), kind: str = KINDS[0]) -> RuleSet:
     """The anchor's rules, with what is open to the world; `kind` is that of the virtual interface.
 
     Raises ConfigError.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
 
+from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.mobility.handover import FlowRequest
 from upmt_nf.mobility.host_commands import SendSip, SendTunnelSignal
 from upmt_nf.mobility.settings import HostSettings
@@ -49,8 +50,12 @@ INSIDE_T1, LEAST_T1 = 0.1, 0.05
 INSIDE_T2, INSIDE_GIVE_UP = 1.0, 6.4
 MAX_TRIES = 3
 """Challenges that are met for one request."""
-CLAIMED_BYTES = 640
-"""Of flows in a tunnel setup request, so that it stays under 1200 bytes; the rest follows."""
+LONGEST = 1200
+"""Bytes of a SIP message inside a tunnel, on paths that take it: a little less than what every usual path takes."""
+_LONGEST_BRANCH = ";branch=z9hG4bK" + 16 * "0"
+_HIGHEST_CSEQ = 2**31 - 1
+_MOST_DIGITS = 4
+"""Of Content-Length."""
 
 
 class SipPath(NamedTuple):
@@ -188,17 +193,25 @@ class HostSignalling:
         token: str,
         virtual_address: IPAddress,
         flows: list[FlowKey],
+        mtu: int,
         now: float,
     ) -> None:
-        """Tunnel setup request, in the network's tunnel socket; takes along as many `flows` as fit."""
+        """Tunnel setup request, in the network's tunnel socket; takes along as many `flows` as fit.
+
+        `mtu`: the largest inner packet, bytes.
+        """
         claimed: tuple[FlowKey, ...] = ()
-        pairs: tuple[HandoverPair, ...] = ()
-        if flows:
-            pairs = next(iter(split_pairs((HandoverPair(tuple(flows)),), CLAIMED_BYTES)))
-            claimed = tuple(flow for pair in pairs if isinstance(pair.match, tuple) for flow in pair.match)
         body = TunnelSetupRequest(
-            token, virtual_address, network, pairs, self._settings.protection.get(network, "plain")
+            token, virtual_address, network, format=self._settings.protection.get(network, "plain")
         )
+        room = self._room(body, virtual_address, mtu)
+        if flows:
+            pairs = next(iter(split_pairs((HandoverPair(tuple(flows)),), room)))
+            if len(encode(replace(body, handover=pairs))) <= len(encode(body)) + room:
+                body = replace(body, handover=pairs)
+                claimed = tuple(
+                    flow for pair in pairs if isinstance(pair.match, tuple) for flow in pair.match
+                )
         self._send_message(body, network, virtual_address, SettingUp(network, now, claimed), now)
 
     def move(
@@ -208,20 +221,34 @@ class HostSignalling:
         body = HandoverRequest(token, (HandoverPair(request.flows),))
         self._send_message(body, network, virtual_address, Moving(network, request), now)
 
+    def room_for_flows(self, token: str, virtual_address: IPAddress, mtu: int) -> int:
+        """Bytes of pairs for which a handover request has room, in a tunnel whose inner packets have up to `mtu`."""
+        return self._room(HandoverRequest(token, ()), virtual_address, mtu)
+
+    def _room(self, body: UpmtMessage, source: IPAddress, mtu: int) -> int:
+        """What is left beside the headers, which the host's name and its proof make longer, and the bare body."""
+        request = self._message(body, source, _HIGHEST_CSEQ)
+        if self._credentials is not None:
+            request = self._credentials.with_space(request)
+        used = len(bytes(request)) + len(_LONGEST_BRANCH) + _MOST_DIGITS
+        return min(LONGEST, mtu - OVERHEAD[source.version]) - used
+
     def _send_message(
         self, body: UpmtMessage, network: NetworkName, source: IPAddress, purpose: Purpose, now: float
     ) -> None:
         self._cseq += 1
-        request = message(
+        self._send(self._message(body, source, self._cseq), SipPath(network, True), purpose, now)
+
+    def _message(self, body: UpmtMessage, source: IPAddress, cseq: int) -> Request:
+        return message(
             anchor=self._settings.anchor_signalling,
             local=Endpoint(source, self._settings.signalling_port),
             identity=self._settings.identity,
             call_id=self._call_id,
-            cseq=self._cseq,
+            cseq=cseq,
             tag=self._tag,
             body=encode(body),
         )
-        self._send(request, SipPath(network, True), purpose, now)
 
     def _send(self, request: Request, path: SipPath, purpose: Purpose, now: float, tries: int = 0) -> None:
         ticket = None

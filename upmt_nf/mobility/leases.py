@@ -134,6 +134,18 @@ class Leases:
         self._end(lease)
         return lease
 
+    def revoke(self, identity: TerminalId) -> Lease | None:
+        """End a host's lease, whatever the host wants; it may ask again. None: it has none."""
+        lease = self.by_identity.get(identity)
+        if lease is not None:
+            self._end(lease)
+        return lease
+
+    @property
+    def remembered(self) -> dict[TerminalId, IPAddress]:
+        """Which address is kept for which host, associated or not."""
+        return dict(self._remembered)
+
     def expire(self, now: float) -> list[Lease]:
         """End what was not refreshed in time; gives those leases."""
         ended = []

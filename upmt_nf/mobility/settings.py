@@ -76,5 +76,7 @@ class AnchorSettings:
     """Largest outer packet that the anchor's own interface takes."""
     formats: tuple[str, ...] = ("plain", "cookie", "sealed")
     """Tunnel formats that hosts may choose."""
+    unheard_after: float = 6.0
+    """Silence after which a host is told of a tunnel that packets for it go to, if another tunnel of it lives."""
     notice_patience: float = 1.0
     """How long a stopping anchor waits for the answers to its notices."""

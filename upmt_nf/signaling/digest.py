@@ -27,6 +27,8 @@ NONCE_LIFETIME = 7200.0
 _WINDOW = 256
 """Counts below the highest that may still come: messages in two tunnels overtake each other."""
 _MAX_HEADER = 2048
+_USUAL_NONCE = 40
+"""Characters of the nonces that our anchors make."""
 _PARAMETER = re.compile(r'\s*([A-Za-z-]{1,32})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))\s*(?:,|\Z)')
 
 
@@ -267,12 +269,22 @@ class DigestClient:
             self._qop,
             request.uri,
         )
+        proof = ticket.proof(request.method, request.body)
+        return replace(request, headers=(*headers, self._header(ticket, proof))), ticket
+
+    def with_space(self, request: Request) -> Request:
+        """The request as long as it will be with its proof, also before the first challenge; proves nothing."""
+        nonce = self._nonce or " " * _USUAL_NONCE
+        ticket = Ticket(self._identity, "", nonce, " " * 8, self._token(), "auth-int", request.uri)
+        return replace(request, headers=(*request.headers, self._header(ticket, " " * 64)))
+
+    def _header(self, ticket: Ticket, proof: str) -> Header:
         value = (
-            f'Digest username="{self._identity}", realm="{self._realm}", nonce="{ticket.nonce}", uri="{ticket.uri}", '
-            f'response="{ticket.proof(request.method, request.body)}", algorithm={ALGORITHM}, '
+            f'Digest username="{self._identity}", realm="{self._realm or REALM}", nonce="{ticket.nonce}", '
+            f'uri="{ticket.uri}", response="{proof}", algorithm={ALGORITHM}, '
             f'cnonce="{ticket.client_nonce}", qop={ticket.qop}, nc={ticket.count}'
         )
-        return replace(request, headers=(*headers, ("Authorization", value))), ticket
+        return ("Authorization", value)
 
     def take_challenge(self, response: Response, used: Ticket | None) -> str | None:
         """Learn the nonce of a 401; gives why another try makes no sense, or None when it does."""

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import PROTOCOL_NUMBERS, FlowKey, IPAddress
 from upmt_nf.model.identity import TunnelId
+from upmt_nf.signaling.authors_json import AuthorsBody, is_authors, read_authors
 from upmt_nf.signaling.messages import (
     ANY,
     MAX_BODY,
@@ -31,14 +32,16 @@ from upmt_nf.signaling.messages import (
 )
 
 
-def decode(body: bytes) -> UpmtMessage:
-    """Read a body. Raises PeerError that names the key."""
+def decode(body: bytes) -> UpmtMessage | AuthorsBody:
+    """Read a body, also in the dialect of the authors' later implementation. Raises PeerError that names the key."""
     if len(body) > MAX_BODY:
         raise PeerError(f"the body is larger than {MAX_BODY} bytes")
     try:
         value = json.loads(body, object_pairs_hook=_no_twins, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as reason:
         raise PeerError(f"the body is not JSON: {reason}") from reason
+    if is_authors(value):
+        return read_authors(value)
     if not isinstance(value, dict):
         raise PeerError("the body is not a JSON object")
     document = _Document(value)
@@ -166,7 +169,12 @@ def _read_handover_response(document: _Document) -> HandoverResponse:
 
 
 def _read_notice(document: _Document) -> AnchorNotice:
-    return AnchorNotice(document.text("kind"), document.text("reason", ""))
+    return AnchorNotice(
+        document.text("kind"),
+        document.text("reason", ""),
+        document.text("association", ""),
+        _read_tunnel_id("tunnelID", document.get("tunnelID")) if document.has("tunnelID") else None,
+    )
 
 
 def _read_notice_answer(_: _Document) -> NoticeAnswer:
@@ -210,6 +218,8 @@ def _read_selector(value: Any) -> FlowSelector:
     match document.text("syntax"):
         case "IPtables":
             return IptablesMatch(document.text("match"))
+        case "flow":
+            return (_read_flow(document.get("match")),)
         case "flows":
             return tuple(_read_flow(flow) for flow in document.list("match"))
         case "any":
