@@ -12,10 +12,11 @@ import contextlib
 import errno
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from upmt_nf.datapath.outer import EndpointBytes
 from upmt_nf.model.errors import KernelError, UpmtError
 from upmt_nf.model.flow import Endpoint, IPAddress
 
@@ -25,7 +26,7 @@ _IP_RECVTOS, _IPV6_RECVTCLASS = 13, 66
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _SEND_BUFFER = 8 << 20
 _RECEIVE_BUFFER = 8 << 20
-_BATCH = 64
+_BATCH, _LOOKED_AT = 64, 1024
 _UDP_SEGMENT, _UDP_GRO = 103, 104
 _MOST_SEGMENTS = 64
 """UDP_MAX_SEGMENTS of the kernels up to 6.8."""
@@ -218,10 +219,15 @@ class SignallingSocket:
         """Readable when datagrams wait."""
         return self._socket.fileno()
 
-    def receive(self) -> list[tuple[bytes, Endpoint]]:
-        """At most one batch of waiting datagrams, each with where it came from."""
+    def receive(
+        self, is_hopeless: Callable[[EndpointBytes, bytes], bool] = lambda _, __: False
+    ) -> list[tuple[bytes, Endpoint]]:
+        """At most one batch of waiting datagrams, each with where it came from.
+
+        Those that `is_hopeless` are left out; many are read at a time, as those that are not wait behind them.
+        """
         found: list[tuple[bytes, Endpoint]] = []
-        for _ in range(_BATCH):
+        for _ in range(_LOOKED_AT):
             try:
                 data, source = self._socket.recvfrom(65536)
             except BlockingIOError:
@@ -229,7 +235,13 @@ class SignallingSocket:
             except OSError:
                 # An ICMP error about something that we sent earlier: retransmission takes care of it.
                 continue
-            found.append((data, Endpoint(ip_address(source[0].partition("%")[0]), source[1])))
+            address = source[0].partition("%")[0]
+            packed = socket.inet_pton(self._socket.family, address) + source[1].to_bytes(2, "big")
+            if is_hopeless(packed, data):
+                continue
+            found.append((data, Endpoint(ip_address(address), source[1])))
+            if len(found) == _BATCH:
+                break
         return found
 
     def send_to(self, data: bytes, remote: Endpoint) -> bool:

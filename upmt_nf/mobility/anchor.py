@@ -13,7 +13,7 @@ from random import Random
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.formats import PLAIN
-from upmt_nf.datapath.outer import OVERHEAD
+from upmt_nf.datapath.outer import OVERHEAD, packed_endpoint
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.anchor_authors import AuthorsAnswers
 from upmt_nf.mobility.anchor_commands import (
@@ -39,6 +39,7 @@ from upmt_nf.mobility.host_answers import NO_ASSOCIATION
 from upmt_nf.mobility.host_signalling import TOKEN_HEADER
 from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseKeys, LeaseRefused, Leases
 from upmt_nf.mobility.settings import AnchorSettings
+from upmt_nf.mobility.source_limits import SourceLimits
 from upmt_nf.mobility.tunnel_keys import SALT_BYTES, expose, protect
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, IPAddress
@@ -105,7 +106,7 @@ class Anchor:
         self._random = random
         self._leases = Leases(settings, lambda: f"{random.getrandbits(128):032x}", remembered)
         self._tunnels = AnchorTunnels(paft, settings, random)
-        self._moves = FlowMoves(paft, self._tunnels)
+        self._moves = FlowMoves(paft, self._tunnels, self._may_look_at)
         self._authors = AuthorsAnswers(settings, self._leases, self._tunnels, self._moves, self._associate)
         self._endpoint: SipEndpoint[AnchorPath] = SipEndpoint(
             token=lambda: f"{random.getrandbits(64):016x}",
@@ -113,12 +114,14 @@ class Anchor:
             source_of=lambda path: path.inner or path.remote,
         )
         self._notices = AnchorNotices(settings, paft, self._leases, self._tunnels, self._endpoint, random)
-        self._tag = f"{random.getrandbits(64):016x}"
+        self._tag = f"{random.getrandbits(32):08x}"
         self._commands: list[AnchorCommand] = []
         self._sweep_at: float | None = None
         self._stop_at: float | None = None
         self._is_stopped = False
         self._counters = Counters()
+        identity_in = guard.identity_in if guard is not None else lambda _: None
+        self.limits = SourceLimits(settings.rates, self._counters, random.randbytes(16), identity_in)
 
     # --- views ---
 
@@ -164,11 +167,17 @@ class Anchor:
             return []
         match event:
             case SipDatagramReceived(source, data):
+                if not self.limits.admits(packed_endpoint(source), data, now):
+                    return []
                 self._endpoint.receive_datagram(data, AnchorPath(source), now)
-            case TunnelSignalReceived(_, remote, source, port, payload):
+            case TunnelSignalReceived(tunnel, remote, source, port, payload):
                 if port == MEASUREMENT_PORT:
                     self._reflect(event, now)
                 elif port == self._settings.signalling_port:
+                    lease = self._leases.by_address.get(tunnel.owner) if tunnel is not None else None
+                    owner = lease.identity if lease is not None else None
+                    if not self.limits.admits(packed_endpoint(remote), payload, now, owner):
+                        return []
                     self._endpoint.receive_datagram(payload, AnchorPath(remote, source), now)
                 else:
                     self._counters.add("unknown_port")
@@ -230,7 +239,8 @@ class Anchor:
         if ticket is not None and self._guard is not None:
             proof_of_ours = self._guard.info(ticket, response.body, now)
             response = replace(response, headers=(*response.headers, proof_of_ours))
-        return self._endpoint.respond(event.transaction, response, now)
+        is_stranger = ticket is None and self._guard is not None
+        return self._endpoint.respond(event.transaction, response, now, and_forget=is_stranger)
 
     def _flush(self) -> None:
         for data, path in self._endpoint.datagrams_to_send():
@@ -302,6 +312,7 @@ class Anchor:
             self._tunnels.remove_all(lease.address)
             self._moves.start_over(lease.address)
             self._say(Level.INFO, f"{lease.identity} has restarted and keeps {lease.address}")
+        self.limits.know(lease.identity, packed_endpoint(remote))
         if given.is_new:
             self._commands.append(LeaseGranted(lease.identity, lease.address))
             self._say(Level.INFO, f"{lease.identity} at {remote} is associated as {lease.address}")
@@ -485,6 +496,9 @@ class Anchor:
 
     # --- the rest ---
 
+    def _may_look_at(self, lease: Lease, flows: int, now: float) -> bool:
+        return self.limits.may_look_at(lease.identity, flows, now)
+
     def _reflect(self, event: TunnelSignalReceived, now: float) -> None:
         if event.tunnel is None:
             return self._counters.add("measurement_without_tunnel")
@@ -500,6 +514,7 @@ class Anchor:
             self._notices.tell(lease, "lease-ended", reason, now)
         self._tunnels.remove_all(lease.address)
         self._moves.forget(lease.address)
+        self.limits.forget(lease.identity)
         self._commands.append(LeaseEnded(lease.identity, lease.address, reason))
         self._say(Level.INFO, f"the association of {lease.identity} as {lease.address} ended: {reason}")
 

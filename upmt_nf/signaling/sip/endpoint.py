@@ -10,6 +10,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from typing import Generic
 
 from upmt_nf.model.flow import Endpoint
@@ -31,6 +32,9 @@ from upmt_nf.signaling.sip.transactions import (
     client_key,
     server_key,
 )
+from upmt_nf.signaling.sip.unamplified import unamplified
+
+_FORGOTTEN_AT_ONCE = 64
 
 _CANCELLED = ("INVITE", "REGISTER", "MESSAGE", "OPTIONS")
 
@@ -41,7 +45,8 @@ class SipEndpoint(Generic[Flow]):
     `token` gives a new unguessable word a call; `timers` gives the timers of a flow; at most `max_transactions`
     requests of theirs are kept: further ones are answered 503. A success that `is_proven` does not believe is passed
     over, as if it had never come: the true one may still be on its way. `source_of` gives the address behind a flow,
-    which answers name in `received` and `rport`; None: nobody needs to know.
+    which answers name in `received` and `rport`; None: nobody needs to know. What is refused unread and what is
+    answered `and_forget` gets no answer larger than itself: where even the least would be, it gets none.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class SipEndpoint(Generic[Flow]):
         self._clients: dict[TransactionKey, ClientTransaction[Flow]] = {}
         self._servers: dict[TransactionKey, ServerTransaction[Flow]] = {}
         self._ends: list[tuple[float, int, TransactionKey]] = []
+        self._unanswered: dict[TransactionKey, float] = {}
+        """Until when the owner may answer; nothing of a request is left once it was answered and forgotten."""
         self._order = 0
         self._out: list[tuple[bytes, Flow]] = []
         self._events: deque[SipEvent[Flow]] = deque()
@@ -97,16 +104,20 @@ class SipEndpoint(Generic[Flow]):
         """
         server = self._servers.get(transaction)
         if server is None:
-            return
-        data = bytes(response)
-        self._out.append((data, server.flow))
+            return None
         if and_forget:
             del self._servers[transaction]
-        elif response.status >= 200:
+            self._unanswered.pop(transaction, None)
+            return self._answer_briefly(response, server.flow, server.size)
+        data = bytes(response)
+        self._out.append((data, server.flow))
+        if response.status >= 200:
+            self._unanswered.pop(transaction, None)
             server.response = data
             server.end_at = now + self._timers(server.flow).timer_j
             self._order += 1
             heapq.heappush(self._ends, (server.end_at, self._order, transaction))
+        return None
 
     def cancel(self, transaction: TransactionKey) -> None:
         """Give a request of ours up without an event."""
@@ -124,19 +135,19 @@ class SipEndpoint(Generic[Flow]):
         except SipParseError as reason:
             self._refuse(flow, str(reason))
             if reason.partial is not None and reason.partial.method != "ACK":
-                self._answer_at_once(reason.partial, reason.status, flow)
+                self._answer_at_once(reason.partial, reason.status, flow, len(data))
             return
         match message:
             case Request():
-                self._receive_request(message, flow, now)
+                self._receive_request(message, flow, len(data), now)
             case Response():
                 self._receive_response(message, flow, now)
 
-    def _receive_request(self, request: Request, flow: Flow, now: float) -> None:
+    def _receive_request(self, request: Request, flow: Flow, size: int, now: float) -> None:
         if request.method == "ACK":
             return self._refuse(flow, "ACK without INVITE")
         if request.method == "CANCEL":
-            return self._receive_cancel(request, flow)
+            return self._receive_cancel(request, flow, size)
         key = server_key(request)
         server = self._servers.get(key)
         if server is not None:
@@ -148,27 +159,26 @@ class SipEndpoint(Generic[Flow]):
             return None
         if len(self._servers) >= self._max:
             self.counters["too_many_transactions"] += 1
-            return self._answer_at_once(request, 503, flow, (("Retry-After", "5"),))
+            return self._answer_at_once(request, 503, flow, size, (("Retry-After", "5"),))
         end_at = now + self._timers(flow).timer_j
-        self._servers[key] = ServerTransaction(key, request, flow, None, end_at)
-        self._order += 1
-        heapq.heappush(self._ends, (end_at, self._order, key))
+        self._servers[key] = ServerTransaction(key, request, flow, size, None, end_at)
+        self._unanswered[key] = end_at
         self._events.append(RequestReceived(key, self._with_source(request, flow), flow))
         return None
 
-    def _receive_cancel(self, request: Request, flow: Flow) -> None:
+    def _receive_cancel(self, request: Request, flow: Flow, size: int) -> None:
         """RFC 3261 section 9.2: what is not an INVITE is not given up, whatever is said."""
         branch, sent_by, _ = server_key(request)
         is_known = any(TransactionKey(branch, sent_by, method) in self._servers for method in _CANCELLED)
-        self._answer_at_once(request, 200 if is_known else 481, flow)
+        self._answer_at_once(request, 200 if is_known else 481, flow, size)
 
     def _answer_at_once(
-        self, request: Request, status: int, flow: Flow, headers: tuple[Header, ...] = ()
+        self, request: Request, status: int, flow: Flow, size: int, headers: tuple[Header, ...] = ()
     ) -> None:
         """Without a transaction: a copy of the request is answered like a new one."""
         source = self._source_of(flow)
-        answer = response_to(request, status, tag=self._token(), source=source, headers=headers)
-        self._out.append((bytes(answer), flow))
+        answer = response_to(request, status, tag=self._token()[:8], source=source, headers=headers)
+        self._answer_briefly(answer, flow, size)
 
     def _with_source(self, request: Request, flow: Flow) -> Request:
         """RFC 3261 section 18.2.1: the topmost Via says where the request came from, and so do all answers."""
@@ -203,6 +213,13 @@ class SipEndpoint(Generic[Flow]):
             self._events.append(ResponseReceived(key, client.request, response, flow))
         return None
 
+    def _answer_briefly(self, response: Response, flow: Flow, size: int) -> None:
+        data = unamplified(response, size)
+        if data is None:
+            self.counters["too_small_to_answer"] += 1
+        else:
+            self._out.append((data, flow))
+
     def _refuse(self, flow: Flow, reason: str) -> None:
         self.counters["refused"] += 1
         self._events.append(DatagramRefused(flow, reason))
@@ -212,6 +229,7 @@ class SipEndpoint(Generic[Flow]):
     def next_timeout(self) -> float | None:
         """When `handle_timeout` should be called at the latest, or None."""
         times = [self._ends[0][0]] if self._ends else []
+        times += islice(self._unanswered.values(), 1)
         for client in self._clients.values():
             times.append(client.end_at if client.resend_at is None else min(client.end_at, client.resend_at))
         return min(times, default=None)
@@ -230,6 +248,9 @@ class SipEndpoint(Generic[Flow]):
                 if client.state is ClientState.TRYING:
                     client.interval = min(2 * client.interval, client.timers.t2)
                 client.resend_at = now + client.interval
+        for key, end_at in list(islice(self._unanswered.items(), _FORGOTTEN_AT_ONCE)):
+            if end_at <= now:
+                del self._unanswered[key], self._servers[key]
         while self._ends and self._ends[0][0] <= now:
             _, _, key = heapq.heappop(self._ends)
             server = self._servers.get(key)

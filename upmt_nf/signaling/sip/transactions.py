@@ -86,11 +86,15 @@ class ClientTransaction(Generic[Flow]):
 
 @dataclass(slots=True)
 class ServerTransaction(Generic[Flow]):
-    """A request of theirs. `flow` is where its latest copy came from; `response` is resent for each copy."""
+    """A request of theirs. `flow` is where its latest copy came from; `response` is resent for each copy.
+
+    `size` is that of its datagram in bytes.
+    """
 
     key: TransactionKey
     request: Request
     flow: Flow
+    size: int
     response: bytes | None
     end_at: float
 

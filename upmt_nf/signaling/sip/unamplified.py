@@ -1,0 +1,29 @@
+"""Answers to those who proved nothing: never larger than what they sent, as its source may be forged.
+
+A challenge to a REGISTER of the usual size fits; a request that is smaller than its least answer gets none.
+"""
+
+from __future__ import annotations
+
+from upmt_nf.signaling.sip.message import Response, canonical
+
+_DISPENSABLE = frozenset(("server", "allow", "retry-after", "content-length", "content-type"))
+_SHORT = {"via": "v", "from": "f", "to": "t", "call-id": "i"}
+
+
+def unamplified(response: Response, size: int) -> bytes | None:
+    """An answer of at most `size` bytes: as it is, else without what it can do without; None: there is none."""
+    data = bytes(response)
+    if len(data) > size:
+        data = _least(response)
+    return data if len(data) <= size else None
+
+
+def _least(response: Response) -> bytes:
+    """Compact names, no reason, no body; over UDP no length either (RFC 3261 sections 7.2, 7.3.3 and 18.3)."""
+    lines = [f"SIP/2.0 {response.status} "]
+    for name, value in response.headers:
+        known = canonical(name)
+        if known not in _DISPENSABLE:
+            lines.append(f"{_SHORT.get(known, name)}: {value}")
+    return "\r\n".join((*lines, "\r\n")).encode("utf-8", "surrogateescape")
