@@ -7,6 +7,10 @@ icmp              errors that a router sends (RFC 792, 1812, 4443)
 ecn               DSCP and ECN across a tunnel (RFC 6040)
 outer             the outer IP and UDP headers of a tunnel packet
 formats           tunnel formats: `plain`, and the door for others
+offload           what the kernel left undone on a packet
+segmentation      a large packet -> the packets that it stands for
+coalescing        packets -> a large one, the other way round
+gathering         payloads that one call sends
 paft              flow -> application -> tunnel
 sending           the last step out: into a tunnel that may be too narrow
 host_forwarder    the mobile host's decision on each packet

@@ -6,7 +6,8 @@ cleanup             puts everything back
 netfilter           rule sets in and out of iptables (python-iptables)
 rule_files          finds the rule files
 routes              policy routing (pyroute2)
-virtual_interface   `upmt0`: dummy, or the nearest thing that the kernel has (pyroute2 NDB)
+virtual_interface   `upmt0`: tun, or the nearest thing that the kernel has (pyroute2 NDB)
+tun_device          the agent's side of a tun: packets of up to 64 kB with their offload headers
 sysctl              kernel parameters
 cgroups             one cgroup an application
 processes           socket -> process
