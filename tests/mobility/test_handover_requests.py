@@ -12,6 +12,7 @@ from mobility_terminal import ANCHOR
 
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.packet import build_udp
+from upmt_nf.datapath.reach import Reach
 from upmt_nf.mobility.answer_size import LONGEST
 from upmt_nf.mobility.events import TimeoutReached
 from upmt_nf.model.flow import Endpoint, FlowKey
@@ -277,7 +278,7 @@ def test_an_anchor_without_plain_tunnels_sets_none_up_opportunistically() -> Non
 
 def test_a_data_packet_alone_sets_up_no_tunnel_and_moves_no_endpoint(both: Both) -> None:
     site, host, _, _ = both
-    forwarder = AnchorForwarder(site.paft, ANCHOR, [])
+    forwarder = AnchorForwarder(site.paft, ANCHOR, Reach())
     correspondent = ip_address("86.0.0.1")
     inner = build_udp(ip_address(host.address), 2000, correspondent, 3000, b"mine")
     for source, port, counted in (

@@ -254,7 +254,7 @@ class Server:
         return only([answer for answer, _ in self.sip.datagrams_to_send()])
 
     def serve(self, event: RequestReceived[Endpoint]) -> None:
-        wrong = inspect(event.request, self.methods, "application/sdp")
+        wrong = inspect(event.request, self.methods, ("application/sdp",))
         status, headers = (200, ()) if wrong is None else wrong
         answer = response_to(event.request, status, tag="s", headers=headers)
         self.sip.respond(event.transaction, answer, 0.0)

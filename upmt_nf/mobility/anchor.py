@@ -63,7 +63,7 @@ from upmt_nf.signaling.sip.build import response_to
 from upmt_nf.signaling.sip.contacts import contacts_answered, lifetime_asked
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
 from upmt_nf.signaling.sip.fields import parse_address, parse_cseq
-from upmt_nf.signaling.sip.inspection import inspect
+from upmt_nf.signaling.sip.inspection import BODY, inspect
 from upmt_nf.signaling.sip.message import Header, Request, Response
 from upmt_nf.signaling.sip.transactions import RequestReceived, SipTimers
 from upmt_nf.signaling.stamp import reflect
@@ -221,7 +221,7 @@ class Anchor:
     def _receive(self, event: RequestReceived[AnchorPath], now: float) -> None:
         """Ask for proof first. A stranger costs one answer, of which nothing is kept."""
         request, ticket = event.request, None
-        if (wrong := inspect(request, METHODS)) is not None:
+        if (wrong := inspect(request, METHODS, (BODY, CONTENT_TYPE))) is not None:
             self._counters.add(f"refused_{wrong.status}")
             response = self._no(request, wrong.status, None, wrong.headers)
             return self._endpoint.respond(event.transaction, response, now, and_forget=True)

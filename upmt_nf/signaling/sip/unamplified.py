@@ -5,9 +5,13 @@ A challenge to a REGISTER of the usual size fits; a request that is smaller than
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 from upmt_nf.signaling.sip.message import Response, canonical
 
 _DISPENSABLE = frozenset(("server", "allow", "retry-after", "content-length", "content-type"))
+_STAMP = re.compile(r";(?:received=[^;,]*|(rport)=\d+)")
 _SHORT = {"via": "v", "from": "f", "to": "t", "call-id": "i"}
 
 
@@ -16,7 +20,19 @@ def unamplified(response: Response, size: int) -> bytes | None:
     data = bytes(response)
     if len(data) > size:
         data = _least(response)
+    if len(data) > size:
+        data = _least(_unstamped(response))
     return data if len(data) <= size else None
+
+
+def _unstamped(response: Response) -> Response:
+    """Without what we wrote into the topmost Via: where the request came from, which is where the answer goes."""
+    headers = list(response.headers)
+    for place, (name, value) in enumerate(headers):
+        if canonical(name) == "via":
+            headers[place] = name, _STAMP.sub(lambda found: ";rport" if found[1] else "", value)
+            break
+    return replace(response, headers=tuple(headers))
 
 
 def _least(response: Response) -> bytes:
