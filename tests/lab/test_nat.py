@@ -117,7 +117,7 @@ def test_a_nat_that_rebinds_is_followed_after_a_proof_and_not_by_a_packet(nat_la
     wait_until(lambda: tunnel(lab).get("reflexive") == moved, "the tunnel's new end is known", 30)
     wait_until(lambda: network(lab)["state"] == "up", "the network is up")
     # Sealed packets from an end that no tunnel has.
-    refused = lab.ask("status", host="an")["counters"]["malformed_inner"]
+    refused = lab.ask("status", host="an")["counters"]["unknown_tunnel"]
     assert refused > before, "packets from there were not believed"
     ends = {row["tunnel_id"]: row["remote"] for row in lab.ask("tunnels", host="an")}
     assert ends[tunnel(lab)["tunnel_id"]] == moved
