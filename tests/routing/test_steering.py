@@ -1,4 +1,4 @@
-"""What goes by the tunnels and what does not, as `ip rule` says it: native and guarded applications, the other family."""
+"""What goes by the tunnels and what does not, as `ip rule` says it: native, guarded, the other address family."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ def rules(steering: Steering, *, is_up: bool = True, both: bool = False) -> list
     """The rules from the application's on, without what all have."""
     routing = host_routing(VIPA if is_up else None, [], ANCHOR, steering, has_other_family=both)
     said = (str(rule).removesuffix(" protocol 117") for rule in routing.rules)
-    always = ("pref 4620", "pref 4640", "pref 4670", "pref 4710", "-6 pref 4620", "-6 pref 4670", "-6 pref 4710")
+    always = (
+        "pref 4620",
+        "pref 4640",
+        "pref 4670",
+        "pref 4710",
+        "-6 pref 4620",
+        "-6 pref 4670",
+        "-6 pref 4710",
+    )
     return [rule for rule in said if not rule.startswith(always)]
 
 
@@ -49,12 +57,17 @@ def test_the_order_of_the_application_rules_is_that_of_the_priorities() -> None:
 
 
 def test_where_the_rest_is_native_only_the_named_go_by_the_tunnels() -> None:
-    steering = Steering(is_default_native=True, tunnelled_marks=(2,), steps=(Step(False, uid=34), Step(True, uid=1)))
+    steering = Steering(
+        is_default_native=True,
+        tunnelled_marks=(2,),
+        marks_sockets=True,
+        steps=(Step(False, uid=34), Step(True, uid=1)),
+    )
     assert rules(steering) == [
         "pref 4680 from all lookup main suppress_prefixlength 0",
+        "pref 4681 from all fwmark 0x1ffe/0x1fff lookup 7000",
         "pref 4682 from all iif lo uidrange 34-34 lookup 7000",
         "pref 4700 from all fwmark 0x2/0x1fff lookup 7000",
-        "pref 4700 from all fwmark 0x1ffe/0x1fff lookup 7000",
     ]
     assert not rules(steering, is_up=False)
 
@@ -82,7 +95,9 @@ def test_a_guarded_rest_is_held_before_there_is_a_virtual_address() -> None:
 
 
 def test_the_other_family_has_the_same_rules_and_nothing_but_unreachable_behind_them() -> None:
-    steering = Steering(guarded_marks=(3,), steps=(Step(True, uid=34), Step(True, destination=ip_network("9.0.0.0/8"))))
+    steering = Steering(
+        guarded_marks=(3,), steps=(Step(True, uid=34), Step(True, destination=ip_network("9.0.0.0/8")))
+    )
     routing = host_routing(VIPA, [], ANCHOR, steering, has_other_family=True)
     assert [str(route) for route in routing.routes if route.destination.version == 6] == [
         "-6 unreachable default metric 65535 table 7000 proto 117"

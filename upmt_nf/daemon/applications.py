@@ -9,9 +9,9 @@ import grp
 import os
 import pwd
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from upmt_nf.classify.facts import ProcessFacts
 from upmt_nf.classify.reasons import MARKED, UNNAMED, Decider, Reason
@@ -45,23 +45,48 @@ class Application:
     name: ApplicationName
     id: ApplicationId
     conditions: list[str] = field(default_factory=list)
+    is_native: bool = False
+    """Left alone, as if UPMT were not there."""
+    on_no_network: str | None = None
+    """`hold`, `reject` or `native`; None: held while there is an association, left alone without."""
+    is_stranded: bool = False
+    """No network that its policy allows works."""
+
+    @property
+    def goes_native(self) -> bool:
+        """Whether its new flows are left alone now."""
+        return self.is_native or (self.is_stranded and self.on_no_network == "native")
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it has a kill switch: by the tunnels or not at all."""
+        return not self.is_native and self.on_no_network in ("hold", "reject")
 
 
 class Applications:
     """All applications of this host."""
 
-    def __init__(self, configured: Iterable[ApplicationSection]) -> None:
+    def __init__(
+        self, configured: Iterable[ApplicationSection], default: Literal["tunnel", "native"] = "tunnel"
+    ) -> None:
         self.by_name: dict[ApplicationName, Application] = {}
         self.by_id: dict[ApplicationId, Application] = {}
-        self._started: list[ApplicationRule] = []
+        self.started: list[ApplicationRule] = []
+        """Of `upmt run`: cgroups of our own."""
+        self.refusing: set[ApplicationId] = set()
+        """Applications whose senders are told when there is no network."""
+        self.can_mark_sockets = True
+        """The kernel takes the program that marks the sockets of `upmt run`."""
         self._assigned: list[ApplicationRule] = []
         self._configured: list[ApplicationRule] = []
         self._sockets = SockDiag()
         # The daemon's own raw sockets send no application's packets.
         self._processes = Processes(ignored=os.getpid())
-        self._add(DEFAULT_APPLICATION)
+        self._add(DEFAULT_APPLICATION).is_native = default == "native"
         for section in configured:
             application = self.define(ApplicationName(section.name))
+            application.is_native |= section.policy == "native"
+            self.set_on_no_network(application, section.on_no_network)
             for match in section.match:
                 self._configured.append(_rule(application.id, _given(match)))
                 application.conditions.append(_said(_given(match)))
@@ -69,11 +94,44 @@ class Applications:
     @property
     def rules(self) -> list[ApplicationRule]:
         """Every rule, in the order in which they are tried."""
-        return [*self._started, *self._assigned, *self._configured]
+        return [*self.started, *self._assigned, *self._configured]
 
-    def netfilter_lines(self) -> list[str]:
-        """The rules that netfilter decides alone, for the rule file's `@applications`."""
-        return netfilter_lines(self.rules)
+    @property
+    def is_any_native(self) -> bool:
+        """Whether anything is, or may become, left alone by name."""
+        return any(each.is_native or each.on_no_network == "native" for each in self.by_name.values())
+
+    @property
+    def marks_sockets(self) -> bool:
+        """Whether the sockets of `upmt run` are to be told apart when they are created."""
+        return self.is_any_native and self.can_mark_sockets
+
+    def set_on_no_network(self, application: Application, choice: str | None) -> None:
+        """What is to become of its packets when no network is left."""
+        application.on_no_network = choice
+        if choice == "reject":
+            self.refusing.add(application.id)
+        else:
+            self.refusing.discard(application.id)
+
+    def note_stranded(self, names: Container[ApplicationName]) -> bool:
+        """These have no network now; gives whether that changes what is left alone."""
+        before = [each.goes_native for each in self.by_name.values()]
+        for application in self.by_name.values():
+            application.is_stranded = application.name in names
+        return before != [each.goes_native for each in self.by_name.values()]
+
+    def netfilter_lines(self, version: int = 4, queue: int | None = None) -> list[str]:
+        """The rules that netfilter decides alone, for the rule file's `@applications`.
+
+        `queue`: where first packets go that the agent must tell apart before they are routed.
+        """
+        native = frozenset(each.id for each in self.by_name.values() if each.goes_native)
+        return netfilter_lines(self.rules, native, version, queue)
+
+    def is_left_alone(self, key: FlowBytes, mark: int) -> bool:
+        """Whether a flow that begins is an application's that is left alone."""
+        return self.by_id[self.classify(key, mark).application_id].goes_native
 
     def define(self, name: ApplicationName) -> Application:
         """The application of that name, made when it is new. Raises UsageError for a bad name."""
@@ -93,9 +151,9 @@ class Applications:
     def add_cgroup(self, application: Application, path: str) -> bool:
         """Members of this cgroup belong to the application; False when that is known already."""
         rule = ApplicationRule(application.id, cgroup=path)
-        if rule in self._started:
+        if rule in self.started:
             return False
-        self._started.append(rule)
+        self.started.append(rule)
         return True
 
     def assign(
@@ -193,7 +251,7 @@ class Applications:
 
     def origin_of(self, rule: ApplicationRule) -> str:
         """Where a rule comes from: `upmt run`, `upmt assign` or the configuration."""
-        if rule in self._started:
+        if rule in self.started:
             return "upmt run"
         return "upmt assign" if rule in self._assigned else "configuration"
 

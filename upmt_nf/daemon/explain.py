@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from upmt_nf.classify.facts import ProcessFacts
 from upmt_nf.classify.reasons import Decider, Mechanism, Reason, mechanism_of
 from upmt_nf.classify.rules import ApplicationRule, first_match
+from upmt_nf.daemon.applications import Application
 from upmt_nf.datapath.paft import FlowEntry
 from upmt_nf.linux.sock_diag import SocketFacts
 from upmt_nf.mobility.host_status import NetworkStatus
@@ -17,7 +18,14 @@ from upmt_nf.mobility.selection import ranked
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.flow import TCP, FlowKey
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName, NetworkName
-from upmt_nf.model.names import MARK_MASK, PRIORITY_CARE_OF, PRIORITY_VIRTUAL, network_table, outer_mark
+from upmt_nf.model.names import (
+    MARK_MASK,
+    PRIORITY_CARE_OF,
+    PRIORITY_GUARDED,
+    PRIORITY_VIRTUAL,
+    network_table,
+    outer_mark,
+)
 from upmt_nf.routing.plan import Kind, Routing
 
 if TYPE_CHECKING:
@@ -118,7 +126,7 @@ class Explainer:
             "application": {
                 "name": name,
                 "id": application.id,
-                "policy": list(status.policy),
+                "policy": ["native"] if application.is_native else list(status.policy),
                 "network": status.network,
                 "match": application.conditions,
                 "is_moving": status.is_moving,
@@ -128,7 +136,7 @@ class Explainer:
             "networks": verdicts,
             "path": self._path(application.id, current),
             "changes": what_would_change(name, current, verdicts, subject if kind == "flow" else None),
-            "notes": [],
+            "notes": notes_on(application),
         }
 
     def _flow(self, entry: FlowEntry) -> dict[str, Any]:
@@ -193,7 +201,16 @@ class Explainer:
         """The kernel's part of the way: by the virtual interface to the agent, by the network's table to the wire."""
         daemon = self._daemon
         routing = daemon.kernel.routing
-        inner = next((rule for rule in routing.rules if rule.priority == PRIORITY_VIRTUAL), None)
+        inner = next(
+            (
+                rule
+                for rule in routing.rules
+                if rule.priority in (PRIORITY_GUARDED, PRIORITY_VIRTUAL)
+                and rule.version == daemon.config.anchor.address.version
+                and rule.mark in (None, application)
+            ),
+            None,
+        )
         path: dict[str, Any] = {
             "application_mark": f"{application:#x}/{MARK_MASK:#x}",
             "inner_rule": str(inner) if inner is not None else None,
@@ -222,6 +239,21 @@ class Explainer:
             "mtu": status.mtu or None,
         }
         return path
+
+
+def notes_on(application: Application) -> list[str]:
+    """What an application's policy means beside the networks."""
+    if application.is_native:
+        return [
+            "left alone: its new flows go as if UPMT were not there; those that began by a tunnel stay there"
+        ]
+    if application.goes_native:
+        return ["no allowed network works, so its new flows go as if UPMT were not there (on_no_network)"]
+    if application.is_guarded:
+        return [
+            f"kill switch ({application.on_no_network}): by the tunnels or not at all, also without a daemon"
+        ]
+    return []
 
 
 def network_verdicts(

@@ -19,6 +19,7 @@ from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
 from upmt_nf.daemon.host_plane import HostPlane
+from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
@@ -54,8 +55,8 @@ from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.errors import FacilityError, UpmtError, UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
-from upmt_nf.model.identity import ApplicationName, NetworkName, TerminalId
-from upmt_nf.model.names import VIRTUAL_INTERFACE
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName, TerminalId
+from upmt_nf.model.names import QUEUE_FIRST, VIRTUAL_INTERFACE
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class HostDaemon:
         self._is_working = False
         self._tokens = itertools.count(1)
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
-        self._rules_in_place: tuple[dict[str, int], list[str]] | None = None
+        self._rules_in_place: tuple[object, ...] | None = None
         self._control = ControlServer(HostControl(self).commands(), READING)
 
     # --- life ---
@@ -95,7 +96,7 @@ class HostDaemon:
         self._control.claim()
         secret_file = self.config.mobile_host.secret_file
         self._secret = read_secret(Path(secret_file)) if secret_file is not None else None
-        self.applications = Applications(self.config.application)
+        self.applications = Applications(self.config.application, self.config.mobile_host.default)
         self.kernel = HostKernel(self.config)
         try:
             self._begin(loop)
@@ -105,18 +106,27 @@ class HostDaemon:
         await self._control.serve()
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._take_over()
+        self.kernel.steering = steering_of(self.applications)
         self.kernel.prepare()
         anchor = Endpoint(self.config.anchor.address, self.config.anchor.tunnel_port)
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
         self.plane = HostPlane(
-            loop, anchor, tun, heard=self._hear, lost=self._lose_path, narrowed=self._narrow_path
+            loop,
+            anchor,
+            tun,
+            heard=self._hear,
+            lost=self._lose_path,
+            narrowed=self._narrow_path,
+            is_left_alone=self.applications.is_left_alone,
         )
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
-        for section in self.config.application:
-            name = ApplicationName(section.name)
-            self.take(ApplicationDefined(name, self.applications.by_name[name].id, section.networks))
+        configured = {section.name: section.networks for section in self.config.application}
+        for name, application in self.applications.by_name.items():
+            if name != DEFAULT_APPLICATION or name in configured:
+                self.take(ApplicationDefined(name, application.id, configured.get(name)))
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -124,6 +134,11 @@ class HostDaemon:
         if self._secret is None:
             log.warning("no secret_file: neither we nor the anchor can prove who we are")
         log.info("mobile host %s, anchor %s", self.config.mobile_host.identity, anchor)
+
+    def _take_over(self) -> None:
+        """Programs that `upmt run` started under a daemon that was killed still belong to their applications."""
+        for name, path in self.kernel.cgroups_in_place().items():
+            self.applications.add_cgroup(self.applications.define(name), path)
 
     def _settings(self) -> HostSettings:
         host, anchor = self.config.mobile_host, self.config.anchor
@@ -180,7 +195,18 @@ class HostDaemon:
                         log.warning("%s: %s", type(command).__name__, reason)
         finally:
             self._is_working = False
+        self._note_stranded()
         self._wake_up.at(self.machine.next_timeout())
+
+    def _note_stranded(self) -> None:
+        """Applications may be left alone while they have no network: see whether any is, or is not any more."""
+        known = self.machine.applications.items()
+        stranded = {name for name, application in known if application.network is None}
+        if self.applications.note_stranded(stranded) and self._rules_in_place is not None:
+            try:
+                self.update_rules()
+            except UpmtError as reason:
+                log.warning("rules: %s", reason)
 
     def _look_at_networks(self) -> None:
         for state in self._monitor.read():
@@ -257,6 +283,7 @@ class HostDaemon:
             self.config.anchor.signalling_port,
             classify_incoming=self.applications.classify_incoming,
             stray=self._adopt_stray,
+            refusing=self.applications.refusing,
         )
         for tunnel in self.paft.tunnels.values():
             self.forwarder.use_tunnel(tunnel.network, tunnel)
@@ -264,6 +291,8 @@ class HostDaemon:
         self.kernel.interface.set_addresses((address,))
         self.networks.virtual_address = address
         self.networks.apply_routing()
+        if self.applications.is_any_native:
+            self.update_rules()
 
     def _release(self) -> None:
         self.networks.virtual_address = None
@@ -289,9 +318,22 @@ class HostDaemon:
             self.kernel.set_mtu(min(mtus))
 
     def update_rules(self) -> None:
-        """Bring netfilter into line with the tunnels' ports and the applications. Raises UpmtError."""
-        wanted = (self.networks.ports, self.applications.netfilter_lines())
+        """Bring netfilter and policy routing into line with the tunnels' ports and the applications.
+
+        Raises UpmtError. Routing first: a mark must lead somewhere before a packet carries it.
+        """
+        applications = self.applications
+        applications.can_mark_sockets &= self.kernel.mark_sockets(socket_marks(applications))
+        steering = steering_of(applications)
+        if steering != self.kernel.steering:
+            self.kernel.steering = steering
+            self.networks.apply_routing()
+        leaves_alone = applications.is_any_native
+        address = self.networks.virtual_address if leaves_alone else None
+        lines, lines_ipv6 = applications.netfilter_lines(4, QUEUE_FIRST), applications.netfilter_lines(6)
+        wanted = (self.networks.ports, lines, lines_ipv6, address, leaves_alone)
         if wanted != self._rules_in_place:
-            self.kernel.set_rules(*wanted)
+            self.kernel.set_rules(self.networks.ports, lines, address, leaves_alone=leaves_alone)
+            self.kernel.set_rules_ipv6(lines_ipv6, leaves_alone=leaves_alone)
             self.plane.judged = self.kernel.judged
             self._rules_in_place = wanted

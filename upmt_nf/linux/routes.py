@@ -31,12 +31,21 @@ _GONE = frozenset((errno.ESRCH, errno.ENOENT, errno.ENODEV))
 
 @off_loop
 def apply(wanted: Routing, journal: Journal) -> list[Change]:
-    """Make our part of policy routing as wanted; gives what was changed. Raises KernelError naming the route."""
+    """Make our part of policy routing as wanted; gives what was changed.
+
+    What the kernel refuses does not keep the rest from being done: it is named in a KernelError at the end.
+    """
     journal.note(RoutingChanged())
+    refused: list[str] = []
     with IPRoute() as kernel:
         changes = difference(wanted, present(kernel))
         for change in changes:
-            _perform(kernel, change)
+            try:
+                _perform(kernel, change)
+            except KernelError as reason:
+                refused.append(str(reason))
+    if refused:
+        raise KernelError("; ".join(refused))
     return changes
 
 

@@ -27,7 +27,7 @@ MARK_OUTER: Final = 0x1000
 MARK_NATIVE: Final = 0x1FFF
 """Left alone."""
 MARK_TUNNELLED: Final = 0x1FFE
-"""On a socket from its creation, where `default = "native"`: its source address is to be the virtual one."""
+"""On a socket from its creation: its source address is to be the virtual one."""
 MARKS_OF_KNOWN: Final = 0x1F00
 """`connmark 0x1f00/0x1f00`: any of the conntrack marks, whatever their generation."""
 _MARK_JUDGED: Final = 0x1F00
@@ -53,6 +53,8 @@ PRIORITY_MULTICAST: Final = 4670
 """`to 224.0.0.0/4 goto 4710`: multicast and limited broadcast stay on the link."""
 PRIORITY_LOCAL: Final = 4680
 """`lookup main suppress_prefixlength 0`: everything more specific than a default route stays native (the LAN)."""
+PRIORITY_MARKED_SOCKETS: Final = 4681
+"""`fwmark 0x1ffe lookup 7000`: sockets that were told apart when they were created."""
 PRIORITY_STEPS: Final = 4682
 """`uidrange U-U goto 4710` and the like: what is known of an application when its source address is chosen ..."""
 MAX_STEPS: Final = 17

@@ -35,6 +35,7 @@ from upmt_nf.model.names import (
     PRIORITY_GUARDED,
     PRIORITY_GUARDED_LOCAL,
     PRIORITY_LOCAL,
+    PRIORITY_MARKED_SOCKETS,
     PRIORITY_MULTICAST,
     PRIORITY_NATIVE,
     PRIORITY_OUTER,
@@ -205,13 +206,13 @@ class Steering:
     steps: tuple[Step, ...] = ()
     is_rest_guarded: bool = False
     """What no application claims is guarded as well."""
+    marks_sockets: bool = False
+    """Sockets may carry MARK_TUNNELLED from their creation."""
 
     @property
     def guards(self) -> bool:
         """Whether anything is held without a virtual address."""
-        return (
-            bool(self.guarded_marks) or self.is_rest_guarded or any(step.is_guarded for step in self.steps)
-        )
+        return bool(self.guarded_marks) or self.is_rest_guarded or any(step.is_guarded for step in self.steps)
 
 
 TUNNEL_ALL = Steering()
@@ -300,14 +301,15 @@ def _steering_rules(version: int, steering: Steering, is_up: bool) -> list[RuleS
         for network in _MULTICAST[version]
     ]
     rules.append(RuleSpec(PRIORITY_LOCAL, version, suppress_prefixlength=0))
+    if steering.marks_sockets and is_up:
+        rules.append(RuleSpec(PRIORITY_MARKED_SOCKETS, version, TABLE_VIRTUAL, mark=MARK_TUNNELLED))
     rules += _step_rules(version, steering, is_up)
     is_rest_held = is_up or steering.is_rest_guarded
     if is_rest_held and not steering.is_default_native:
         rules.append(RuleSpec(PRIORITY_VIRTUAL, version, TABLE_VIRTUAL, is_local=True))
     elif is_up:
         rules += [
-            RuleSpec(PRIORITY_VIRTUAL, version, TABLE_VIRTUAL, mark=mark)
-            for mark in (*steering.tunnelled_marks, MARK_TUNNELLED)
+            RuleSpec(PRIORITY_VIRTUAL, version, TABLE_VIRTUAL, mark=mark) for mark in steering.tunnelled_marks
         ]
     rules.append(RuleSpec(PRIORITY_BEYOND, version, is_nop=True))
     return rules
