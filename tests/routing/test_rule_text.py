@@ -112,11 +112,13 @@ def test_the_mobile_hosts_rules_where_something_is_left_alone() -> None:
         f"-A UPMT-CLASSIFY -m mark --mark 0x1fff/0x1fff -j CONNMARK --save-mark {marks}",
         f"-A UPMT-CLASSIFY -m connmark --mark 0x1fff/0x1fff -j CONNMARK --restore-mark {marks}",
         "-A UPMT-CLASSIFY -m mark --mark 0x1fff/0x1fff -j RETURN",
+        "-A UPMT-OUTBOUND -o lo -m mark --mark 0x1fff/0x1fff -j RETURN",
         "-A UPMT-OUTBOUND ! -o upmt0 -s 1.2.3.4 -m mark --mark 0x1fff/0x1fff"
         " -m conntrack ! --ctstate NEW,SNAT -j DROP",
         "*nat",
         ":UPMT-NATIVE - [0:0]",
         "-A POSTROUTING -m mark --mark 0x1fff/0x1fff -j UPMT-NATIVE",
+        "-A UPMT-NATIVE -o lo -m mark --mark 0x1fff/0x1fff -j RETURN",
         "-A UPMT-NATIVE ! -o upmt0 -s 1.2.3.4 -m mark --mark 0x1fff/0x1fff -j MASQUERADE",
     }
 

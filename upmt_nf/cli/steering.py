@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -93,7 +93,7 @@ def assign(
         raise UsageError(
             "say what to assign: --command, --executable, --uid, --gid, --cgroup, --unit, --pid, --destination or --app"
         )
-    more = {"on_no_network": on_no_network.value} if on_no_network is not None else {}
+    more: dict[str, Any] = {"on_no_network": on_no_network.value} if on_no_network is not None else {}
     answer = call("assign", application=app, match=match, networks=to.split(","), **more)
     if json:
         print_json(answer)

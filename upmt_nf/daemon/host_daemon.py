@@ -123,6 +123,8 @@ class HostDaemon:
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
+        if self.kernel.steering.guards:
+            self.update_rules()
         configured = {section.name: section.networks for section in self.config.application}
         for name, application in self.applications.by_name.items():
             if name != DEFAULT_APPLICATION or name in configured:

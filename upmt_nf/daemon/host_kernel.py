@@ -98,6 +98,7 @@ class HostKernel:
         self._mtu = _FIRST_MTU
         self._application_lines: list[str] = []
         self._socket_marks: dict[str, int] = {}
+        self._is_guarding = False
         self.steering = TUNNEL_ALL
         self.rules_ipv6 = RuleSet(())
         self.lacks_ipv6_tables: str | None = None
@@ -113,7 +114,8 @@ class HostKernel:
             self.interface.limit_packets()
         interfaces = [network.interface for network in self._config.network]
         sysctl.loosen_reverse_path([*interfaces, VIRTUAL_INTERFACE], self.journal)
-        self.route(None, ())
+        # Nothing that holds a killed daemon's applications goes before ours is in place, netfilter's part included.
+        self.route(None, (), removes=not self.steering.guards)
 
     def set_rules(
         self,
@@ -138,12 +140,17 @@ class HostKernel:
             leaves_alone=leaves_alone,
         )
         netfilter.install(self.rules, self.journal)
+        self._is_guarding = True
 
     def set_rules_ipv6(self, application_lines: Iterable[str], *, leaves_alone: bool = False) -> None:
         """Bring the IPv6 tables into line. A kernel without them is said once and remembered."""
         if self.lacks_ipv6_tables is not None or not self._has_other_family:
             return
-        self.rules_ipv6 = host_rules_ipv6(application_lines, leaves_alone=leaves_alone)
+        lines = list(application_lines)
+        if not lines and not self.rules_ipv6.rules:
+            # Nothing to tell apart: a host's IPv6 tables stay as unused as they are.
+            return
+        self.rules_ipv6 = host_rules_ipv6(lines, leaves_alone=leaves_alone)
         try:
             netfilter.install(self.rules_ipv6, self.journal, 6)
         except FacilityError as reason:
@@ -173,8 +180,14 @@ class HostKernel:
         """The mark for flows that the agent knows; 0 where it reads all packets from netfilter's queue."""
         return judged_mark(self._generation) if self.interface.kind == "tun" else 0
 
-    def route(self, virtual_address: IPAddress | None, networks: Iterable[NetworkRouting]) -> None:
-        """Bring policy routing into line."""
+    def route(
+        self,
+        virtual_address: IPAddress | None,
+        networks: Iterable[NetworkRouting],
+        *,
+        removes: bool = True,
+    ) -> None:
+        """Bring policy routing into line; without `removes` nothing goes yet."""
         self.routing = host_routing(
             virtual_address,
             networks,
@@ -182,7 +195,7 @@ class HostKernel:
             self.steering,
             has_other_family=self._has_other_family,
         )
-        routes.apply(self.routing, self.journal)
+        routes.apply(self.routing, self.journal, removes=removes)
 
     def set_mtu(self, mtu: int) -> None:
         """Applications may send packets of this size."""
@@ -211,6 +224,10 @@ class HostKernel:
         self._cgroups.join(application, pid)
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Put everything back, but for kill switches: those stay until `upmt cleanup` or the next daemon."""
+        if self.steering.guards:
+            self.route(None, (), removes=self._is_guarding)
+            log.warning("the kill switch stays in place; `upmt cleanup` lifts it and puts everything back")
+            return
         for said in cleanup(self.journal):
             log.info("put back: %s", said)

@@ -30,15 +30,15 @@ _GONE = frozenset((errno.ESRCH, errno.ENOENT, errno.ENODEV))
 
 
 @off_loop
-def apply(wanted: Routing, journal: Journal) -> list[Change]:
-    """Make our part of policy routing as wanted; gives what was changed.
+def apply(wanted: Routing, journal: Journal, *, removes: bool = True) -> list[Change]:
+    """Make our part of policy routing as wanted; gives what was changed. Without `removes` nothing goes yet.
 
     What the kernel refuses does not keep the rest from being done: it is named in a KernelError at the end.
     """
     journal.note(RoutingChanged())
     refused: list[str] = []
     with IPRoute() as kernel:
-        changes = difference(wanted, present(kernel))
+        changes = [change for change in difference(wanted, present(kernel)) if removes or change.is_addition]
         for change in changes:
             try:
                 _perform(kernel, change)
