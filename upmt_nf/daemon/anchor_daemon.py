@@ -16,6 +16,7 @@ from upmt_nf.daemon.anchor_forwards import AnchorForwards
 from upmt_nf.daemon.anchor_kernel import AnchorKernel
 from upmt_nf.daemon.anchor_plane import AnchorPlane
 from upmt_nf.daemon.control_server import ControlServer
+from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import PRIVATE_NETWORKS, AnchorForwarder
 from upmt_nf.datapath.paft import Paft
@@ -57,6 +58,7 @@ class AnchorDaemon:
     _leases: LeaseStore
     _wake_up: WakeUp
     _stopped: asyncio.Event
+    _repairs: Repairs
 
     def __init__(self, config: AnchorSection) -> None:
         if config.datapath == "fast":
@@ -103,6 +105,7 @@ class AnchorDaemon:
             loop, config.address, config.tunnel_port, self.forwarder, tun, heard=self._hear
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
+        self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
 
     def _guard(self) -> DigestServer | None:
@@ -144,6 +147,7 @@ class AnchorDaemon:
             await self._stopped.wait()
         finally:
             self._wake_up.cancel()
+            self._repairs.close()
             self._loop.remove_reader(self._signalling.fileno())
             self._signalling.close()
             self._leases.close()
@@ -209,5 +213,6 @@ class AnchorDaemon:
             **self.plane.counters(),
             **self.paft.counters.as_dict(),
             **self.machine.counters,
+            "rules_repaired": self._repairs.done,
         }
         return counted

@@ -73,6 +73,7 @@ class HostControl:
                 **daemon.applications.counters,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
+                "rules_repaired": daemon.repairs.done if daemon.repairs is not None else 0,
             },
         }
 
@@ -107,7 +108,12 @@ class HostControl:
     async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
         """The netfilter rules that are in place, in iptables-save syntax, and the mark of known flows in them."""
         kernel = self._daemon.kernel
-        return {"rules": str(kernel.rules), "judged": kernel.judged}
+        return {
+            "rules": str(kernel.rules),
+            "rules_ipv6": str(kernel.rules_ipv6),
+            "routing": str(kernel.routing).splitlines(),
+            "judged": kernel.judged,
+        }
 
     def _network_rows(self) -> list[dict[str, Any]]:
         statuses = self._daemon.machine.networks

@@ -19,6 +19,7 @@ from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
 from upmt_nf.daemon.host_plane import HostPlane
+from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.host_forwarder import HostForwarder
@@ -84,6 +85,7 @@ class HostDaemon:
         self._is_working = False
         self._tokens = itertools.count(1)
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
+        self.repairs: Repairs | None = None
         self._rules_in_place: tuple[object, ...] | None = None
         self._control = ControlServer(HostControl(self).commands(), READING)
 
@@ -133,6 +135,7 @@ class HostDaemon:
         self._look_at_networks()
         self.update_rules()
         loop.add_reader(self._monitor.fileno(), self._look_at_networks)
+        self.repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
         if self._secret is None:
             log.warning("no secret_file: neither we nor the anchor can prove who we are")
         log.info("mobile host %s, anchor %s", self.config.mobile_host.identity, anchor)
@@ -164,6 +167,8 @@ class HostDaemon:
             await self._stopped.wait()
         finally:
             self._wake_up.cancel()
+            if self.repairs is not None:
+                self.repairs.close()
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
             self.networks.close()
@@ -339,3 +344,5 @@ class HostDaemon:
             self.kernel.set_rules_ipv6(lines_ipv6, leaves_alone=leaves_alone)
             self.plane.judged = self.kernel.judged
             self._rules_in_place = wanted
+            if self.repairs is not None:
+                self.repairs.note_own_change()

@@ -197,6 +197,20 @@ class HostKernel:
         )
         routes.apply(self.routing, self.journal, removes=removes)
 
+    def drift(self) -> list[str]:
+        """What others changed of rules and routes, rule by rule; empty when nothing differs."""
+        said = netfilter.verify(self.rules)
+        if self.rules_ipv6.rules:
+            said += [f"IPv6 {each}" for each in netfilter.verify(self.rules_ipv6, 6)]
+        return said + [f"missing or not ours: {change}" for change in routes.drift(self.routing)]
+
+    def repair(self) -> None:
+        """Put back what others changed. Raises UpmtError."""
+        routes.apply(self.routing, self.journal)
+        netfilter.install(self.rules, self.journal)
+        if self.rules_ipv6.rules:
+            netfilter.install(self.rules_ipv6, self.journal, 6)
+
     def set_mtu(self, mtu: int) -> None:
         """Applications may send packets of this size."""
         if mtu != self._mtu:

@@ -6,9 +6,10 @@ work is done again on the new state, so nobody's change is lost.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from iptc import easy
 from upmt_nf.linux.journal import Journal, RulesInstalled
 from upmt_nf.model.errors import FacilityError, KernelError
 from upmt_nf.model.names import CHAIN_PREFIX
-from upmt_nf.routing.rule_text import TABLES, NetfilterRule, RuleSet
+from upmt_nf.routing.rule_changes import Line, commands
+from upmt_nf.routing.rule_text import TABLES, NetfilterRule, RuleSet, quoted
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ def _tables_to_look_at(ruleset: RuleSet, version: int) -> tuple[str, ...]:
     return TABLES if version == 4 else tuple(name for name in TABLES if name in ruleset.tables())
 
 
-def _tables_in_use(version: int) -> list[str]:
+def tables_in_use(version: int) -> list[str]:
     """Those tables that the kernel has loaded: in no other one can rules of ours be."""
     try:
         loaded = Path(
@@ -75,7 +77,7 @@ def _tables_in_use(version: int) -> list[str]:
 def remove(version: int = 4) -> list[str]:
     """Take all our chains and the jumps to them away; gives the tables where there were any."""
     changed = []
-    for name in _tables_in_use(version):
+    for name in tables_in_use(version):
         if _present(_table(name, version)):
             _change(name, version, lambda table: _put(table, {}))
             changed.append(name)
@@ -87,7 +89,7 @@ def verify(ruleset: RuleSet, version: int = 4) -> list[str]:
     drift: list[str] = []
     for name in TABLES:
         wanted = _wanted(ruleset, name, version)
-        present = _present(_table(name, version)) if name in _tables_in_use(version) else {}
+        present = _present(_table(name, version)) if name in tables_in_use(version) else {}
         for chain in sorted({*wanted, *present}):
             expected, found = wanted.get(chain, []), present.get(chain, [])
             differs = [f"{name} {chain}: missing {_said(rule)}" for rule in expected if rule not in found]
@@ -96,6 +98,78 @@ def verify(ruleset: RuleSet, version: int = 4) -> list[str]:
             if not differs and expected != found:
                 drift.append(f"{name} {chain}: the rules stand in another order")
     return drift
+
+
+def changes(ruleset: RuleSet, version: int = 4) -> list[str]:
+    """What `install` would do, as iptables commands in an order in which each of them works. Changes nothing."""
+    tool = "iptables" if version == 4 else "ip6tables"
+    said: list[str] = []
+    for name in TABLES:
+        wanted = _wanted(ruleset, name, version)
+        present = _present(_table(name, version)) if name in tables_in_use(version) else {}
+        texts = _texts(ruleset, name, version)
+        said += commands(
+            tool,
+            name,
+            {chain: [_line(rule, texts) for rule in rules] for chain, rules in wanted.items()},
+            {chain: [_line(rule, texts) for rule in rules] for chain, rules in present.items()},
+        )
+    return said
+
+
+def _texts(ruleset: RuleSet, table: str, version: int) -> dict[str, str]:
+    """How the rule set writes each of its rules."""
+    return {
+        _key(_normal(rule, version)): str(rule).partition(f"-A {rule.chain} ")[2]
+        for rule in ruleset.rules
+        if rule.table == table
+    }
+
+
+def _line(rule: Rule, texts: Mapping[str, str]) -> Line:
+    key = _key(rule)
+    return Line(key, texts.get(key) or as_words(rule))
+
+
+def _key(rule: Rule) -> str:
+    return json.dumps(rule, sort_keys=True)
+
+
+_SHORT = {"protocol": "-p", "in-interface": "-i", "out-interface": "-o", "src": "-s", "dst": "-d"}
+
+
+def as_words(rule: Rule) -> str:
+    """A rule of the library's as iptables takes it."""
+    words: list[str] = []
+    for name, option in _SHORT.items():
+        if (value := rule.get(name)) is not None:
+            words += ["!"] * value.startswith("!") + [option, value.lstrip("!")]
+    for name, said in rule.items():
+        if isinstance(said, dict) and name != "target":
+            words += ["-m", name, *_option_words(said)]
+        elif isinstance(said, list):
+            for each in said:
+                words += ["-m", name, *_option_words(each)]
+    match rule.get("target"):
+        case {"goto": chain}:
+            words += ["-g", chain]
+        case dict() as target:
+            for name, options in target.items():
+                words += ["-j", name, *_option_words(options)]
+        case str() as target:
+            words += ["-j", target]
+    return " ".join(quoted(word) for word in words)
+
+
+def _option_words(options: Mapping[str, Any]) -> list[str]:
+    words: list[str] = []
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [value]
+        if values and values[0] == "!":
+            words.append("!")
+            values = values[1:]
+        words += [f"--{name}", *(each for each in values if each)]
+    return words
 
 
 def as_rule(rule: NetfilterRule) -> Rule:

@@ -21,6 +21,7 @@ from upmt_nf.routing.plan import TABLE_MAIN, Kind, RouteSpec, Routing, RuleSpec
 log = logging.getLogger(__name__)
 
 _UNICAST, _UNREACHABLE = 1, 7
+_IFF_UP = 1
 _SCOPE_LINK, _SCOPE_UNIVERSE = 253, 0
 _FR_ACT_TO_TBL, _FR_ACT_GOTO, _FR_ACT_NOP = 1, 2, 3
 _IPV6_METRIC = 1024
@@ -47,6 +48,25 @@ def apply(wanted: Routing, journal: Journal, *, removes: bool = True) -> list[Ch
     if refused:
         raise KernelError("; ".join(refused))
     return changes
+
+
+@off_loop
+def drift(wanted: Routing) -> list[Change]:
+    """What others changed of ours. A route whose interface is down or gone is missing for good reason."""
+    with IPRoute() as kernel:
+        ready = {link.get_attr("IFLA_IFNAME") for link in kernel.get_links() if link["flags"] & _IFF_UP}
+        return [
+            change
+            for change in difference(wanted, present(kernel))
+            if not (isinstance(change.what, RouteSpec) and change.what.interface not in (None, *ready))
+        ]
+
+
+@off_loop
+def routing_in_place() -> list[str]:
+    """Our routes and rules as they are, one `ip` command a line."""
+    with IPRoute() as kernel:
+        return str(present(kernel)).splitlines()
 
 
 def present(kernel: IPRoute) -> Routing:
