@@ -75,6 +75,7 @@ def assign(
         OnNoNetwork | None,
         typer.Option("--on-no-network", help="What becomes of its packets when no allowed network is left."),
     ] = None,
+    save: Annotated[bool, typer.Option("--save", help="Keep it for the daemon's next start, too.")] = False,
     json: Json = False,
 ) -> None:
     """Tie whatever matches to a network, running programs included. Several conditions must all hold."""
@@ -94,7 +95,7 @@ def assign(
             "say what to assign: --command, --executable, --uid, --gid, --cgroup, --unit, --pid, --destination or --app"
         )
     more: dict[str, Any] = {"on_no_network": on_no_network.value} if on_no_network is not None else {}
-    answer = call("assign", application=app, match=match, networks=to.split(","), **more)
+    answer = call("assign", application=app, match=match, networks=to.split(","), save=save, **more)
     if json:
         print_json(answer)
     elif answer["is_left_alone"]:

@@ -131,10 +131,11 @@ class MobileHostConfig(Section):
 
 def read_mobile_host_config(text: str, file: str) -> MobileHostConfig:
     """Check a mobile host's configuration. Raises ConfigError with file, line, key and reason."""
-    return checked(MobileHostConfig, text, file, _contradictions)
+    return checked(MobileHostConfig, text, file, contradictions)
 
 
-def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
+def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
+    """What no single value shows: names that do not fit each other."""
     yield from _twice("network", "name", [network.name for network in config.network])
     yield from _twice("network", "interface", [network.interface for network in config.network])
     yield from _twice("application", "name", [application.name for application in config.application])

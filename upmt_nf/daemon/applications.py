@@ -11,6 +11,7 @@ import pwd
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Literal
 
 from upmt_nf.classify.facts import ProcessFacts
@@ -63,6 +64,14 @@ class Application:
         return not self.is_native and self.on_no_network in ("hold", "reject")
 
 
+class Source(Enum):
+    """Where applications are declared, in the order in which their rules are tried."""
+
+    APPLIED = "upmt apply"
+    SAVED = "upmt assign --save"
+    CONFIGURATION = "configuration"
+
+
 class Applications:
     """All applications of this host."""
 
@@ -78,23 +87,69 @@ class Applications:
         self.can_mark_sockets = True
         """The kernel takes the program that marks the sockets of `upmt run`."""
         self._assigned: list[ApplicationRule] = []
-        self._configured: list[ApplicationRule] = []
+        self._declared: dict[Source, list[ApplicationRule]] = {source: [] for source in Source}
+        self.sections: dict[Source, tuple[ApplicationSection, ...]] = dict.fromkeys(Source, ())
         self._sockets = SockDiag()
         # The daemon's own raw sockets send no application's packets.
         self._processes = Processes(ignored=os.getpid())
         self._add(DEFAULT_APPLICATION).is_native = default == "native"
-        for section in configured:
-            application = self.define(ApplicationName(section.name))
-            application.is_native |= section.policy == "native"
-            self.set_on_no_network(application, section.on_no_network)
-            for match in section.match:
-                self._configured.append(_rule(application.id, _given(match)))
-                application.conditions.append(_said(_given(match)))
+        self._default = default
+        self.declare(Source.CONFIGURATION, tuple(configured))
 
     @property
     def rules(self) -> list[ApplicationRule]:
         """Every rule, in the order in which they are tried."""
-        return [*self.started, *self._assigned, *self._configured]
+        declared = (rule for rules in self._declared.values() for rule in rules)
+        return [*self.started, *self._assigned, *declared]
+
+    def declare(
+        self, source: Source, sections: tuple[ApplicationSection, ...]
+    ) -> dict[ApplicationName, tuple[str, ...] | None]:
+        """From now on a source says this; gives the applications whose policy that changes, None: none of their own.
+
+        Raises UsageError, and then nothing has changed.
+        """
+        made = {section.name: [_given(match) for match in section.match] for section in sections}
+        for matches in made.values():
+            for given in matches:
+                _rule(DEFAULT_APPLICATION_ID, given)
+        before = self._effective()
+        for old in self.sections[source]:
+            application = self.by_name[ApplicationName(old.name)]
+            for match in old.match:
+                application.conditions.remove(_said(_given(match)))
+        self._declared[source].clear()
+        for section in sections:
+            application = self.define(ApplicationName(section.name))
+            for given in made[section.name]:
+                self._declared[source].append(_rule(application.id, given))
+                application.conditions.append(_said(given))
+        self.sections[source] = sections
+        after = self._effective()
+        changed: dict[ApplicationName, tuple[str, ...] | None] = {}
+        for name in {**before, **after}:
+            if _settings(before.get(name)) != _settings(after.get(name)):
+                self._settle(self.by_name[ApplicationName(name)], after.get(name))
+                changed[ApplicationName(name)] = after[name].networks if name in after else None
+        return changed
+
+    def _effective(self) -> dict[str, ApplicationSection]:
+        """What counts of each application: the first source that names it."""
+        found: dict[str, ApplicationSection] = {}
+        for sections in self.sections.values():
+            for section in sections:
+                found.setdefault(section.name, section)
+        return found
+
+    @property
+    def policies(self) -> dict[ApplicationName, tuple[str, ...]]:
+        """What is declared of the networks of each application."""
+        return {ApplicationName(name): section.networks for name, section in self._effective().items()}
+
+    def _settle(self, application: Application, section: ApplicationSection | None) -> None:
+        if application.name != DEFAULT_APPLICATION:
+            application.is_native = section is not None and section.policy == "native"
+        self.set_on_no_network(application, section.on_no_network if section is not None else None)
 
     @property
     def is_any_native(self) -> bool:
@@ -218,6 +273,13 @@ class Applications:
                 moved.append(flow)
         return moved
 
+    def reconsider(self, entries: Iterable[FlowEntry], gone: Container[ApplicationRule]) -> None:
+        """Running flows of rules that are gone become whose they are without them."""
+        for entry in entries:
+            if isinstance(entry.why, Reason) and entry.why.rule is not None and entry.why.rule in gone:
+                found = self._look_up(entry.flow, is_needed=True)
+                entry.application_id, entry.why = found.application_id, found.why
+
     @property
     def counters(self) -> dict[str, int]:
         """What was not found out, by reason."""
@@ -253,13 +315,20 @@ class Applications:
         """Where a rule comes from: `upmt run`, `upmt assign` or the configuration."""
         if rule in self.started:
             return "upmt run"
-        return "upmt assign" if rule in self._assigned else "configuration"
+        if rule in self._assigned:
+            return "upmt assign"
+        found = (source.value for source, rules in self._declared.items() if rule in rules)
+        return next(found, Source.CONFIGURATION.value)
 
     def _pid_behind(self, flow: FlowKey) -> int:
         socket = self._sockets.find(flow)
         if socket is None or socket.inode == 0:
             return 0
         return self._processes.owner_of(socket.inode, socket.uid, time.monotonic()) or 0
+
+
+def _settings(section: ApplicationSection | None) -> object:
+    return section and (section.networks, section.policy, section.on_no_network)
 
 
 def _given(match: MatchSection) -> dict[str, Any]:

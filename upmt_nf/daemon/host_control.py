@@ -51,6 +51,8 @@ class HostControl:
             "why": Explainer(self._daemon).why,
             "join": self.join,
             "assign": self.assign,
+            "apply": self._daemon.declarations.apply,
+            "reload": self._daemon.declarations.reload,
             "handover": self.handover,
         }
 
@@ -175,6 +177,8 @@ class HostControl:
         if rule is not None and policy is not None:
             moved = daemon.applications.reclassify(daemon.paft.flows.values(), rule)
             daemon.take(FlowsAdopted(application.name, tuple(moved)))
+        if arguments.get("save"):
+            daemon.declarations.save(application, policy, choice, rule)
         if failure is not None and policy is not None:
             raise UpmtError(f"{application.name} has the policy {', '.join(policy)} now, but {failure}")
         await self._settle(application)

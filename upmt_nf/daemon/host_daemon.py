@@ -15,6 +15,7 @@ from random import SystemRandom
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.control_server import ControlServer
+from upmt_nf.daemon.declarations import Declarations
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
@@ -73,11 +74,13 @@ class HostDaemon:
     _wake_up: WakeUp
     _monitor: LinkMonitor
     _stopped: asyncio.Event
+    _reloading: asyncio.Task[None]
 
-    def __init__(self, config: MobileHostConfig) -> None:
+    def __init__(self, config: MobileHostConfig, file: Path | None = None) -> None:
         if config.mobile_host.datapath == "fast":
             raise FacilityError('the fast datapath is not built yet: say datapath = "auto" or "agent"')
         self.config = config
+        self.declarations = Declarations(self, file)
         self._secret: str | None = None
         self.paft = Paft(max_flows=config.mobile_host.max_flows)
         self.forwarder: HostForwarder | None = None
@@ -99,6 +102,7 @@ class HostDaemon:
         secret_file = self.config.mobile_host.secret_file
         self._secret = read_secret(Path(secret_file)) if secret_file is not None else None
         self.applications = Applications(self.config.application, self.config.mobile_host.default)
+        self.declarations.start()
         self.kernel = HostKernel(self.config)
         try:
             self._begin(loop)
@@ -127,10 +131,10 @@ class HostDaemon:
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         if self.kernel.steering.guards:
             self.update_rules()
-        configured = {section.name: section.networks for section in self.config.application}
+        policies = self.applications.policies
         for name, application in self.applications.by_name.items():
-            if name != DEFAULT_APPLICATION or name in configured:
-                self.take(ApplicationDefined(name, application.id, configured.get(name)))
+            if name != DEFAULT_APPLICATION or name in policies:
+                self.take(ApplicationDefined(name, application.id, policies.get(name)))
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -180,6 +184,17 @@ class HostDaemon:
     def ask_to_stop(self) -> None:
         """De-associate, then end."""
         self.take(StopAsked())
+
+    def ask_to_reload(self) -> None:
+        """Read the configuration again (SIGHUP); what is wrong with it is logged, and all stays as it is."""
+
+        async def reload() -> None:
+            try:
+                await self.declarations.reload({}, 0)
+            except UpmtError as reason:
+                log.warning("the configuration is not taken: %s", reason)
+
+        self._reloading = self._loop.create_task(reload())
 
     def now(self) -> float:
         """The clock that flows and timers go by, seconds."""
