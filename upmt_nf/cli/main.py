@@ -62,7 +62,7 @@ def _upmt(
 def main() -> None:
     """Entry point of the `upmt` command. Exit codes: see `model/errors.py`."""
     try:
-        app()
+        app(prog_name="upmt")
     except UpmtError as reason:
         print(f"upmt: {reason}", file=sys.stderr)
         sys.exit(reason.exit_code)

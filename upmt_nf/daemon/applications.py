@@ -273,12 +273,23 @@ class Applications:
                 moved.append(flow)
         return moved
 
-    def reconsider(self, entries: Iterable[FlowEntry], gone: Container[ApplicationRule]) -> None:
-        """Running flows of rules that are gone become whose they are without them."""
+    def reconsider(
+        self, entries: Iterable[FlowEntry], gone: Iterable[ApplicationRule]
+    ) -> dict[ApplicationName, list[FlowKey]]:
+        """Running flows of applications that lost a rule become whose they are without it; gives those that moved.
+
+        A flow whose socket is not there any more stays as it was.
+        """
+        touched = {rule.application for rule in gone}
+        moved: dict[ApplicationName, list[FlowKey]] = {}
         for entry in entries:
-            if isinstance(entry.why, Reason) and entry.why.rule is not None and entry.why.rule in gone:
-                found = self._look_up(entry.flow, is_needed=True)
-                entry.application_id, entry.why = found.application_id, found.why
+            if entry.application_id not in touched or self._sockets.find(entry.flow) is None:
+                continue
+            found = self._look_up(entry.flow, is_needed=True)
+            if found.application_id != entry.application_id:
+                entry.application_id, entry.why, entry.mark = found.application_id, found.why, 0
+                moved.setdefault(self.by_id[found.application_id].name, []).append(entry.flow)
+        return moved
 
     @property
     def counters(self) -> dict[str, int]:

@@ -128,7 +128,9 @@ class Declarations:
         daemon.update_rules()
         rules = applications.rules
         entries = daemon.paft.flows.values()
-        applications.reconsider(entries, [rule for rule in before if rule not in rules])
+        gone = [rule for rule in before if rule not in rules]
+        for name, flows in applications.reconsider(entries, gone).items():
+            daemon.take(FlowsAdopted(name, tuple(flows)))
         for rule in rules:
             if rule not in before:
                 moved = applications.reclassify(entries, rule)
