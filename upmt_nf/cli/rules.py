@@ -165,7 +165,7 @@ def _rule_sets(role: Role, config: Path | None) -> _RuleSets:
     applications = Applications(settings.application, settings.mobile_host.default)
     leaves_alone = applications.is_any_native
     ipv4 = host_rules(
-        settings,
+        settings.anchor.tunnels,
         ports,
         applications.netfilter_lines(4, QUEUE_FIRST),
         likely_kind(settings.mobile_host.virtual_interface),

@@ -22,6 +22,7 @@ from upmt_nf.config.applications import (
     with_assignment,
     written,
 )
+from upmt_nf.config.checked import Section
 from upmt_nf.config.mobile_host import ApplicationSection, MatchSection, read_mobile_host_config
 from upmt_nf.daemon.applications import Application, Source
 from upmt_nf.linux.users import write_private
@@ -74,11 +75,9 @@ class Declarations:
             raise UsageError("this daemon was started without a file")
         config = read_mobile_host_config(_text_of(self._file), str(self._file))
         running = self._daemon.config
-        needs_restart = [
-            f"{name}.{key}" if name != "network" else name
-            for name in ("mobile_host", "anchor", "network")
-            for key in _differing(getattr(running, name), getattr(config, name))
-        ]
+        needs_restart = [f"mobile_host.{key}" for key in _differing(running.mobile_host, config.mobile_host)]
+        needs_restart += ["anchor"] * (running.anchors != config.anchors)
+        needs_restart += ["network"] * (running.network != config.network)
         if "network" in needs_restart:
             # Its applications may name networks that are not there yet.
             check_applications(running, config.application)
@@ -157,9 +156,7 @@ class Declarations:
         write_private(self._file.with_name(SAVED), _HEADER + written(sections))
 
 
-def _differing(one: Any, other: Any) -> list[str]:
-    if isinstance(one, tuple):
-        return ["network"] if one != other else []
+def _differing(one: Section, other: Section) -> list[str]:
     return [name for name in type(one).model_fields if getattr(one, name) != getattr(other, name)]
 
 

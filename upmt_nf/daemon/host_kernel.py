@@ -17,7 +17,7 @@ from upmt_nf.linux.journal import Journal
 from upmt_nf.linux.rule_files import read_rules
 from upmt_nf.linux.virtual_interface import KINDS, VirtualInterface, interface_kinds
 from upmt_nf.model.errors import FacilityError
-from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import ApplicationName
 from upmt_nf.model.names import (
     MARK_MASK,
@@ -40,7 +40,7 @@ _FIRST_MTU = 1472
 
 
 def host_rules(
-    config: MobileHostConfig,
+    anchor: Endpoint,
     ports: Mapping[str, int],
     application_lines: Iterable[str],
     kind: str = KINDS[0],
@@ -49,15 +49,15 @@ def host_rules(
     *,
     leaves_alone: bool = False,
 ) -> RuleSet:
-    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel.
+    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel to `anchor`.
 
     `kind` is that of the virtual interface, `judged` the conntrack mark of flows that the agent knows; with
     `leaves_alone` something is, or may become, left alone by name.
     """
     by_queue = kind != "tun"
     values = {
-        "anchor": str(config.anchor.address),
-        "tunnel_port": str(config.anchor.tunnel_port),
+        "anchor": str(anchor.address),
+        "tunnel_port": str(anchor.port),
         "virtual_interface": VIRTUAL_INTERFACE,
         "queue_outbound": str(QUEUE_OUTBOUND),
         "queue_inbound": str(QUEUE_INBOUND) if by_queue else "",
@@ -92,6 +92,8 @@ class HostKernel:
 
     def __init__(self, config: MobileHostConfig) -> None:
         self._config = config
+        self.anchor = config.anchor.tunnels
+        """The other end of all tunnels, of the anchor in use."""
         self.journal = Journal()
         self.interface = VirtualInterface(self.journal)
         self._cgroups: ApplicationCgroups | None = None
@@ -131,7 +133,7 @@ class HostKernel:
             self._application_lines = lines
             self._generation += 1
         self.rules = host_rules(
-            self._config,
+            self.anchor,
             ports,
             lines,
             self.interface.kind,
@@ -159,9 +161,7 @@ class HostKernel:
 
     @property
     def _has_other_family(self) -> bool:
-        return (
-            self._config.anchor.address.version == 4 and sysctl.read("net/ipv6/conf/all/disable_ipv6") == "0"
-        )
+        return self.anchor.address.version == 4 and sysctl.read("net/ipv6/conf/all/disable_ipv6") == "0"
 
     def mark_sockets(self, wanted: Mapping[str, int]) -> bool:
         """Cgroups below the root -> the mark of sockets created in them; False when the kernel cannot."""
@@ -191,7 +191,7 @@ class HostKernel:
         self.routing = host_routing(
             virtual_address,
             networks,
-            self._config.anchor.address,
+            self.anchor.address,
             self.steering,
             has_other_family=self._has_other_family,
         )
