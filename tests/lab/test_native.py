@@ -238,3 +238,13 @@ def test_an_application_can_be_made_native_and_back_while_its_flows_go_on(tunnel
     assert tunnelling.ask("assign", "--app", "changing", "--to", "any")["policy"] == ["any"]
     assert sources(tunnelling, *started("changing")) == (VIPA, ANCHORS_ADDRESS)
     assert "whole" in talker.communicate(timeout=60)[0]
+
+
+def test_why_says_that_it_is_left_alone(tunnelling: Lab) -> None:
+    answer = tunnelling.ask("why", "by-user")
+    assert answer["path"]["is_left_alone"]
+    assert answer["networks"] == []
+    assert "left alone" in answer["notes"][0]
+    said = tunnelling.on("mh", *UPMT, "why", "by-user").stdout
+    assert "as if UPMT were not there" in said
+    assert not tunnelling.ask("why", "default")["path"]["is_left_alone"]

@@ -20,6 +20,7 @@ from upmt_nf.model.flow import TCP, FlowKey
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName, NetworkName
 from upmt_nf.model.names import (
     MARK_MASK,
+    MARK_NATIVE,
     PRIORITY_CARE_OF,
     PRIORITY_GUARDED,
     PRIORITY_VIRTUAL,
@@ -116,6 +117,9 @@ class Explainer:
         current = status.network
         if kind == "flow" and entries[0].pinned is not None:
             current = entries[0].pinned.network
+        # A flow that is known began by a tunnel and stays there; of the rest it is the new flows that count.
+        is_left_alone = application.goes_native and kind != "flow"
+        current = None if is_left_alone else current
         verdicts = network_verdicts(
             status.policy, current, daemon.machine.networks, daemon.config.mobile_host.return_after
         )
@@ -133,9 +137,13 @@ class Explainer:
             },
             "flows": [self._flow(entry) for entry in entries[-_MOST_FLOWS:]],
             "flow_count": len(entries),
-            "networks": verdicts,
-            "path": self._path(application.id, current),
-            "changes": what_would_change(name, current, verdicts, subject if kind == "flow" else None),
+            "networks": [] if application.is_native and kind != "flow" else verdicts,
+            "path": self._left_alone() if is_left_alone else self._path(application.id, current),
+            "changes": (
+                [f"upmt assign --app {name} --to NETWORK: by the tunnels"]
+                if application.is_native
+                else what_would_change(name, current, verdicts, subject if kind == "flow" else None)
+            ),
             "notes": notes_on(application),
         }
 
@@ -197,6 +205,20 @@ class Explainer:
             "mark": f"{mark:#x}/{MARK_MASK:#x}" if mark else None,
         }
 
+    def _left_alone(self) -> dict[str, Any]:
+        """The way of what goes as if UPMT were not there."""
+        rules = self._daemon.kernel.routing.rules
+        rule = next((rule for rule in rules if rule.mark == MARK_NATIVE), None)
+        return {
+            "is_left_alone": True,
+            "application_mark": f"{MARK_NATIVE:#x}/{MARK_MASK:#x}",
+            "inner_rule": str(rule) if rule is not None else None,
+            "inner_route": None,
+            "virtual_interface": None,
+            "anchor": None,
+            "tunnel": None,
+        }
+
     def _path(self, application: ApplicationId, network: NetworkName | None) -> dict[str, Any]:
         """The kernel's part of the way: by the virtual interface to the agent, by the network's table to the wire."""
         daemon = self._daemon
@@ -212,6 +234,7 @@ class Explainer:
             None,
         )
         path: dict[str, Any] = {
+            "is_left_alone": False,
             "application_mark": f"{application:#x}/{MARK_MASK:#x}",
             "inner_rule": str(inner) if inner is not None else None,
             "inner_route": _default_of(routing, inner.table) if inner is not None else None,

@@ -132,7 +132,9 @@ class HostDaemon:
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         if self.kernel.steering.guards:
+            # Netfilter's part of the kill switch first; then what a killed daemon left may go.
             self.update_rules()
+            self.networks.apply_routing()
         policies = self.applications.policies
         for name, application in self.applications.by_name.items():
             if name != DEFAULT_APPLICATION or name in policies:
