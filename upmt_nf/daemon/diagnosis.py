@@ -13,6 +13,7 @@ from upmt_nf.model.names import (
     CHAIN_PREFIX,
     MARK_MASK,
     PRIORITY_BEYOND,
+    PRIORITY_GUARDED,
     PRIORITY_OUTER,
     ROUTE_PROTOCOL,
     VIRTUAL_INTERFACE,
@@ -186,6 +187,15 @@ def _leftovers(facts: HostFacts, daemon: DaemonFacts | None) -> Finding:
         left.append("netfilter chains")
     if not left:
         return Finding("leftovers", State.OK, "nothing is left of an earlier daemon")
+    if any(
+        rule.protocol == ROUTE_PROTOCOL and rule.priority == PRIORITY_GUARDED for rule in facts.policy_rules
+    ):
+        return Finding(
+            "leftovers",
+            State.WARNING,
+            "a kill switch is in place without a daemon: the applications that it is for reach the LAN only",
+            "start the daemon, which takes it over; `upmt cleanup` lifts it",
+        )
     return Finding(
         "leftovers",
         State.ERROR,
