@@ -49,8 +49,8 @@ class Repairs:
             self._glance.cancel()
 
     def _hear(self) -> None:
-        self._monitor.drain()
-        self._disturb()
+        if self._monitor.drain():
+            self._disturb()
 
     def _take_a_glance(self) -> None:
         if (shape := _shape()) != self._shape:

@@ -11,9 +11,14 @@ import socket
 import struct
 
 from upmt_nf.linux.netfilter import tables_in_use
+from upmt_nf.model.names import ROUTE_PROTOCOL
 
 _GROUPS = 0x40 | 0x80 | 0x400 | 0x40000
 """RTMGRP_IPV4_ROUTE, IPV4_RULE, IPV6_ROUTE and RTNLGRP_IPV6_RULE as a bit."""
+_HEADER, _PROTOCOL = 16, 21
+"""Bytes of struct nlmsghdr, and where rtm_protocol stands behind it."""
+_ROUTE_MESSAGES, _RULE_MESSAGES = (24, 25), (32, 33)
+"""RTM_NEWROUTE, RTM_DELROUTE; RTM_NEWRULE, RTM_DELRULE."""
 _GET_INFO = 64
 """IPT_SO_GET_INFO, and IP6T_SO_GET_INFO alike."""
 _INFO_BYTES = 84
@@ -35,20 +40,42 @@ class RoutingMonitor:
         """For the event loop."""
         return self._socket.fileno()
 
-    def drain(self) -> None:
-        """Forget what was said; a lost message (ENOBUFS) is a sign like any other."""
+    def drain(self) -> bool:
+        """Read what was said; whether any of it may be about ours. A lost message (ENOBUFS) may."""
+        is_sign = False
         while True:
             try:
-                self._socket.recv(1 << 16)
+                is_sign |= concerns_us(self._socket.recv(1 << 16))
             except BlockingIOError:
-                return
+                return is_sign
             except OSError as reason:
                 if reason.errno != errno.ENOBUFS:
                     raise
+                is_sign = True
 
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
+
+
+def concerns_us(messages: bytes) -> bool:
+    """Whether rtnetlink messages tell of a policy rule, or of a route with our protocol number.
+
+    A router's table of a million foreign routes may change all the time: that is not looked at.
+    """
+    at = 0
+    while at + _HEADER <= len(messages):
+        size, kind = struct.unpack_from("=IH", messages, at)
+        if kind in _RULE_MESSAGES:
+            return True
+        if kind in _ROUTE_MESSAGES and messages[at + _PROTOCOL : at + _PROTOCOL + 1] == bytes(
+            (ROUTE_PROTOCOL,)
+        ):
+            return True
+        if size < _HEADER:
+            return False
+        at += (size + 3) & ~3
+    return False
 
 
 def shape_of_tables(version: int) -> Shape:
