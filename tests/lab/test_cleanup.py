@@ -142,7 +142,7 @@ def test_rules_can_be_shown_installed_verified_and_removed_without_a_daemon(bare
     shown = bare_lab.on("an", *UPMT, "rules", "show", *config).stdout
     assert "-A UPMT-NAT" in shown
     dry = bare_lab.on("an", *UPMT, "rules", "install", *config, "--dry-run").stdout
-    assert "missing" in dry
+    assert "iptables -t nat -N UPMT-NAT" in dry
     assert_as_before(before, bare_lab, "an")
     bare_lab.on("an", *UPMT, "rules", "install", *config)
     installed = state_of(bare_lab, "an")
