@@ -61,6 +61,8 @@ class MobileHostSection(Section):
     lease_time: Annotated[int, Field(ge=1, le=604800)] = 3600
     """Seconds of association asked of the anchor."""
     max_flows: Annotated[int, Field(ge=16)] = 131072
+    default: Literal["tunnel", "native"] = "tunnel"
+    """What becomes of everything that no application names: by the tunnels (the paper's way), or left alone."""
 
 
 class AnchorAddress(Section):
@@ -117,6 +119,12 @@ class MatchSection(Section):
     destination: str | None = None
     """Network and, if wanted, port: `86.0.0.0/8`, `86.0.0.1:443`, `[2001:db8::]/32`."""
 
+    @property
+    def found_late(self) -> str | None:
+        """The first condition that is only known once a packet is on its way."""
+        late = ("command", "executable", "gid", "cgroup", "unit", "pid")
+        return next((name for name in late if getattr(self, name) is not None), None)
+
     @model_validator(mode="after")
     def _says_something(self) -> MatchSection:
         if not self.model_fields_set:
@@ -129,6 +137,11 @@ class ApplicationSection(Section):
 
     name: Name
     networks: NetworkOrder = ("any",)
+    policy: Literal["tunnel", "native"] = "tunnel"
+    """`native`: left alone, as if UPMT were not there."""
+    on_no_network: Literal["hold", "reject", "native"] | None = None
+    """The kill switch: hold or refuse packets when no allowed network is left, also when the daemon has died; or
+    let new flows leave as if UPMT were not there. By default held while there is an association."""
     match: tuple[MatchSection, ...] = ()
 
 
@@ -178,10 +191,11 @@ class MobileHostConfig(Section):
 
 def read_mobile_host_config(text: str, file: str) -> MobileHostConfig:
     """Check a mobile host's configuration. Raises ConfigError with file, line, key and reason."""
-    return checked(MobileHostConfig, text, file, _contradictions)
+    return checked(MobileHostConfig, text, file, contradictions)
 
 
-def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
+def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
+    """What no single value shows: names that do not fit each other."""
     yield from _twice("network", "name", [network.name for network in config.network])
     yield from _twice("network", "interface", [network.interface for network in config.network])
     yield from _anchor_contradictions(config)
@@ -197,6 +211,7 @@ def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
             )
         if network.gateway and network.gateway.version != config.anchor.address.version:
             yield ("network", index, "gateway"), "is of another address family than the anchor"
+    yield from _contradictory_policies(config)
     for index, application in enumerate(config.application):
         for name in application.networks:
             if name != "any" and name not in known:
@@ -204,6 +219,29 @@ def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                     ("application", index, "networks"),
                     f"there is no network {name!r}; there are {', '.join(sorted(known))}",
                 )
+
+
+def _contradictory_policies(config: MobileHostConfig) -> Iterator[Complaint]:
+    for index, application in enumerate(config.application):
+        key = ("application", index)
+        is_rest = application.name == DEFAULT_APPLICATION
+        if application.policy == "native":
+            if is_rest:
+                yield (*key, "policy"), 'say default = "native" in [mobile_host]'
+            if application.networks != ("any",):
+                yield (*key, "networks"), "a native application has none"
+            if application.on_no_network is not None:
+                yield (*key, "on_no_network"), "a native application never needs a network of ours"
+        elif config.mobile_host.default == "native" and application.on_no_network in ("hold", "reject"):
+            if is_rest:
+                yield (*key, "on_no_network"), 'contradicts default = "native"'
+            for place, match in enumerate(application.match):
+                if match.found_late:
+                    yield (
+                        (*key, "match", place),
+                        f"{match.found_late} is found out when the source address is chosen already: with default = "
+                        '"native" a kill switch needs uid, destination or `upmt run`',
+                    )
 
 
 def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:

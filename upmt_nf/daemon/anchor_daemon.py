@@ -18,6 +18,7 @@ from upmt_nf.daemon.anchor_plane import AnchorPlane
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.fast_start import anchor_fast_plane
+from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.outer import packed_endpoint
@@ -80,6 +81,7 @@ class AnchorDaemon:
     _leases: LeaseStore
     _wake_up: WakeUp
     _stopped: asyncio.Event
+    _repairs: Repairs
 
     def __init__(self, config: AnchorSection) -> None:
         self.config = config
@@ -145,6 +147,7 @@ class AnchorDaemon:
             probed=lambda remote, data: self.take(BindingProbeReceived(remote, data)),
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
+        self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
 
     def _guard(self) -> DigestServer | None:
@@ -199,6 +202,7 @@ class AnchorDaemon:
             await self._stopped.wait()
         finally:
             self._wake_up.cancel()
+            self._repairs.close()
             self._loop.remove_reader(self._signalling.fileno())
             self._signalling.close()
             self._leases.close()
@@ -290,5 +294,6 @@ class AnchorDaemon:
             **(self.datapath.fast.as_counters() if self.datapath.fast is not None else {}),
             **self.paft.counters.as_dict(),
             **self.machine.counters,
+            "rules_repaired": self._repairs.done,
         }
         return counted

@@ -33,7 +33,7 @@ def host_fast_plane(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Fast
 
     flows = daemon.config.mobile_host.max_flows
     programs = FastPrograms(daemon.kernel.journal, "host", flows=flows, tunnels=4 * MAX_NETWORKS)
-    configured = len(daemon.applications.by_name)
+    configured = len(daemon.config.application) + DEFAULT_APPLICATION_ID
 
     def adopted_as(number: int) -> ApplicationId:
         # What was named at run time is not known any more, and its number may be another's soon.
