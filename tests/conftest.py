@@ -20,14 +20,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def lab_of_module(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """One lab for all tests of a module; its datapath is the parameter, if there is one (see BOTH_PLANES).
-
-    UPMT_TEST_DATAPATH names that of all other labs.
-    """
-    datapath = getattr(request, "param", None) or os.environ.get("UPMT_TEST_DATAPATH", "auto")
+    """One lab for all tests of a module; its datapath is the parameter, if there is one (see BOTH_PLANES)."""
+    datapath = getattr(request, "param", None)
     lab = Lab(unique_lab_name(), tmp_path_factory.mktemp("lab"))
     try:
-        lab.upmt("lab", "up", "--name", lab.name, "--datapath", datapath)
+        lab.upmt("lab", "up", "--name", lab.name, *(("--datapath", datapath) if datapath else ()))
         yield lab
     finally:
         lab.end_programs()

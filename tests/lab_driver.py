@@ -40,7 +40,10 @@ class Lab:
         self._programs: list[subprocess.Popen[str]] = []
 
     def upmt(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`upmt ARGUMENTS` outside of the namespaces."""
+        """`upmt ARGUMENTS` outside of the namespaces. UPMT_TEST_DATAPATH names the datapath where a test does not."""
+        datapath = os.environ.get("UPMT_TEST_DATAPATH")
+        if datapath and arguments[:2] == ("lab", "up") and "--datapath" not in arguments:
+            arguments = (*arguments, "--datapath", datapath)
         return _run((*UPMT, *arguments), check)
 
     def on(
