@@ -13,6 +13,7 @@ ip route show table all | grep -v "^local\\|^broadcast\\|proto kernel\\|^multica
 ip -6 route show table all proto 117
 ip -o link | sed 's/ state [A-Z]*//'
 ip -o -4 addr
+tc qdisc show; for link in if0 if1 wan; do tc filter show dev $link ingress 2>/dev/null; done
 iptables-legacy-save | grep -v '^#' | sed 's/\\[[0-9:]*\\]//'
 ip6tables-legacy-save | grep -v '^#' | sed 's/\\[[0-9:]*\\]//'
 sysctl -a 2>/dev/null | grep '^net\\.ipv4\\.\\(conf\\|ip_forward\\)\\|^net\\.ipv6\\.conf'
