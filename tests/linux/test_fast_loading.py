@@ -128,6 +128,21 @@ def test_rubbish_where_maps_are_pinned_is_replaced(host: Namespace, journal: Jou
     second.close()
 
 
+def test_without_a_bpffs_nothing_is_pinned_and_the_rest_works(
+    host: Namespace, journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: FastPrograms) -> Path:
+        raise FacilityError("no bpffs is mounted at /sys/fs/bpf and none can be: Operation not permitted")
+
+    monkeypatch.setattr(FastPrograms, "_pins", refuse)
+    programs = loaded(journal)
+    assert "not pinned" in caplog.text
+    assert not programs.took_over
+    programs.attach("if0", Hook.INGRESS)
+    programs.close()
+    assert "program at the ingress of if0 removed" in cleanup(journal)
+
+
 @pytest.mark.parametrize(
     ("interface", "named"), [("if7", "there is no interface if7"), ("tun9", "no Ethernet")]
 )

@@ -40,8 +40,9 @@ _SIZES = {
 class FastPrograms:
     """Loaded for `role`, `host` or `anchor`, with room for so many flows and tunnels.
 
-    What an earlier daemon pinned is taken over if it has our layout, else replaced; `took_over` tells which. Raises
-    FacilityError where the kernel, libbpf or the compiled programs are missing, with the reason.
+    What an earlier daemon pinned is taken over if it has our layout, else replaced; `took_over` tells which. Where
+    there is no bpffs nothing is pinned. Raises FacilityError where the kernel, libbpf or the compiled programs are
+    missing, with the reason.
     """
 
     def __init__(self, journal: Journal, role: str, *, flows: int, tunnels: int) -> None:
@@ -50,12 +51,16 @@ class FastPrograms:
         self._role = role
         self._attached: dict[tuple[str, Hook], int] = {}
         sizes = {"flows": flows, "tunnels": tunnels, "ends": tunnels, "tunnel_counts": tunnels}
-        pins = self._pins()
-        self.took_over = any(pins.iterdir())
+        try:
+            pins: Path | None = self._pins()
+        except (FacilityError, OSError) as reason:
+            log.warning("maps are not pinned, so a restart of the daemon interrupts flows: %s", reason)
+            pins = None
+        self.took_over = pins is not None and any(pins.iterdir())
         try:
             self._object = BpfObject(PROGRAMS, sizes=sizes, pins=pins)
         except FacilityError as reason:
-            if not self.took_over:
+            if not self.took_over or pins is None:
                 raise
             log.warning("what an earlier daemon left is replaced: %s", reason)
             remove_pins(str(pins))
