@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from dataclasses import replace
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, model_validator
 
 from upmt_nf.config.checked import Complaint, Section, checked
+from upmt_nf.config.policies import (
+    NetworkOrder,
+    PolicyBook,
+    PolicySection,
+    listed,
+    policy_book,
+    too_small,
+    with_networks,
+)
+from upmt_nf.config.quantities import Rate, WrittenBudget
 from upmt_nf.config.values import InterfaceName, Name, Port
-from upmt_nf.model.identity import DEFAULT_APPLICATION
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
+from upmt_nf.policy.network import NetworkFacts, Protection
+from upmt_nf.policy.policy import Kind, Policy
 
 
 def check_identity(value: str) -> str:
@@ -19,14 +32,6 @@ def check_identity(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.!~*'()\-]{1,64}@[A-Za-z0-9.\-]{1,64}", value):
         raise ValueError(f"{value!r} is not an identity such as van7@fleet.example")
     return value
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-NetworkOrder = Annotated[tuple[Name, ...], BeforeValidator(_listed), Field(min_length=1)]
-"""Networks in order of preference; `any` stands for all others in the order of the file."""
 
 
 class MobileHostSection(Section):
@@ -69,6 +74,29 @@ class NetworkSection(Section):
     """Cost of a gigabyte in the administrator's own unit."""
     protection: Literal["plain", "cookie", "sealed"] = "plain"
     """Tunnel format: none, against forgers off the path, against readers and changers on the path."""
+    kind: Literal["wired", "wifi", "cellular", "satellite", "other"] = "other"
+    metered: bool = False
+    """Somebody pays by the byte, whatever `cost` says."""
+    trusted: bool = True
+    """Its operator may see what is not encrypted."""
+    throughput: Rate | None = None
+    """What it carries at most, both ways together."""
+    budgets: Annotated[tuple[WrittenBudget, ...], BeforeValidator(listed)] = ()
+    """Of all applications together."""
+
+    def facts(self) -> NetworkFacts:
+        """As policies see it."""
+        name = NetworkName(self.name)
+        return NetworkFacts(
+            name,
+            self.kind,
+            self.cost,
+            self.metered,
+            self.trusted,
+            Protection[self.protection.upper()],
+            self.throughput,
+            tuple(replace(budget, network=name) for budget in self.budgets),
+        )
 
 
 class MatchSection(Section):
@@ -96,6 +124,8 @@ class ApplicationSection(Section):
 
     name: Name
     networks: NetworkOrder = ("any",)
+    policy: str | None = None
+    """A `[[policy]]`, a profile or a kind; `networks` then replaces the policy's."""
     match: tuple[MatchSection, ...] = ()
 
 
@@ -106,6 +136,27 @@ class MobileHostConfig(Section):
     anchor: AnchorAddress
     network: Annotated[tuple[NetworkSection, ...], Field(min_length=1, max_length=MAX_NETWORKS)]
     application: tuple[ApplicationSection, ...] = ()
+    policy: tuple[PolicySection, ...] = ()
+
+    def facts(self) -> tuple[NetworkFacts, ...]:
+        """The networks as policies see them, in the order of the file."""
+        return tuple(section.facts() for section in self.network)
+
+    def book(self) -> PolicyBook:
+        """All policies that an application may name."""
+        return policy_book(self.policy, self.facts())
+
+    def policies(self) -> dict[ApplicationName, Policy]:
+        """The policies of the applications that name one."""
+        book, facts = self.book(), self.facts()
+        found = {}
+        for section in self.application:
+            if section.policy is not None:
+                policy = book.policies[section.policy]
+                if "networks" in section.model_fields_set:
+                    policy = with_networks(policy, section.networks, facts)
+                found[ApplicationName(section.name)] = policy
+        return found
 
     @property
     def default_networks(self) -> tuple[str, ...]:
@@ -136,6 +187,14 @@ def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
             )
         if network.gateway and network.gateway.version != config.anchor.address.version:
             yield ("network", index, "gateway"), "is of another address family than the anchor"
+        for budget in network.budgets:
+            if budget.network not in (None, network.name):
+                yield ("network", index, "budgets"), f"{budget}: is a budget of {network.name} alone"
+            if reason := too_small(
+                budget, [NetworkName(network.name)], {network.facts().name: network.facts()}
+            ):
+                yield ("network", index, "budgets"), reason
+    yield from _policies(config, known)
     for index, application in enumerate(config.application):
         for name in application.networks:
             if name != "any" and name not in known:
@@ -143,6 +202,33 @@ def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                     ("application", index, "networks"),
                     f"there is no network {name!r}; there are {', '.join(sorted(known))}",
                 )
+
+
+def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:
+    book = config.book()
+    yield from book.complaints
+    facts = {item.name: item for item in config.facts()}
+    for index, application in enumerate(config.application):
+        if application.policy is None:
+            continue
+        policy = book.policies.get(application.policy)
+        if policy is None:
+            names = ", ".join(book.policies)
+            yield (
+                ("application", index, "policy"),
+                f"there is no policy {application.policy!r}; there are {names}",
+            )
+            continue
+        if "networks" not in application.model_fields_set:
+            continue
+        if policy.kind is Kind.BLOCK:
+            yield ("application", index, "networks"), f"the policy {application.policy} allows none"
+        elif set(application.networks) <= known | {"any"}:
+            chosen = with_networks(policy, application.networks, tuple(facts.values()))
+            reasons = {name: chosen.never(facts[name]) for name in chosen.networks}
+            if all(reasons.values()):
+                said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+                yield ("application", index, "networks"), f"its policy can never be satisfied: {said}"
 
 
 def _twice(table: str, key: str, values: list[str]) -> Iterator[Complaint]:
