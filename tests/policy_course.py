@@ -43,7 +43,11 @@ def profile(name: str, **changes: Any) -> Policy:
 
 
 def course_of(
-    policy: Policy, steps: list[Step], duration: float, networks: tuple[NetworkFacts, ...] = NETWORKS, **more: Any
+    policy: Policy,
+    steps: list[Step],
+    duration: float,
+    networks: tuple[NetworkFacts, ...] = NETWORKS,
+    **more: Any,
 ) -> Course:
     return replay(trace(steps, duration, **more), networks, {APP: policy}).courses[APP]
 
@@ -54,12 +58,19 @@ def story(course: Course) -> list[tuple[float, str | None, str]]:
 
 
 def random_trace(seed: int, duration: float = 3600.0, *, cuts: bool = True) -> Trace:
-    """Two networks whose quality wanders and jumps, also to and fro around thresholds, and that fail at times."""
+    """Two networks whose quality wanders and jumps, also to and fro around thresholds, and that fail at times.
+
+    Each has a pace (seconds between changes) and a mood (how often something is wrong with it) of its own.
+    """
     random = Random(seed)
     steps: list[Step] = [*both_up(), TrafficStep(0.0, APP, 1e6)]
     for network in (WIFI, LTE):
         at, is_up = 0.0, True
-        pace = random.choice((0.5, 3.0, 20.0, 120.0))
+        pace, mood = random.choice((0.5, 3.0, 20.0, 120.0)), random.choice((0.05, 0.3, 0.7))
+
+        def one_of(fine: float, *worse: float, mood: float = mood) -> float:
+            return (random.choice(worse) if random.random() < mood else fine) * random.uniform(0.7, 1.3)
+
         while (at := at + random.expovariate(1 / pace)) < duration:
             if cuts and random.random() < 0.05:
                 is_up = not is_up
@@ -69,10 +80,10 @@ def random_trace(seed: int, duration: float = 3600.0, *, cuts: bool = True) -> T
                 path(
                     at,
                     network,
-                    delay=random.choice((0.02, 0.06, 0.12, 0.2, 0.4)) * random.uniform(0.7, 1.3),
-                    jitter=random.choice((0.001, 0.01, 0.04, 0.08)) * random.uniform(0.7, 1.3),
-                    loss=random.choice((0.0, 0.004, 0.015, 0.04, 0.25)) * random.uniform(0.7, 1.3),
-                    throughput=random.choice((0.3e6, 1e6, 4e6, 20e6)) * random.uniform(0.7, 1.3),
+                    delay=one_of(0.02, 0.06, 0.12, 0.2, 0.4),
+                    jitter=one_of(0.001, 0.01, 0.04, 0.08),
+                    loss=one_of(0.0, 0.004, 0.015, 0.04, 0.25),
+                    throughput=one_of(20e6, 0.3e6, 1e6, 4e6),
                 )
             )
     return trace(steps, duration)
