@@ -27,8 +27,14 @@ def path(at: float, network: NetworkName, up: bool | None = None, **quality: flo
     return PathStep(at, network, up, None, quality, "cut" if up is False else "")
 
 
+def becomes(
+    at: float, network: NetworkName, quality: Mapping[str, float | None], up: bool | None = None
+) -> PathStep:
+    return PathStep(at, network, up, None, quality, "")
+
+
 def both_up() -> list[Step]:
-    return [path(0, WIFI, True, **FINE), path(0, LTE, True, **FINE)]
+    return [becomes(0, WIFI, FINE, True), becomes(0, LTE, FINE, True)]
 
 
 def trace(steps: list[Step], duration: float, start: float = 0.0) -> Trace:

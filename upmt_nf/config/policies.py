@@ -56,7 +56,7 @@ class ThresholdsSection(Section):
     loss: Share | None = None
     throughput: Rate | None = None
     voice_score: Annotated[float, Field(ge=1, le=BEST_VOICE_SCORE)] | None = None
-    """1 to 4.41 (MOS)."""
+    """1 to 4.42 (MOS)."""
 
     def value(self) -> Thresholds:
         """As the policy has it."""

@@ -37,7 +37,7 @@ class Criterion(Enum):
 
 MORE_IS_BETTER = frozenset((Criterion.THROUGHPUT, Criterion.VOICE_SCORE))
 
-BEST_VOICE_SCORE = 4.41
+BEST_VOICE_SCORE = 4.42
 """What no delay and no loss give."""
 
 
@@ -57,7 +57,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """Limits in the units of `Quality`; `voice_score` from 1 to 4.41; None is no limit."""
+    """Limits in the units of `Quality`; `voice_score` from 1 to 4.42; None is no limit."""
 
     delay: float | None = None
     jitter: float | None = None
@@ -93,7 +93,7 @@ NO_LIMITS = Thresholds()
 
 
 def voice_score(quality: Quality) -> float | None:
-    """How a call sounds, from 1 to 4.41 (MOS): ITU-T G.107 for G.711 in the simple form of Cole and Rosenbluth (2001).
+    """How a call sounds, from 1 to 4.42 (MOS): ITU-T G.107 for G.711 in the simple form of Cole and Rosenbluth (2001).
 
     A jitter buffer of twice the jitter counts as delay. None without a delay.
     """

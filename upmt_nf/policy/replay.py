@@ -210,7 +210,7 @@ class _Replay:
             case LockStep(_, name, None):
                 self._locks.pop(name, None)
                 self._tell(Released(name))
-            case LockStep(_, name, NetworkName() as network):
+            case LockStep(_, name, str() as network):
                 self._locks[name] = network
                 self._tell(Locked(name, network))
             case FailStep(_, seconds):
