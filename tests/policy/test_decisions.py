@@ -59,7 +59,7 @@ def authors_loss() -> list[Step]:
 
 def test_voice_leaves_at_300_ms_and_returns_when_the_network_was_good_again_long_enough() -> None:
     course = course_of(profile("voice"), authors_delay(), 300)
-    assert story(course) == [(0, WIFI, FIRST), (72, LTE, WORSE), (100, WIFI, BETTER)]
+    assert story(course) == [(0, WIFI, FIRST), (72, LTE, WORSE), (110, WIFI, BETTER)]
     assert course.flaps == 0
     left = course.moves[1].decision
     assert left.reason == "delay 300 ms is above 250 ms"
@@ -310,8 +310,8 @@ def test_a_failed_move_is_not_insisted_on() -> None:
     assert engine.handle(MoveFailed(APP, LTE), 103) == []
     assert engine.next_timeout() == 108, "a moment of patience ..."
     assert engine.handle(TimePassed(), 108) == []
-    assert engine.next_timeout() == 123, "... and the penalty of a network that disappointed"
-    (decision,) = engine.handle(TimePassed(), 123)
+    assert engine.next_timeout() == 133, "... and the penalty of a network that disappointed"
+    (decision,) = engine.handle(TimePassed(), 133)
     assert decision.target == LTE
 
 

@@ -70,8 +70,8 @@ def test_a_replay_is_the_same_bit_for_bit(name: str) -> None:
 
 def test_the_stated_bound_in_numbers() -> None:
     voice = profile("voice")
-    assert [voice.penalty(leaves) for leaves in range(8)] == [0, 20, 40, 80, 160, 320, 600, 600]
-    assert voice.most_returns(19) == 1
-    assert voice.most_returns(60) == 3
+    assert [voice.penalty(leaves) for leaves in range(8)] == [0, 30, 60, 120, 240, 480, 600, 600]
+    assert voice.most_returns(29) == 1
+    assert voice.most_returns(60) == 2
     assert voice.most_returns(HOUR) == 10
     assert course_of(voice, [], 10).moves == []

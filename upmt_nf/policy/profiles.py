@@ -20,7 +20,7 @@ _PROFILES = (
         leave=Thresholds(delay=0.250, jitter=0.050, loss=0.03),
         enter=Thresholds(delay=0.150, jitter=0.030, loss=0.01),
         bad_for=2,  # a word is lost, not a sentence
-        good_for=20,
+        good_for=30,
         hold=10,
     ),
     Policy(
@@ -29,7 +29,7 @@ _PROFILES = (
         leave=Thresholds(delay=0.300, jitter=0.050, loss=0.02, throughput=0.8e6),
         enter=Thresholds(delay=0.150, jitter=0.030, loss=0.005, throughput=1.5e6),
         bad_for=2,
-        good_for=20,
+        good_for=30,
         hold=10,
     ),
     Policy(

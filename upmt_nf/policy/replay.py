@@ -45,7 +45,7 @@ from upmt_nf.policy.trace import (
 
 MOVE_TIME = 0.1
 FAILURE_TIME = 1.0
-FLAP_WINDOW = 60.0
+FLAP_WINDOW = 30.0
 """A move of its own will, back to a network that was left less than this before, is a flap."""
 
 
