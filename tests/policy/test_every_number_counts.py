@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from policy_course import (
     APP,
+    CABLE,
     FINE,
     LTE,
-    NETWORKS,
     WIFI,
     becomes,
     both_up,
@@ -29,10 +29,12 @@ from upmt_nf.policy.quality import Criterion
 from upmt_nf.policy.replay import replay
 from upmt_nf.policy.trace import Step, Trace
 
-TWO_FREE = (
+FREE = (
     NetworkFacts(WIFI, "wifi", throughput=50e6),
     NetworkFacts(LTE, "cellular", throughput=20e6),
+    NetworkFacts(CABLE, "wired"),
 )
+PAID = (FREE[0], replace(FREE[1], cost=0.5), replace(FREE[2], cost=4.0))
 TIMES = ("bad_for", "good_for", "hold", "penalty_longest", "forgive")
 
 
@@ -73,7 +75,12 @@ def around(policy: Policy) -> Iterator[Trace]:
                 yield trace(steps, 900)
                 yield trace([*both_up(), becomes(100, WIFI, {key: limit * factor})], 900)
         # Bad for a while, again and again: shows bad_for, the growing penalty, its end and its pardon.
-        for bad_for, pause in ((policy.bad_for * 1.1, 900.0), (policy.bad_for * 0.9, 900.0), (90.0, 3900.0)):
+        for bad_for, pause in (
+            (policy.bad_for * 1.1, 900.0),
+            (policy.bad_for * 0.9, 900.0),
+            (90.0, 3900.0),
+            (90.0, 3200.0),
+        ):
             steps = both_up()
             at = 100.0
             for _ in range(9):
@@ -89,16 +96,15 @@ def around(policy: Policy) -> Iterator[Trace]:
                 becomes(policy.good_for * wait, WIFI, FINE),
             ]
             yield trace(steps, 900)
-    for gap in range(5):
-        # An application that has only just come, when something better has long been good.
+    for gap in (0.0, 0.5, 0.9, 1.1, 1.3):
+        # A better network and, a moment later, a still better one: shows `hold`.
+        at = 100 + gap * policy.hold
         steps = [
             *both_up(),
-            path(10, LTE, False),
-            path(12, LTE, True),
-            path(14, WIFI, False),
-            path(15, WIFI, True),
-            path(80 + policy.good_for + gap * policy.hold / 4, WIFI, False),
-            path(81 + policy.good_for + gap * policy.hold / 4, WIFI, True),
+            *(path(20, name, False) for name in (WIFI, LTE)),
+            becomes(20, CABLE, {**FINE, "throughput": 10e6}, True),
+            becomes(100, LTE, {**FINE, "throughput": 20e6}, True),
+            becomes(at, WIFI, {**FINE, "throughput": 80e6}, True),
         ]
         yield trace(steps, 900)
     for seed in range(60):
@@ -106,7 +112,7 @@ def around(policy: Policy) -> Iterator[Trace]:
 
 
 def differs(policy: Policy, other: Policy) -> bool:
-    for networks in (TWO_FREE, NETWORKS):
+    for networks in (FREE, PAID):
         for course in around(policy):
             one, another = (
                 story(replay(course, networks, {APP: chosen}, count_every=3600).courses[APP])
@@ -127,6 +133,6 @@ def cases() -> list[Any]:
 
 @pytest.mark.parametrize(("name", "label"), cases())
 def test_another_number_gives_another_outcome(name: str, label: str) -> None:
-    policy = profile(name)
+    policy = profile(name, networks=(WIFI, LTE, CABLE))
     other = dict(other_policies(policy))[label]
     assert differs(policy, other)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from upmt_nf import __version__
-from upmt_nf.cli import daemons, doctor, enrolment, forwards, reading, rules, steering, why
+from upmt_nf.cli import daemons, doctor, enrolment, forwards, policy, reading, rules, steering, trace, why
 from upmt_nf.cli.lab import lab_app
 from upmt_nf.model.errors import UpmtError
 
@@ -27,6 +27,8 @@ app.add_typer(daemons.anchor_app, name="anchor")
 app.add_typer(daemons.mobile_host_app, name="mobile-host")
 app.add_typer(rules.rules_app, name="rules")
 app.add_typer(lab_app, name="lab")
+app.add_typer(policy.policy_app, name="policy")
+app.add_typer(trace.trace_app, name="trace")
 for register in (reading.register, why.register, steering.register, rules.register, doctor.register):
     register(app)
 
