@@ -59,6 +59,17 @@ def other_policies(policy: Policy) -> Iterator[tuple[str, Policy]]:
 
 def around(policy: Policy) -> Iterator[Trace]:
     """Traces that come near each threshold: to and fro between fine and bad, for as long as penalties grow."""
+    for gap in (0.0, 0.5, 0.9, 1.1, 1.3):
+        # A better network and, a moment later, a still better one: shows `hold`.
+        at = 100 + gap * policy.hold
+        steps: list[Step] = [
+            *both_up(),
+            *(path(20, name, False) for name in (WIFI, LTE)),
+            becomes(20, CABLE, {**FINE, "throughput": 10e6}, True),
+            becomes(100, LTE, {**FINE, "throughput": 20e6}, True),
+            becomes(at, WIFI, {**FINE, "throughput": 80e6}, True),
+        ]
+        yield trace(steps, 900)
     beyond: dict[Criterion, float] = {
         criterion: limit * (0.5 if criterion is Criterion.THROUGHPUT else 2)
         for criterion, limit in policy.leave.given().items()
@@ -68,7 +79,7 @@ def around(policy: Policy) -> Iterator[Trace]:
             if (limit := limits.given().get(criterion)) is None:
                 continue
             for factor in factors:
-                steps: list[Step] = both_up()
+                steps = both_up()
                 key = criterion.value
                 steps.append(becomes(100, WIFI, {key: bad}))
                 steps.append(becomes(300, WIFI, {**FINE, key: limit * factor}))
@@ -96,17 +107,6 @@ def around(policy: Policy) -> Iterator[Trace]:
                 becomes(policy.good_for * wait, WIFI, FINE),
             ]
             yield trace(steps, 900)
-    for gap in (0.0, 0.5, 0.9, 1.1, 1.3):
-        # A better network and, a moment later, a still better one: shows `hold`.
-        at = 100 + gap * policy.hold
-        steps = [
-            *both_up(),
-            *(path(20, name, False) for name in (WIFI, LTE)),
-            becomes(20, CABLE, {**FINE, "throughput": 10e6}, True),
-            becomes(100, LTE, {**FINE, "throughput": 20e6}, True),
-            becomes(at, WIFI, {**FINE, "throughput": 80e6}, True),
-        ]
-        yield trace(steps, 900)
     for seed in range(60):
         yield random_trace(seed, 2400)
 

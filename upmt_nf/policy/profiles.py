@@ -50,7 +50,7 @@ _PROFILES = (
         margin=0.15,
         bad_for=30,  # a transfer survives a bad minute; each move costs it a slow start
         good_for=60,
-        hold=60,
+        hold=120,
     ),
     Policy(
         "backup",
