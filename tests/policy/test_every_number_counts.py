@@ -84,6 +84,7 @@ def around(policy: Policy) -> Iterator[Trace]:
                 steps.append(becomes(100, WIFI, {key: bad}))
                 steps.append(becomes(300, WIFI, {**FINE, key: limit * factor}))
                 yield trace(steps, 900)
+                yield trace([*steps, path(50, LTE, False), becomes(50, CABLE, FINE, True)], 900)
                 yield trace([*both_up(), becomes(100, WIFI, {key: limit * factor})], 900)
         # Bad for a while, again and again: shows bad_for, the growing penalty, its end and its pardon.
         for bad_for, pause in (
