@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from random import Random
 from typing import TYPE_CHECKING
 
+from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.commands import Announce, Stopped
 from upmt_nf.mobility.events import StopAsked
@@ -30,6 +31,7 @@ from upmt_nf.mobility.host_events import (
     HostEvent,
     NetworkAppeared,
     NetworkVanished,
+    PathNarrowed,
     SipDatagramReceived,
     TunnelSignalReceived,
 )
@@ -62,6 +64,11 @@ class Packet:
     payload: bytes
     sent_at: float
 
+    @property
+    def size(self) -> int:
+        """Bytes of the outer packet of a signal."""
+        return len(self.payload) + OVERHEAD[self.inner.address.version] + OVERHEAD[self.host.address.version]
+
 
 @dataclass(eq=False, slots=True)
 class Link:
@@ -77,6 +84,8 @@ class Link:
     duplication: float = 0.0
     is_up: bool = False
     is_black_hole: bool = False
+    mtu: int = 1500
+    """Largest outer packet, bytes."""
     port: int = 40000
     """Of the tunnel's mapping in the NAT."""
     dead_ports: set[int] = field(default_factory=set)
@@ -145,6 +154,11 @@ class Terminal:
     def vanish(self, name: NetworkName) -> None:
         self.links[name].is_up = False
         self.take(NetworkVanished(name, "the cable was pulled"))
+
+    def narrow(self, name: NetworkName, mtu: int) -> None:
+        """Its path takes outer packets of this size only, and the kernel has found out."""
+        self.links[name].mtu = mtu
+        self.take(PathNarrowed(name, mtu))
 
     def define(self, name: ApplicationName, id: ApplicationId, *policy: str) -> None:
         self.take(ApplicationDefined(name, id, policy or None))

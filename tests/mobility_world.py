@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from mobility_terminal import ANCHOR, Packet, Terminal
+from wire_schema import body_complaints, body_of
 
 from upmt_nf.config.values import AddressPool
 from upmt_nf.datapath.outer import packed_endpoint
@@ -35,6 +36,7 @@ from upmt_nf.model.identity import (
     TerminalId,
 )
 from upmt_nf.model.names import SIGNALLING_PORT
+from upmt_nf.signaling.digest import REALM, DigestServer, secret_hash
 
 LONGEST_DATAGRAM = 1200
 """Bytes of SIP in one datagram: what fits in a tunnel of the smallest usual MTU."""
@@ -50,10 +52,13 @@ class World:
         networks: int = 2,
         anchor: Mapping[str, Any] | None = None,
         pool: str = "10.99.0.1-10.99.0.50",
+        is_guarded: bool = False,
         **host: Any,
     ) -> None:
         self.now = 1000.0
         self.random = Random(seed)
+        self.is_guarded = is_guarded
+        """The anchor asks every host for proof."""
         first, _, last = pool.partition("-")
         addresses = AddressPool(ip_address(first), ip_address(last))
         self.anchor_settings = AnchorSettings(address=ANCHOR, pool=addresses, **(anchor or {}))
@@ -61,6 +66,8 @@ class World:
         """All that was sent, whatever became of it."""
         self.watchers: list[Callable[[], None]] = []
         """Called after everything that happens."""
+        self.oversized: list[Packet] = []
+        """What was too large for its path, and lost."""
         self.granted: list[LeaseGranted] = []
         self.ended: list[LeaseEnded] = []
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -72,6 +79,8 @@ class World:
 
     def add_host(self, identity: str, networks: int = 2, **settings: Any) -> Terminal:
         names = tuple(NetworkName(f"net{index}") for index in range(networks))
+        if self.is_guarded:
+            settings.setdefault("secret", secret_of(identity))
         chosen = HostSettings(TerminalId(identity), ANCHOR, names, **settings)
         self.terminals.append(Terminal(self, chosen, len(self.terminals)))
         return self.terminals[-1]
@@ -80,8 +89,15 @@ class World:
         """A fresh anchor that knows nothing but what is remembered."""
         self.anchor_paft = Paft()
         seed = self.random.getrandbits(64)
-        self.anchor = Anchor(self.anchor_settings, self.anchor_paft, Random(seed), remembered)
+        guard = self._guard() if self.is_guarded else None
+        self.anchor = Anchor(self.anchor_settings, self.anchor_paft, Random(seed), remembered, guard)
         self.anchor_has_stopped = False
+
+    def _guard(self) -> DigestServer:
+        def hash_of(identity: str) -> str:
+            return secret_hash(identity, REALM, secret_of(identity))
+
+        return DigestServer(REALM, self.random.randbytes(32), hash_of, lambda: self.random.randbytes(8))
 
     # --- networks ---
 
@@ -90,7 +106,12 @@ class World:
         self.packets.append(packet)
         if packet.kind != "data" and packet.port in (0, SIGNALLING_PORT):
             assert len(packet.payload) <= LONGEST_DATAGRAM, len(packet.payload)
+            if body := body_of(packet.payload):
+                assert body_complaints(body) == [], body
         link = packet.link
+        if packet.kind == "signal" and packet.size > link.mtu:
+            self.oversized.append(packet)
+            return
         if not link.carries(packet) or link.drops(packet):
             return
         for _ in range(2 if self.random.random() < link.duplication else 1):
@@ -125,6 +146,7 @@ class World:
         entry = self.anchor_paft.flows.get(flow.packed())
         tunnel = self.anchor_paft.tunnel_of(entry) if entry is not None else None
         if tunnel is not None:
+            tunnel.packets_out += 1
             self._send_to(tunnel.remote, Endpoint(flow.source, flow.source_port), "data", 0, flow.packed())
 
     def _send_to(self, remote: Endpoint, inner: Endpoint, kind: str, port: int, payload: bytes) -> None:
@@ -231,6 +253,11 @@ class World:
         for name, id in terminal.open_tunnels.items():
             if terminal.network_state(name) == "up":
                 assert self.anchor_paft.tunnels[id].remote == terminal.links[name].reflexive
+
+
+def secret_of(identity: str) -> str:
+    """What a host shares with a guarded anchor."""
+    return f"the secret of {identity}"
 
 
 def misbehave(world: World, *, loss: float = 0.0, duplication: float = 0.0, jitter: float = 0.0) -> None:

@@ -26,6 +26,8 @@ def asked(method: str, *lines: str, branch: str = "1") -> bytes:
         "From: <sip:peer@fleet.example>;tag=x",
         "Call-ID: c",
         f"CSeq: {branch} {method}",
+        # What is shorter than its answer would get a shorter one, or none.
+        "User-Agent: one that says a lot about itself, its version, its maker and the weather of today",
         *lines,
     )
     return ("\r\n".join(head) + "\r\n\r\n").encode()

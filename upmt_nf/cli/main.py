@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from upmt_nf import __version__
-from upmt_nf.cli import daemons, doctor, enrolment, forwards, policy, reading, rules, steering, trace, why
+from upmt_nf.cli import (
+    daemons,
+    doctor,
+    enrolment,
+    forwards,
+    leases,
+    policy,
+    reading,
+    rules,
+    schema,
+    steering,
+    trace,
+    why,
+)
 from upmt_nf.cli.lab import lab_app
 from upmt_nf.model.errors import UpmtError
 
@@ -22,6 +35,7 @@ app = typer.Typer(
 )
 daemons.anchor_app.add_typer(enrolment.user_app, name="user")
 daemons.anchor_app.add_typer(forwards.forward_app, name="forward")
+daemons.anchor_app.add_typer(leases.lease_app, name="lease")
 enrolment.register(daemons.mobile_host_app)
 app.add_typer(daemons.anchor_app, name="anchor")
 app.add_typer(daemons.mobile_host_app, name="mobile-host")
@@ -29,7 +43,14 @@ app.add_typer(rules.rules_app, name="rules")
 app.add_typer(lab_app, name="lab")
 app.add_typer(policy.policy_app, name="policy")
 app.add_typer(trace.trace_app, name="trace")
-for register in (reading.register, why.register, steering.register, rules.register, doctor.register):
+for register in (
+    reading.register,
+    why.register,
+    steering.register,
+    rules.register,
+    doctor.register,
+    schema.register,
+):
     register(app)
 
 

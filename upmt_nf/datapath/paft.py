@@ -87,7 +87,7 @@ class FlowEntry:
 
     `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
     `previous` is the one that learnt data made it leave. `mark` is the fwmark that it was classified by, `why` what
-    the classifier said of its reasons.
+    the classifier said of its reasons. `is_permitted`: the anchor has judged its correspondent.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent.
     """
 
@@ -97,6 +97,7 @@ class FlowEntry:
         "bytes_out",
         "command",
         "created",
+        "is_permitted",
         "key",
         "last_seen",
         "left",
@@ -119,6 +120,7 @@ class FlowEntry:
         self.left: tuple[tuple[Tunnel, float], ...] = ()
         self.created = self.last_seen = now
         self.mark = 0
+        self.is_permitted = False
         self.pid = pid
         self.command = command
         self.why: object = None
@@ -269,6 +271,10 @@ class Paft:
     def flows_owned_by(self, owner: IPAddress) -> list[FlowEntry]:
         """All flows of a virtual address, oldest first."""
         return sorted(self._owned.get(owner.packed, {}).values(), key=lambda entry: entry.created)
+
+    def number_owned_by(self, owner: IPAddress) -> int:
+        """How many flows a virtual address has."""
+        return len(self._owned.get(owner.packed, ()))
 
     # --- entries ---
 

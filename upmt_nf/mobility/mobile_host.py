@@ -87,12 +87,13 @@ from upmt_nf.model.identity import (
 )
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.signaling.keys import KeyPair
-from upmt_nf.signaling.messages import TunnelSetupResponse
+from upmt_nf.signaling.messages import AnchorNotice, TunnelSetupResponse
 from upmt_nf.signaling.sip.message import Response
 from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
 
-LEAST_MTU = 512
-"""No path is believed to be narrower: a forged ICMP error must not stop everything."""
+LEAST_MTU = 552 - 60
+"""No path is believed to be narrower: a forged ICMP error must not stop everything. Linux believes 552 (min_pmtu),
+which a sealed tunnel must still fit."""
 AGEING_INTERVAL = 5.0
 ENDING_NOTICES = ("going-down", "lease-ended")
 """Notices after which the association is worth nothing."""
@@ -109,8 +110,13 @@ class MobileHost:
             for index, name in enumerate(settings.networks, start=1)
         }
         self._association = HostAssociation(settings.lifetime, settings.leave_patience, random)
-        self._placement = Placement(paft, self._tunnels, settings.return_after)
-        self._signalling = HostSignalling(settings, random, lambda name: self._tunnels[name].rtt)
+        self._placement = Placement(paft, self._tunnels, settings.return_after, self._room)
+        self._signalling = HostSignalling(
+            settings,
+            random,
+            lambda name: self._tunnels[name].rtt,
+            lambda: self._association_key if self._association.is_held else None,
+        )
         self._keys = KeyPair() if settings.secret is not None else None
         self._association_key: bytes | None = None
         self._commands: list[HostCommand] = []
@@ -213,9 +219,7 @@ class MobileHost:
                     case Doubted(network):
                         self._say(Level.WARNING, f"network {network}: {self._association.doubt()}")
                     case Noticed(network, notice):
-                        self._say(Level.WARNING, f"the anchor by {network}: {notice.kind}: {notice.reason}")
-                        if notice.kind in ENDING_NOTICES:
-                            self._disown(f"the anchor said {notice.kind}", now)
+                        self._heed(network, notice, now)
         self._placement.settle(now)
         if self._placement.has_lost:
             self._placement.has_lost = False
@@ -226,6 +230,19 @@ class MobileHost:
         self._commands += self._signalling.commands()
         if self._is_stopped:
             self._commands.append(Stopped())
+
+    def _heed(self, network: NetworkName, notice: AnchorNotice, now: float) -> None:
+        """Do what a notice asks for. One that does not know our association is late, or a stranger's."""
+        if notice.association != self._association.token:
+            return
+        self._say(Level.WARNING, f"the anchor by {network}: {notice.kind}: {notice.reason}")
+        if notice.kind in ENDING_NOTICES:
+            self._disown(f"the anchor said {notice.kind}", now)
+        elif notice.kind == "tunnel-unheard":
+            for tunnel in self._tunnels.values():
+                if tunnel.tunnel is not None and tunnel.tunnel.id == notice.tunnel_id:
+                    tunnel.doubt(now)
+                    self._pass_time_of(tunnel, now)
 
     def _may_act(self, tunnel: HostTunnel) -> bool:
         return tunnel.is_usable or self._association.is_held
@@ -314,7 +331,7 @@ class MobileHost:
         claims = self._placement.claims(network)
         if claims:
             self._placement.note_claims(network, now)
-        self._signalling.set_up(network, token, address, claims, now)
+        self._signalling.set_up(network, token, address, claims, tunnel.mtu, now)
 
     def _hurry_setup(self, now: float) -> None:
         """Applications lost their last network: set the next one up at once, with their flows in the request."""
@@ -508,6 +525,13 @@ class MobileHost:
             protect(tunnel, answer.format, self._association_key, answer.key_id, answer.salt, is_host=True)
 
     # --- handovers ---
+
+    def _room(self, network: NetworkName) -> int:
+        """Bytes of flows for which a request by a network has room."""
+        token, address = self._association.token, self._association.virtual_address
+        if token is None or address is None:
+            return 0
+        return self._signalling.room_for_flows(token, address, self._tunnels[network].mtu)
 
     def _send_flow_requests(self, now: float) -> None:
         """What the placement wants the anchor to know, and what it does not want any more."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TerminalId
 from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
@@ -76,5 +77,9 @@ class AnchorSettings:
     """Largest outer packet that the anchor's own interface takes."""
     formats: tuple[str, ...] = ("plain", "cookie", "sealed")
     """Tunnel formats that hosts may choose."""
+    unheard_after: float = 6.0
+    """Silence after which a host is told of a tunnel that packets for it go to, if another tunnel of it lives."""
+    rates: SourceRates = field(default_factory=SourceRates)
+    """How much signalling is heard, and of whom."""
     notice_patience: float = 1.0
     """How long a stopping anchor waits for the answers to its notices."""

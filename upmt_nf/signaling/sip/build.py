@@ -90,6 +90,7 @@ def response_to(
     headers: tuple[Header, ...] = (),
     body: bytes = b"",
     reason: str | None = None,
+    content_type: str = "application/json",
 ) -> Response:
     """An answer that echoes what RFC 3261 section 8.2.6 asks for, the header lines as they came.
 
@@ -108,7 +109,7 @@ def response_to(
         elif known == "to" and _lacks_tag(value):
             value = f"{value};tag={tag}"
         echoed.append((name, value))
-    content: tuple[Header, ...] = (("Content-Type", "application/json"),) if body else ()
+    content: tuple[Header, ...] = (("Content-Type", content_type),) if body else ()
     text = reason or REASONS.get(status, "Unknown")
     return Response((*echoed, *headers, ("Server", PRODUCT), *content), status=status, reason=text, body=body)
 
