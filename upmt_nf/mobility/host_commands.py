@@ -8,6 +8,7 @@ from enum import Enum
 from upmt_nf.mobility.commands import Announce, Stopped
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TunnelId
+from upmt_nf.policy.events import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,10 @@ class Receipt:
     signalling_ms: float
     cause: str
     flow: FlowKey | None = None
+    decision: Decision | None = None
+    """With the policy's line and the numbers behind it, when a policy decided."""
+    started: float = 0.0
+    """When it was decided, seconds of the host's clock."""
 
 
 @dataclass(frozen=True, slots=True)

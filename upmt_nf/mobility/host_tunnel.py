@@ -18,9 +18,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from math import inf
 from random import Random
 
 from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.mobility.path_quality import PathQuality
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName
 
@@ -134,6 +136,9 @@ class HostTunnel:
         """Round-trip time, seconds, EWMA."""
         self.loss = 0.0
         """Part of the probes that went unanswered, both ways together, EWMA."""
+        self.quality = PathQuality()
+        """The newest probes, as policies judge them."""
+        self._hurry = inf
         self.up_since: float | None = None
         self.has_returned = False
         """It was up before, and not since: applications wait before they come back to it."""
@@ -163,7 +168,7 @@ class HostTunnel:
     @property
     def interval(self) -> float:
         """Between two probes: as configured, but never less than two round trips."""
-        return max(self._wanted_interval, 2 * (self.rtt or 0.0))
+        return max(min(self._wanted_interval, self._hurry), 2 * (self.rtt or 0.0))
 
     @property
     def answer_timeout(self) -> float:
@@ -218,6 +223,7 @@ class HostTunnel:
             return []
         sample = now - sent
         self.rtt = sample if self.rtt is None else self.rtt + EWMA * (sample - self.rtt)
+        self.quality.answer(sample, was_late=sequence in self._late)
         if sequence not in self._late:
             self.loss -= EWMA * self.loss
         self._late.discard(sequence)
@@ -241,6 +247,14 @@ class HostTunnel:
         if self.state is TunnelState.UP and not is_asking:
             self._is_doubted = True
             self._probe_at = now
+
+    def hasten(self, hurry: float, now: float) -> None:
+        """Applications here need a probe this often (seconds; infinite: as configured). Its owner asks for timeouts."""
+        before, self._hurry = self.interval, hurry
+        if self.interval < before and self.is_usable:
+            # By the shorter interval the last answer would be too old: nobody asked for a newer one yet.
+            self._answered_at = max(self._answered_at, now - self.interval)
+            self._probe_at = now if self._probe_at is None else min(self._probe_at, now)
 
     def break_path(self, reason: str, now: float) -> list[TunnelAction]:
         """The kernel refuses to send on the path."""
@@ -329,6 +343,7 @@ class HostTunnel:
 
     def _forget_measurements(self) -> None:
         self.rtt, self.loss = None, 0.0
+        self.quality = PathQuality()
         self.reflexive = None
         self.up_since = None
         self._failures = 0
@@ -340,6 +355,7 @@ class HostTunnel:
         for sequence, sent in self._sent.items():
             if sequence not in self._late and now - sent >= self.answer_timeout:
                 self._late.add(sequence)
+                self.quality.lose()
                 self.loss += EWMA * (1 - self.loss)
 
     def _probe(self, now: float) -> SendProbe:

@@ -12,6 +12,7 @@ from random import Random
 
 from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.advisor import COUNT_EVERY, Advisor
 from upmt_nf.mobility.association import (
     AssociationAction,
     AssociationLost,
@@ -35,6 +36,8 @@ from upmt_nf.mobility.host_commands import (
 from upmt_nf.mobility.host_events import (
     ApplicationAssigned,
     ApplicationDefined,
+    ApplicationLocked,
+    ClockRead,
     FlowsAdopted,
     HandoverAsked,
     HostEvent,
@@ -81,11 +84,16 @@ from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress, newcomers_of
 from upmt_nf.model.identity import (
     DEFAULT_APPLICATION,
     DEFAULT_APPLICATION_ID,
+    ApplicationId,
     ApplicationName,
     NetworkName,
     TunnelId,
 )
 from upmt_nf.model.names import MEASUREMENT_PORT
+from upmt_nf.policy.budget import Ledger
+from upmt_nf.policy.engine import Engine
+from upmt_nf.policy.network import NetworkFacts
+from upmt_nf.policy.policy import Policy
 from upmt_nf.signaling.keys import KeyPair
 from upmt_nf.signaling.messages import AnchorNotice, TunnelSetupResponse
 from upmt_nf.signaling.sip.message import Response
@@ -110,7 +118,14 @@ class MobileHost:
             for index, name in enumerate(settings.networks, start=1)
         }
         self._association = HostAssociation(settings.lifetime, settings.leave_patience, random)
-        self._placement = Placement(paft, self._tunnels, settings.return_after, self._room)
+        facts = {item.name: item for item in settings.facts}
+        engine = Engine(
+            [facts.get(name, NetworkFacts(name)) for name in settings.networks],
+            ledger=settings.ledger,
+            count_every=COUNT_EVERY,
+        )
+        self._advisor = Advisor(engine, self._tunnels, paft)
+        self._placement = Placement(paft, self._tunnels, settings.return_after, self._room, self._advisor)
         self._signalling = HostSignalling(
             settings,
             random,
@@ -123,7 +138,7 @@ class MobileHost:
         self._age_at: float | None = None
         self._configured: IPAddress | None = None
         self._is_stopped = False
-        self._placement.define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy)
+        self._define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy, 0.0)
 
     # --- views ---
 
@@ -141,9 +156,18 @@ class MobileHost:
     def applications(self) -> dict[ApplicationName, ApplicationStatus]:
         """Every application now, in the order of definition."""
         return {
-            name: application_status(application)
+            name: application_status(application, self._advisor)
             for name, application in self._placement.applications.items()
         }
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was spent of budgets."""
+        return self._advisor.engine.ledger
+
+    def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
+        """Why an application's policy or lock forbids it a network; None when it may be there."""
+        return self._advisor.bar(name, network, now)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -183,10 +207,15 @@ class MobileHost:
                 if (tunnel := self._known(network)) is not None:
                     self._receive_signal(tunnel, port, payload, now)
             case ApplicationDefined(name, id, policy):
-                self._placement.define(name, id, policy or self._settings.default_policy)
+                self._define(name, id, policy or self._settings.default_policy, now)
             case ApplicationAssigned(name, policy):
                 if (application := self._placement.applications.get(name)) is not None:
-                    self._placement.define(name, application.id, policy)
+                    self._define(name, application.id, policy, now)
+            case ApplicationLocked(name, network):
+                if name in self._placement.applications:
+                    self._placement.lock(name, network, now)
+            case ClockRead(offset):
+                self._advisor.set_clock(offset, now)
             case HandoverAsked(token, what, target):
                 self._placement.ask(token, what, target, now)
             case FlowsAdopted(name, flows):
@@ -198,6 +227,14 @@ class MobileHost:
         self._work_off(now)
         commands, self._commands = self._commands, []
         return commands
+
+    def _define(
+        self, name: ApplicationName, id: ApplicationId, policy: Policy | tuple[str, ...], now: float
+    ) -> None:
+        if isinstance(policy, Policy):
+            self._placement.guide(name, id, policy, now)
+        else:
+            self._placement.define(name, id, policy)
 
     def _pass_time(self, now: float) -> None:
         self._signalling.handle_timeout(now)

@@ -74,6 +74,11 @@ class Engine:
                 decisions.append(decision)
         return decisions
 
+    def forget(self, name: ApplicationName) -> None:
+        """An application has no policy any more. What it spent stays in the ledger."""
+        self.applications.pop(name, None)
+        self._wake_at.pop(name, None)
+
     def next_timeout(self) -> float | None:
         """When `TimePassed` should come at the latest, or None."""
         return min((at for at in self._wake_at.values() if at < inf), default=None)
