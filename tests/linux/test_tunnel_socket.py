@@ -95,6 +95,18 @@ def test_an_outer_packet_on_the_wire(host: Namespace, stack: ExitStack) -> None:
     assert made.dropped == 0
 
 
+def test_another_anchor_is_sent_to_from_the_same_port(host: Namespace, stack: ExitStack) -> None:
+    listening, made = wire(stack), tunnel(stack)
+    made.turn_to(Endpoint(ip_address("46.0.0.1"), 1801))
+    made.send(b"inner", 0)
+    packet = listening.packet()
+    assert packet[12:20] == CARE_OF.packed + ip_address("46.0.0.1").packed
+    assert struct.unpack_from("!HH", packet, 20) == (1500, 1801)
+    host.run("ip link set if0 down")
+    with pytest.raises(KernelError, match=r"no way from 192\.168\.100\.25 on if0 to 45\.0\.0\.1:1800: "):
+        made.turn_to(ANCHOR)
+
+
 def test_an_outer_packet_of_ipv6(host: Namespace, stack: ExitStack) -> None:
     listening, made = wire(stack, 0x86DD), tunnel(stack, 6)
     made.send(b"inner", 0xB8)

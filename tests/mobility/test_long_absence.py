@@ -120,4 +120,4 @@ def test_an_exhausted_pool_gives_again_what_expired() -> None:
     world.run(120)
     assert world.host.state == "lost"
     assert len(world.anchor.associations) == 1
-    assert isinstance(world.anchor_settings, AnchorSettings)
+    assert isinstance(world.sites[0].settings, AnchorSettings)

@@ -87,6 +87,7 @@ class TunnelSocket:
     ) -> None:
         self.dropped = 0
         self._segments = True
+        self._from = f"{address} on {interface}"
         self._version = address.version
         self._tos = 0
         self._socket = _bound_socket(interface, address, port, mark)
@@ -100,17 +101,22 @@ class TunnelSocket:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         if remote is not None:
             try:
-                self._socket.connect((str(remote.address), remote.port))
-            except OSError as reason:
+                self.turn_to(remote)
+            except KernelError:
                 self._socket.close()
-                raise KernelError(
-                    f"no way from {address} on {interface} to {remote}: {reason.strerror}"
-                ) from reason
+                raise
         self.local = _local(self._socket)
 
     def fileno(self) -> int:
         """Readable when datagrams wait."""
         return self._socket.fileno()
+
+    def turn_to(self, remote: Endpoint) -> None:
+        """Send to this remote end from now on, from the same port. Raises KernelError when there is no way to it."""
+        try:
+            self._socket.connect((str(remote.address), remote.port))
+        except OSError as reason:
+            raise KernelError(f"no way from {self._from} to {remote}: {reason.strerror}") from reason
 
     def send(self, payload: bytes, tos: int, size: int = 0, remote: SocketAddress | None = None) -> None:
         """Send to the remote end, or to another: one datagram, or with `size` as many as `payload` has of that size.

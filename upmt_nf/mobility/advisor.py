@@ -10,6 +10,7 @@ from math import inf
 
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.host_tunnel import HostTunnel, TunnelState
+from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.flow import FlowBytes
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
 from upmt_nf.policy.engine import Engine
@@ -27,6 +28,7 @@ from upmt_nf.policy.events import (
     Spent,
     TimePassed,
 )
+from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
 from upmt_nf.policy.quality import NO_LIMITS, UNMEASURED, Quality
 
@@ -184,3 +186,10 @@ class Advisor:
         """When `look` should come at the latest (seconds), or None."""
         times = [self.engine.next_timeout(), self._count_at]
         return min((time for time in times if time is not None), default=None)
+
+
+def new_advisor(settings: HostSettings, tunnels: Mapping[NetworkName, HostTunnel], paft: Paft) -> Advisor:
+    """An advisor that knows what the settings say of the networks and of what was spent."""
+    known = {facts.name: facts for facts in settings.facts}
+    facts = [known.get(name, NetworkFacts(name)) for name in settings.networks]
+    return Advisor(Engine(facts, ledger=settings.ledger, count_every=COUNT_EVERY), tunnels, paft)

@@ -60,7 +60,7 @@ from upmt_nf.signaling.messages import (
     TunnelSetupResponse,
 )
 from upmt_nf.signaling.sip.build import response_to
-from upmt_nf.signaling.sip.contacts import contacts_answered, lifetime_asked
+from upmt_nf.signaling.sip.contacts import lifetime_asked, read_contacts
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
 from upmt_nf.signaling.sip.fields import parse_address, parse_cseq
 from upmt_nf.signaling.sip.inspection import inspect
@@ -84,6 +84,8 @@ class AnchorAssociation:
     virtual_address: IPAddress
     expires_at: float
     tunnels: tuple[Tunnel, ...]
+    contacts: tuple[tuple[str, float], ...] = ()
+    """Where the host says it can be reached, and until when."""
 
 
 class Anchor:
@@ -130,7 +132,11 @@ class Anchor:
         """Every association now."""
         return [
             AnchorAssociation(
-                lease.identity, lease.address, lease.expires_at, tuple(self._tunnels.of(lease.address))
+                lease.identity,
+                lease.address,
+                lease.expires_at,
+                tuple(self._tunnels.of(lease.address)),
+                lease.contacts.ends(),
             )
             for lease in self._leases.by_identity.values()
         ]
@@ -293,7 +299,7 @@ class Anchor:
             ("Expires", str(expires)),
             (TOKEN_HEADER, lease.token),
         )
-        headers = (*contacts_answered(request, expires), *headers)
+        headers = (*lease.contacts.headers(now), *headers)
         key = lease.keys.ours if lease.keys is not None else None
         body = encode(AssociationResponse(lease.address, lease.token, expires, key))
         return response_to(request, 200, tag=self._tag, headers=headers, body=body)
@@ -335,6 +341,7 @@ class Anchor:
             expires=min(int(expires[:10]), 2**32 - 1),
             wanted=_address_in(wanted) if wanted else None,
             key=key,
+            contacts=read_contacts(request),
         )
 
     @staticmethod

@@ -6,7 +6,7 @@ tunnels or flows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
@@ -180,8 +180,11 @@ class HostSignalling:
         token: str | None,
         key: bytes | None,
         now: float,
+        others: Sequence[IPAddress] = (),
+        gone: Sequence[IPAddress] = (),
     ) -> None:
-        """Association request (M1 of the paper's figure 9), outside the tunnels."""
+        """Association request (M1 of the paper's figure 9), outside the tunnels. See `build.register`."""
+        port = self._settings.signalling_port
         self._cseq += 1
         request = register(
             anchor=self._settings.anchor_signalling,
@@ -193,6 +196,8 @@ class HostSignalling:
             expires=expires,
             virtual_address=None if virtual_address is None else str(virtual_address),
             body=encode(AssociationRequest(expires, virtual_address, key)),
+            others=[Endpoint(address, port) for address in others],
+            gone=[Endpoint(address, port) for address in gone],
         )
         if token is not None:
             request = replace(request, headers=(*request.headers, (TOKEN_HEADER, token)))

@@ -11,9 +11,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from upmt_nf.mobility.contacts import Contacts
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import TerminalId
+from upmt_nf.signaling.sip.contacts import NamedContact
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ class Lease:
     """Time and number of its one true entry in the heap of expiries; never after `expires_at`."""
     proven_at: float = 0.0
     """When the challenge was made that its newest REGISTER met (seconds): a later process meets a later challenge."""
+    contacts: Contacts = field(default_factory=Contacts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class LeaseAsked:
     key: bytes | None = None
     proven_at: float = 0.0
     """When the challenge was made that it meets (seconds); 0 where nobody asks for proof."""
+    contacts: tuple[NamedContact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,10 @@ class Leases:
         lifetime = min(asked.expires, settings.lifetime)
         lease = self.by_identity.get(asked.identity)
         if lease is not None:
+            if lease.call_id != asked.call_id:
+                lease.contacts.clear()
+            if lease.call_id != asked.call_id or asked.cseq >= lease.cseq:
+                lease.contacts.update(asked.contacts, lifetime, now)
             return self._refresh(lease, asked, now + lifetime)
         if len(self.by_identity) >= settings.max_associations:
             return LeaseRefused(503, "the anchor has all the hosts that it takes", retry_after=30)
@@ -131,6 +139,7 @@ class Leases:
         lease.proven_at = asked.proven_at
         self.by_identity[lease.identity] = self.by_address[address] = self.by_token[lease.token] = lease
         del self._idle[lease.identity]
+        lease.contacts.update(asked.contacts, lifetime, now)
         self._watch(lease)
         return LeaseGiven(lease, is_new=True)
 

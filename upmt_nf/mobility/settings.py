@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from upmt_nf.mobility.source_limits import SourceRates
@@ -20,6 +20,17 @@ class AddressPool(Sized, Iterable[IPAddress], Protocol):
 
     def __contains__(self, address: IPAddress, /) -> bool: ...
     def __iter__(self) -> Iterator[IPAddress]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorPeer:
+    """An anchor as a mobile host knows it: where it is, and who the host is towards it."""
+
+    address: IPAddress
+    identity: TerminalId
+    tunnel_port: int = TUNNEL_PORT
+    signalling_port: int = SIGNALLING_PORT
+    secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,24 @@ class HostSettings:
     """Tunnel format by network; `plain` where it says nothing. Others need a secret."""
     secret: str | None = field(default=None, repr=False)
     """Shared with the anchor. With it both ends must prove that they know it; without, neither does."""
+    further_anchors: tuple[AnchorPeer, ...] = ()
+    """Asked in this order when the first anchor does not answer."""
+
+    def for_each_anchor(self) -> tuple[HostSettings, ...]:
+        """The settings towards each anchor alone, in the order in which they are asked."""
+        others = (
+            replace(
+                self,
+                identity=peer.identity,
+                anchor=peer.address,
+                tunnel_port=peer.tunnel_port,
+                signalling_port=peer.signalling_port,
+                secret=peer.secret,
+                further_anchors=(),
+            )
+            for peer in self.further_anchors
+        )
+        return (replace(self, further_anchors=()), *others)
 
     @property
     def anchor_signalling(self) -> Endpoint:

@@ -29,7 +29,10 @@ _WINDOW = 256
 _MAX_NONCES = 8
 """Nonces in use that are remembered of one identity: its networks, each challenged on its own."""
 _MAX_HEADER = 2048
-_USUAL_NONCE = 40
+_NONCE_HEAD, _NONCE_MAC = 12, 12
+"""Bytes of a nonce: the time in milliseconds and what makes it unique; what shows that it is ours. No more than that:
+a challenge may not be larger than a short request."""
+_USUAL_NONCE = 32
 """Characters of the nonces that our anchors make."""
 _NONCE_PARAMETER, _NAME_PARAMETER = b' nonce="', b'username="'
 _BOUND = "u1-"
@@ -182,10 +185,10 @@ class DigestServer:
 
     def challenge(self, now: float, *, is_stale: bool = False) -> Unproven:
         """401 with a fresh nonce, one challenge an algorithm."""
-        nonce, end = self._nonce(now), ", stale=true" if is_stale else ""
-        asked = f'Digest realm="{self._realm}", qop="auth-int,auth"'
+        nonce, end = self._nonce(now), ",stale=true" if is_stale else ""
+        asked = f'Digest realm="{self._realm}",qop="auth-int,auth"'
         headers = tuple(
-            ("WWW-Authenticate", f'{asked}, algorithm={name}, nonce="{nonce}"{end}') for name in self._hash_of
+            ("WWW-Authenticate", f'{asked},algorithm={name},nonce="{nonce}"{end}') for name in self._hash_of
         )
         return Unproven(401, "Unauthorized", headers)
 
@@ -272,13 +275,14 @@ class DigestServer:
         return nonce
 
     def _nonce(self, now: float) -> str:
-        return self._text(int(now * 1000).to_bytes(6, "big") + self._token())
+        # Six random bytes a millisecond are enough.
+        return self._text(int(now * 1000).to_bytes(6, "big") + self._token()[2:])
 
     def _text(self, head: bytes) -> str:
         return base64.urlsafe_b64encode(head + self._mac(head)).decode()
 
     def _mac(self, head: bytes) -> bytes:
-        return hmac.digest(self._key, head, "sha256")[:16]
+        return hmac.digest(self._key, head, "sha256")[:_NONCE_MAC]
 
     def _time_of(self, nonce: str) -> float | None:
         """When we made a nonce (seconds); None when we did not."""
@@ -286,8 +290,8 @@ class DigestServer:
             raw = base64.b64decode(nonce.encode("ascii"), altchars=b"-_", validate=True)
         except ValueError:
             return None
-        head, mac = raw[:14], raw[14:]
-        if len(raw) != 30 or not hmac.compare_digest(mac, self._mac(head)):
+        head, mac = raw[:_NONCE_HEAD], raw[_NONCE_HEAD:]
+        if len(raw) != _NONCE_HEAD + _NONCE_MAC or not hmac.compare_digest(mac, self._mac(head)):
             return None
         return _seconds_in(head)
 
@@ -405,7 +409,7 @@ class DigestClient:
 
 def _head_of(nonce: str) -> bytes:
     """Its time and random part. Raises ValueError."""
-    return base64.urlsafe_b64decode(nonce)[:14]
+    return base64.urlsafe_b64decode(nonce)[:_NONCE_HEAD]
 
 
 def _seconds_in(head: bytes) -> float:

@@ -5,6 +5,8 @@ As printed there, To and From lack a scheme and Via ends in `;`: we send valid S
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.signaling.sip.fields import parse_address, parse_via
 from upmt_nf.signaling.sip.message import Header, Request, Response, canonical
@@ -41,8 +43,14 @@ def register(
     expires: int,
     virtual_address: str | None = None,
     body: bytes = b"",
+    others: Sequence[Endpoint] = (),
+    gone: Sequence[Endpoint] = (),
 ) -> Request:
-    """M1, the association request; `expires` 0 de-associates. The Via's branch is added on sending."""
+    """M1, the association request; `expires` 0 de-associates. The Via's branch is added on sending.
+
+    Contacts are `local`, the `others` by which the host can be reached as well, and those `gone` since it said so.
+    """
+    user = identity.partition("@")[0]
     headers: list[Header] = [
         ("Via", f"SIP/2.0/UDP {local};rport;TID={identity}"),
         ("Max-Forwards", "70"),
@@ -50,7 +58,8 @@ def register(
         ("From", f"<sip:{identity}>;tag={tag}"),
         ("Call-ID", call_id),
         ("CSeq", f"{cseq} REGISTER"),
-        ("Contact", f"<sip:{identity.partition('@')[0]}@{local}>"),
+        *(("Contact", f"<sip:{user}@{contact}>") for contact in (local, *others)),
+        *(("Contact", f"<sip:{user}@{contact}>;expires=0") for contact in gone),
         ("Expires", str(expires)),
         ("User-Agent", PRODUCT),
     ]
