@@ -36,7 +36,7 @@ def run_mobile_host(config: ConfigFile, verbose: Verbose = False) -> None:
     from upmt_nf.daemon.lifetime import run_daemon
 
     _log_to_stderr(verbose)
-    run_daemon(HostDaemon(mobile_host_config(config)))
+    run_daemon(HostDaemon(mobile_host_config(config), config.absolute()))
 
 
 def _log_to_stderr(verbose: bool) -> None:

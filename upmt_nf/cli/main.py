@@ -14,6 +14,7 @@ from upmt_nf.cli import (
     doctor,
     enrolment,
     forwards,
+    handovers,
     leases,
     policy,
     reading,
@@ -41,12 +42,14 @@ app.add_typer(daemons.anchor_app, name="anchor")
 app.add_typer(daemons.mobile_host_app, name="mobile-host")
 app.add_typer(rules.rules_app, name="rules")
 app.add_typer(lab_app, name="lab")
+policy.policy_app.command("reload")(handovers.reload)
 app.add_typer(policy.policy_app, name="policy")
 app.add_typer(trace.trace_app, name="trace")
 for register in (
     reading.register,
     why.register,
     steering.register,
+    handovers.register,
     rules.register,
     doctor.register,
     schema.register,

@@ -117,11 +117,16 @@ def _print_apps(rows: list[dict[str, Any]]) -> None:
     columns = {
         "APPLICATION": "name",
         "NETWORK": "network",
-        "POLICY": "policy",
+        "POLICY": "rule",
         "FLOWS": "flows",
         "MATCH": "match",
     }
-    print_table(None, columns, rows)
+    print_table(None, columns, [{**row, "rule": _policy_of(row)} for row in rows])
+
+
+def _policy_of(row: dict[str, Any]) -> str:
+    policy = row["policy_name"] or ", ".join(row["policy"])
+    return f"{policy} (locked to {row['locked']})" if row["locked"] else policy
 
 
 def flows(json: Json = False) -> None:

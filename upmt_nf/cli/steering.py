@@ -40,7 +40,10 @@ def run(
 
 def assign(
     to: Annotated[
-        str, typer.Option("--to", help="Network, or networks in order of preference: lte,wifi or any.")
+        str,
+        typer.Option(
+            "--to", help="Policy, network, or networks in order of preference: voice or lte,wifi or any."
+        ),
     ],
     app: Annotated[
         str | None, typer.Option("--app", help="Name of the application; made from the match by default.")

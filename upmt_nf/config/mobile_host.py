@@ -52,6 +52,8 @@ class MobileHostSection(Section):
     lease_time: Annotated[int, Field(ge=1, le=604800)] = 3600
     """Seconds of association asked of the anchor."""
     max_flows: Annotated[int, Field(ge=16)] = 131072
+    records: str = "/var/lib/upmt/records.sqlite"
+    """File that remembers what was spent of budgets, and the last handovers."""
 
 
 class AnchorAddress(Section):

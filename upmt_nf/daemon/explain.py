@@ -111,6 +111,10 @@ class Explainer:
         verdicts = network_verdicts(
             status.policy, current, daemon.machine.networks, daemon.config.mobile_host.return_after
         )
+        for verdict in verdicts:
+            reason = daemon.machine.bar(name, verdict["name"], daemon.now())
+            if reason is not None and not verdict["is_chosen"]:
+                verdict["why"] = f"not allowed: {reason}"
         return {
             "kind": kind,
             "subject": subject,
@@ -119,6 +123,8 @@ class Explainer:
                 "name": name,
                 "id": application.id,
                 "policy": list(status.policy),
+                "policy_name": status.policy_name,
+                "locked": status.locked,
                 "network": status.network,
                 "match": application.conditions,
                 "is_moving": status.is_moving,

@@ -23,6 +23,7 @@ from upmt_nf.mobility.selection import ranked
 from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.flow import FlowKey
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+from upmt_nf.policy.policy import Policy
 
 if TYPE_CHECKING:
     from upmt_nf.daemon.host_daemon import HostDaemon
@@ -155,14 +156,15 @@ class HostControl:
         daemon.update_rules()
         failure = None
         if not is_new:
-            failure = await self._move_to_best(application, policy)
+            if not isinstance(policy, Policy):
+                failure = await self._move_to_best(application, policy)
             daemon.take(ApplicationAssigned(application.name, policy))
         if rule is not None:
             moved = daemon.applications.reclassify(daemon.paft.flows.values(), rule)
             daemon.take(FlowsAdopted(application.name, tuple(moved)))
         if failure is not None:
-            raise UpmtError(f"{application.name} has the policy {', '.join(policy)} now, but {failure}")
-        await self._settle(application)
+            raise UpmtError(f"{application.name} has its new policy now, but {failure}")
+        await daemon.settled(application.name)
         return next(row for row in self._application_rows() if row["name"] == application.name)
 
     async def handover(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
@@ -175,20 +177,27 @@ class HostControl:
         what = FlowKey.parse(subject) if is_flow else ApplicationName(subject)
         return receipt_report(await self._daemon.hand_over(what, NetworkName(target)))
 
-    def _introduce(self, application: Application, policy: tuple[str, ...] | None) -> bool:
+    def _introduce(self, application: Application, policy: Policy | tuple[str, ...] | None) -> bool:
         """Tell the machine of an application; False when it knows it."""
         if application.name in self._daemon.machine.applications:
             return False
         self._daemon.take(ApplicationDefined(application.name, application.id, policy))
         return True
 
-    def _policy(self, networks: Any) -> tuple[str, ...]:
+    def _policy(self, networks: Any) -> Policy | tuple[str, ...]:
+        """A policy's name, or networks in order. Raises UsageError."""
+        policies = self._daemon.config.book().policies
         known = [section.name for section in self._daemon.config.network]
         if not isinstance(networks, Sequence) or isinstance(networks, str) or not networks:
-            raise UsageError("say where to: a network, or several in the order of preference")
+            raise UsageError("say where to: a policy, a network, or several in the order of preference")
+        if len(networks) == 1 and networks[0] not in known and networks[0] in policies:
+            return policies[networks[0]]
         for name in networks:
             if name not in known and name != "any":
-                raise UsageError(f"there is no network {name!r}; there are {', '.join(known)}, and 'any'")
+                raise UsageError(
+                    f"there is no network {name!r}; there are {', '.join(known)}, and 'any'; "
+                    f"the policies are {', '.join(policies)}"
+                )
         return tuple(networks)
 
     async def _move_to_best(self, application: Application, policy: tuple[str, ...]) -> str | None:
@@ -204,13 +213,6 @@ class HostControl:
         except UpmtError as reason:
             return str(reason)
         return None
-
-    async def _settle(self, application: Application) -> None:
-        """Wait until the anchor knows, so that what is reported is so."""
-        for _ in range(100):
-            if not self._daemon.machine.applications[application.name].is_moving:
-                return
-            await asyncio.sleep(0.02)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

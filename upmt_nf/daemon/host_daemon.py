@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import signal
 from collections import deque
 from pathlib import Path
 from random import SystemRandom
@@ -19,6 +20,9 @@ from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
 from upmt_nf.daemon.host_plane import HostPlane
+from upmt_nf.daemon.host_policies import HostPolicies
+from upmt_nf.daemon.policy_control import READING as POLICY_READING
+from upmt_nf.daemon.policy_control import PolicyControl
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
@@ -68,15 +72,17 @@ class HostDaemon:
 
     machine: MobileHost
     networks: HostNetworks
+    policies: HostPolicies
     plane: HostPlane
     _wake_up: WakeUp
     _monitor: LinkMonitor
     _stopped: asyncio.Event
 
-    def __init__(self, config: MobileHostConfig) -> None:
+    def __init__(self, config: MobileHostConfig, file: Path | None = None) -> None:
         if config.mobile_host.datapath == "fast":
             raise FacilityError('the fast datapath is not built yet: say datapath = "auto" or "agent"')
         self.config = config
+        self._file = file
         self._secrets: list[str | None] = []
         """Shared with each anchor, in the order of the file."""
         self.paft = Paft(max_flows=config.mobile_host.max_flows)
@@ -87,7 +93,8 @@ class HostDaemon:
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
         self._rules_in_place: tuple[Endpoint, dict[str, int], list[str]] | None = None
         self._signalling_port = config.anchor.signalling_port
-        self._control = ControlServer(HostControl(self).commands(), READING)
+        commands = {**HostControl(self).commands(), **PolicyControl(self).commands()}
+        self._control = ControlServer(commands, READING | POLICY_READING)
 
     # --- life ---
 
@@ -98,6 +105,7 @@ class HostDaemon:
         self._control.claim()
         files = map(self.config.secret_file_of, self.config.anchors)
         self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
+        self.policies = HostPolicies(self.config, self._file)
         self.applications = Applications(self.config.application)
         self.kernel = HostKernel(self.config)
         try:
@@ -123,7 +131,9 @@ class HostDaemon:
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         for section in self.config.application:
             name = ApplicationName(section.name)
-            self.take(ApplicationDefined(name, self.applications.by_name[name].id, section.networks))
+            self.take(ApplicationDefined(name, self.applications.by_name[name].id, self.policies.of(section)))
+        self.policies.begin(self.take, lambda: self.machine.ledger)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_or_say_why)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -155,7 +165,9 @@ class HostDaemon:
             keepalive_interval=host.keepalive_interval,
             return_after=host.return_after,
             lifetime=host.lease_time,
-            default_policy=self.config.default_networks,
+            default_policy=self.policies.default,
+            facts=self.config.facts(),
+            ledger=self.policies.ledger(self._loop.time()),
             secret=first.secret,
             further_anchors=tuple(further),
             protection={NetworkName(section.name): section.protection for section in self.config.network},
@@ -167,6 +179,7 @@ class HostDaemon:
             await self._stopped.wait()
         finally:
             self._wake_up.cancel()
+            self.policies.close(self.machine.ledger)
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
             self.networks.close()
@@ -178,6 +191,27 @@ class HostDaemon:
     def ask_to_stop(self) -> None:
         """De-associate, then end."""
         self.take(StopAsked())
+
+    def reload_policies(self) -> list[ApplicationName]:
+        """Read the file's policies again; gives the applications that have another one. Raises ConfigError."""
+        self.config, changes = self.policies.reload()
+        for change in changes:
+            self.take(change)
+        return [change.name for change in changes]
+
+    def _reload_or_say_why(self) -> None:
+        try:
+            changed = self.reload_policies()
+            log.info("policies read again; others now: %s", ", ".join(changed) or "none")
+        except UpmtError as reason:
+            log.warning("the policies stay as they are: %s", reason)
+
+    async def settled(self, name: ApplicationName) -> None:
+        """Wait until the anchor knows where an application is, but not for ever."""
+        for _ in range(100):
+            if not self.machine.applications[name].is_moving:
+                return
+            await asyncio.sleep(0.02)
 
     def now(self) -> float:
         """The clock that flows and timers go by, seconds."""
@@ -309,6 +343,7 @@ class HostDaemon:
         self.forwarder = None
 
     def _finish_handover(self, finished: HandoverFinished) -> None:
+        self.policies.note(finished)
         future = self._handovers.get(finished.token) if finished.token is not None else None
         if future is None or future.done():
             return

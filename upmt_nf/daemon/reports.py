@@ -56,6 +56,8 @@ def application_report(status: ApplicationStatus, flows: int, conditions: Iterab
         "name": status.name,
         "network": status.network,
         "policy": list(status.policy),
+        "policy_name": status.policy_name,
+        "locked": status.locked,
         "flows": flows,
         "match": list(conditions),
     }

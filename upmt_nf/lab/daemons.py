@@ -84,6 +84,7 @@ secret_file = "{directory}/secret"
 datapath = "{datapath}"
 keepalive_interval = 1.0
 return_after = 5.0
+records = "{directory}/records.sqlite"
 {known}{networks}"""
     )
 

@@ -112,6 +112,9 @@ class HandoverFinished:
     failure: str | None
     is_usage_error: bool = False
     """The failure is the asker's: it named something that does not exist."""
+    application: ApplicationName | None = None
+    target: NetworkName | None = None
+    """Of a failure, as far as they are known."""
 
 
 HostCommand = (

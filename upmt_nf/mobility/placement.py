@@ -530,7 +530,11 @@ class Placement:
         else:
             text = f"{what} from {way}: {handover.failure}"
             self.commands.append(Announce(Level.WARNING, text))
-            self.commands.append(HandoverFinished(order.token, None, handover.failure))
+            self.commands.append(
+                HandoverFinished(
+                    order.token, None, handover.failure, application=order.application, target=order.target
+                )
+            )
 
     # --- looking ---
 
