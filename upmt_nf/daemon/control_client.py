@@ -11,11 +11,11 @@ import socket
 import struct
 from typing import Any
 
-from upmt_nf.model.errors import FacilityError, KernelError, NoDaemonError, UpmtError, UsageError
+from upmt_nf.model.errors import ConfigError, FacilityError, KernelError, NoDaemonError, UpmtError, UsageError
 from upmt_nf.model.names import CONTROL_SOCKET
 
 ERROR_KINDS: dict[str, type[UpmtError]] = {
-    kind.__name__: kind for kind in (UpmtError, UsageError, FacilityError, KernelError)
+    kind.__name__: kind for kind in (UpmtError, UsageError, ConfigError, FacilityError, KernelError)
 }
 """Errors that keep their kind, and so their exit code, on the way from the daemon to the command line."""
 

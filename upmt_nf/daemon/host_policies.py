@@ -144,8 +144,9 @@ class HostPolicies:
             return None
 
     def _has_budgets(self) -> bool:
-        policies = [*self._chosen.values()]
-        policies += [other for policy in self._chosen.values() for _, other in policy.by_time]
+        # Of all that are in the file: an application may be given any of them at run time.
+        policies = [*self.config.book().policies.values()]
+        policies += [other for policy in policies for _, other in policy.by_time]
         return any(policy.budgets for policy in policies) or any(
             section.budgets for section in self.config.network
         )

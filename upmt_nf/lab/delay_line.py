@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import socket
 import sys
@@ -10,10 +11,12 @@ import time
 from collections import deque
 from typing import Any
 
-from netfilterqueue import COPY_META, NetfilterQueue
+from netfilterqueue import COPY_PACKET, NetfilterQueue
 
 _QUEUE = 0
 _LENGTH = 65535
+_HEAD = 64
+"""Bytes of each packet that are copied here: a packet without any cannot be kept for later."""
 
 
 def hold(delay: float) -> None:
@@ -25,7 +28,7 @@ def hold(delay: float) -> None:
         waiting.append((time.monotonic() + delay, packet))
 
     queue = NetfilterQueue()
-    queue.bind(_QUEUE, keep, _LENGTH, COPY_META, 0, 16 << 20)
+    queue.bind(_QUEUE, keep, _LENGTH, COPY_PACKET, _HEAD, 16 << 20)
     print("ready", flush=True)
     with socket.socket(fileno=queue.get_fd()) as arrivals:
         while True:
@@ -48,7 +51,8 @@ class _Once:
         """The message, once."""
         message, self._message = self._message, None
         if message is None:
-            raise BlockingIOError
+            # With its number: the binding looks at it.
+            raise BlockingIOError(errno.EWOULDBLOCK, "no other message")
         return message
 
 

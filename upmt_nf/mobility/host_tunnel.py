@@ -168,7 +168,7 @@ class HostTunnel:
     @property
     def interval(self) -> float:
         """Between two probes: as configured, but never less than two round trips."""
-        return max(min(self._wanted_interval, self._hurry), 2 * (self.rtt or 0.0))
+        return max(self._wanted_interval, 2 * (self.rtt or 0.0))
 
     @property
     def answer_timeout(self) -> float:
@@ -249,12 +249,14 @@ class HostTunnel:
             self._probe_at = now
 
     def hasten(self, hurry: float, now: float) -> None:
-        """Applications here need a probe this often (seconds; infinite: as configured). Its owner asks for timeouts."""
-        before, self._hurry = self.interval, hurry
-        if self.interval < before and self.is_usable:
-            # By the shorter interval the last answer would be too old: nobody asked for a newer one yet.
-            self._answered_at = max(self._answered_at, now - self.interval)
-            self._probe_at = now if self._probe_at is None else min(self._probe_at, now)
+        """Applications here need a probe this often (seconds; infinite: as configured). Its owner asks for timeouts.
+
+        More probes make no verdict of death come sooner: what is slow for a second is not dead.
+        """
+        is_sooner = hurry < min(self._hurry, self.interval)
+        self._hurry = hurry
+        if is_sooner and self.state is TunnelState.UP and self._probe_at is not None:
+            self._probe_at = min(self._probe_at, now + hurry)
 
     def break_path(self, reason: str, now: float) -> list[TunnelAction]:
         """The kernel refuses to send on the path."""
@@ -378,7 +380,7 @@ class HostTunnel:
         return min(eighth, max(self.answer_timeout, DOUBTED_PAUSE)) if self._is_doubted else eighth
 
     def _jittered_interval(self) -> float:
-        return self.interval * self._random.uniform(0.95, 1.05)
+        return min(self.interval, self._hurry) * self._random.uniform(0.95, 1.05)
 
     def _answer_deadline(self) -> float | None:
         """When the oldest probe since the last answer is late."""
