@@ -30,7 +30,9 @@ def hold(delay: float) -> None:
     queue = NetfilterQueue()
     queue.bind(_QUEUE, keep, _LENGTH, COPY_PACKET, _HEAD, 16 << 20)
     print("ready", flush=True)
-    with socket.socket(fileno=queue.get_fd()) as arrivals:
+    with socket.socket(fileno=queue.get_fd()) as arrivals, contextlib.ExitStack() as at_the_end:
+        # What is held when a network gets another shape goes on, and is not lost.
+        at_the_end.callback(lambda: [packet.accept() for _, packet in waiting])
         while True:
             left = waiting[0][0] - time.monotonic() if waiting else None
             arrivals.settimeout(None if left is None else max(1e-6, left))
