@@ -17,6 +17,8 @@ from upmt_nf.policy.network import NetworkFacts, Protection
 from upmt_nf.policy.policy import Kind, Policy
 from upmt_nf.policy.profiles import PROFILES
 
+NEVER = 1e9
+"""Seconds of silence after which a tunnel is idle: here it always carries something."""
 CALL, BULK = ApplicationName("call"), ApplicationName("bulk")
 FACTS = (NetworkFacts(NET0, throughput=20e6), NetworkFacts(NET1, cost=4.0, is_metered=True, throughput=20e6))
 
@@ -26,7 +28,7 @@ def profile(name: str, **changes: object) -> Policy:
 
 
 def world_with(seed: int = 0, **policies: Policy) -> World:
-    world = World(seed, facts=FACTS)
+    world = World(seed, facts=FACTS, idle_after=NEVER)
     for number, (name, policy) in enumerate(policies.items(), start=2):
         world.host.take(ApplicationDefined(ApplicationName(name), ApplicationId(number), policy))
     associated(world)

@@ -31,16 +31,22 @@ from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
     LeaseEnded,
     LeaseGranted,
+    SendBindingAnswer,
     SendSip,
     SendTunnelSignal,
 )
-from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
+from upmt_nf.mobility.anchor_events import (
+    AnchorEvent,
+    BindingProbeReceived,
+    SipDatagramReceived,
+    TunnelSignalReceived,
+)
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
-from upmt_nf.model.names import VIRTUAL_INTERFACE
+from upmt_nf.model.names import MEASUREMENT_PORT, VIRTUAL_INTERFACE
 from upmt_nf.signaling.digest import MD5, REALM, DigestServer
 
 log = logging.getLogger(__name__)
@@ -108,7 +114,13 @@ class AnchorDaemon:
         self.kernel.prepare()
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
         self.plane = AnchorPlane(
-            loop, config.address, config.tunnel_port, self.forwarder, tun, heard=self._hear
+            loop,
+            config.address,
+            config.tunnel_port,
+            self.forwarder,
+            tun,
+            heard=self._hear,
+            probed=lambda remote, data: self.take(BindingProbeReceived(remote, data)),
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
@@ -205,14 +217,21 @@ class AnchorDaemon:
             self.take(SipDatagramReceived(source, data))
 
     def _hear(self, signal: TunnelSignal) -> None:
-        self.take(
-            TunnelSignalReceived(signal.tunnel, signal.remote, signal.source, signal.port, signal.payload)
-        )
+        tunnel, remote, source, port, payload = signal[1:]
+        event = TunnelSignalReceived(tunnel, remote, source, port, payload)
+        if port != MEASUREMENT_PORT:
+            return self.take(event)
+        # One answer and nothing else comes of it: no timer changes, however many hosts measure.
+        for command in self.machine.handle(event, self._loop.time()):
+            self._perform(command)
+        return None
 
     def _perform(self, command: AnchorCommand) -> None:
         match command:
             case SendTunnelSignal(remote, destination, port, payload):
                 self.plane.send_signal(remote, destination, port, payload)
+            case SendBindingAnswer(remote, data):
+                self.plane.send_as_is(remote, data)
             case SendSip(destination, data):
                 self._signalling.send_to(data, destination)
             case LeaseGranted(identity, address):

@@ -123,7 +123,7 @@ class Advisor:
         if not self._ids:
             return
         for name, tunnel in self._tunnels.items():
-            quality = tunnel.quality.quality if tunnel.is_usable else UNMEASURED
+            quality = tunnel.quality.judged(tunnel.measured) if tunnel.is_usable else UNMEASURED
             if quality != self._qualities[name]:
                 self._qualities[name] = quality
                 if tunnel.is_usable:

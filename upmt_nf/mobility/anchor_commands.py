@@ -28,6 +28,14 @@ class SendTunnelSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class SendBindingAnswer:
+    """Send this as it is from the tunnel port."""
+
+    remote: Endpoint
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseGranted:
     """An association begins: this host has this virtual address."""
 
@@ -44,4 +52,6 @@ class LeaseEnded:
     reason: str
 
 
-AnchorCommand = SendSip | SendTunnelSignal | LeaseGranted | LeaseEnded | Announce | Stopped
+AnchorCommand = (
+    SendSip | SendTunnelSignal | SendBindingAnswer | LeaseGranted | LeaseEnded | Announce | Stopped
+)
