@@ -22,6 +22,7 @@ from upmt_nf.cli import (
     schema,
     steering,
     trace,
+    watch,
     why,
 )
 from upmt_nf.cli.lab import lab_app
@@ -50,6 +51,7 @@ for register in (
     why.register,
     steering.register,
     handovers.register,
+    watch.register,
     rules.register,
     doctor.register,
     schema.register,

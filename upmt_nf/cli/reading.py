@@ -8,6 +8,7 @@ import typer
 
 from upmt_nf.cli.tables import console, data_size, print_json, print_table
 from upmt_nf.daemon.control_client import call
+from upmt_nf.model.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")]
 
@@ -66,8 +67,25 @@ def _print_anchor(value: dict[str, Any]) -> None:
     print_table(None, columns, value["associations"])
 
 
-def networks(json: Json = False) -> None:
-    """The access networks of this host."""
+def networks(
+    action: Annotated[
+        str | None, typer.Argument(help="`test`: say what is known of one network's way.")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(help="The network to test.")] = None,
+    json: Json = False,
+) -> None:
+    """The access networks of this host; `networks test NAME`: what is known of one's way to the anchor."""
+    if action is not None:
+        if action != "test" or name is None:
+            raise UsageError("say `upmt networks`, or `upmt networks test NAME`")
+        trial = call("network-test", network=name)
+        if json:
+            print_json(trial)
+        else:
+            print_table(None, {"CHECK": "check", "STATE": "state", "DETAIL": "detail"}, trial["checks"])
+        if not trial["passed"]:
+            raise typer.Exit(1)
+        return
     value = call("networks")
     print_json(value) if json else _print_networks(value)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
 from upmt_nf.config.checked import Complaint, Section, checked
 from upmt_nf.config.policies import (
@@ -26,6 +27,19 @@ from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, Network
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
 from upmt_nf.policy.network import NetworkFacts, Protection
 from upmt_nf.policy.policy import Kind, Policy
+
+
+def read_endpoint(value: Any) -> Endpoint:
+    """`127.0.0.1:9377` or `[::1]:9377`. Raises ValueError."""
+    if isinstance(value, Endpoint):
+        return value
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    try:
+        if not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:
+            raise ValueError
+        return Endpoint(ip_address(host.removeprefix("[").removesuffix("]")), int(port))
+    except ValueError:
+        raise ValueError(f"{value!r} is not an address and a port such as 127.0.0.1:9377") from None
 
 
 def check_identity(value: str) -> str:
@@ -68,6 +82,8 @@ class MobileHostSection(Section):
     max_flows: Annotated[int, Field(ge=16)] = 131072
     records: str = "/var/lib/upmt/records.sqlite"
     """File that remembers what was spent of budgets, and the last handovers."""
+    metrics: Annotated[Endpoint, PlainValidator(read_endpoint)] | None = None
+    """Address and port at which Prometheus may ask; nobody may when left out."""
 
 
 class AnchorAddress(Section):

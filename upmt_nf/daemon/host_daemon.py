@@ -22,6 +22,8 @@ from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
 from upmt_nf.daemon.host_plane import HostPlane
 from upmt_nf.daemon.host_policies import HostPolicies
+from upmt_nf.daemon.metrics import metrics_text
+from upmt_nf.daemon.metrics_server import MetricsServer
 from upmt_nf.daemon.policy_control import READING as POLICY_READING
 from upmt_nf.daemon.policy_control import PolicyControl
 from upmt_nf.daemon.wake_up import WakeUp
@@ -99,7 +101,9 @@ class HostDaemon:
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
         self._rules_in_place: tuple[Endpoint, dict[str, int], list[str]] | None = None
         self._signalling_port = config.anchor.signalling_port
-        commands = {**HostControl(self).commands(), **PolicyControl(self).commands()}
+        control = HostControl(self)
+        commands = {**control.commands(), **PolicyControl(self).commands()}
+        self._metrics = MetricsServer(lambda: self._metrics_text(control))
         self._control = ControlServer(commands, READING | POLICY_READING)
 
     # --- life ---
@@ -120,6 +124,11 @@ class HostDaemon:
             self.kernel.restore()
             raise
         await self._control.serve()
+        if (where := self.config.mobile_host.metrics) is not None:
+            try:
+                await self._metrics.serve(where)
+            except UpmtError as reason:
+                log.warning("%s", reason)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self.kernel.prepare()
@@ -195,6 +204,7 @@ class HostDaemon:
         finally:
             self._wake_up.cancel()
             self.policies.close(self.machine.ledger)
+            self._metrics.close()
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
             self._probes.close_all()
@@ -207,6 +217,10 @@ class HostDaemon:
     def ask_to_stop(self) -> None:
         """De-associate, then end."""
         self.take(StopAsked())
+
+    async def _metrics_text(self, control: HostControl) -> str:
+        status, tunnels = await control.status({}, 0), await control.tunnels({}, 0)
+        return metrics_text(status, tunnels, self.policies.counts)
 
     def reload_policies(self) -> list[ApplicationName]:
         """Read the file's policies again; gives the applications that have another one. Raises ConfigError."""

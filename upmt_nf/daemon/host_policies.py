@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +34,8 @@ class HostPolicies:
 
     def __init__(self, config: MobileHostConfig, file: Path | None) -> None:
         self.config = config
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """Handovers since the start, by application and outcome."""
         self._file = file
         self._chosen = config.policies()
         self._timer: asyncio.TimerHandle | None = None
@@ -115,7 +118,10 @@ class HostPolicies:
     def note(self, finished: HandoverFinished) -> dict[str, Any] | None:
         """Keep a handover's record."""
         record = handover_record(finished, datetime.now().astimezone().isoformat(timespec="milliseconds"))
-        if record is not None and self._store is not None:
+        if record is None:
+            return None
+        self.counts[record["application"] or "", record["outcome"]] += 1
+        if self._store is not None:
             self._store.keep_handover(record)
         return record
 
