@@ -50,13 +50,14 @@ class PolicyLab:
         lab.await_networks_up()
 
     def write(self, policies: str) -> None:
-        # Slow enough that a budget of 300 kB can be kept.
-        self.config.write_text(
-            self.written.replace(
-                "keepalive_interval = 1.0", 'keepalive_interval = 5.0\nmetrics = "127.0.0.1:9377"'
-            ).replace('interface = "if0"', 'interface = "if0"\nthroughput = "400 kbit/s"')
-            + policies
+        text = self.written.replace(
+            "keepalive_interval = 1.0", 'keepalive_interval = 5.0\nmetrics = "127.0.0.1:9377"'
         )
+        for interface in ("if0", "if1"):
+            # Slow enough that a budget of 300 kB can be kept.
+            line = f'interface = "{interface}"'
+            text = text.replace(line, f'{line}\nthroughput = "400 kbit/s"')
+        self.config.write_text(text + policies)
 
     def app(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = {row["name"]: row for row in self.lab.ask("apps")}[name]
@@ -93,7 +94,7 @@ def test_the_authors_procedure_moves_the_call_once_each_way_and_bulk_never(
     lab.await_listener("ch", 5004)
     stream = lab.start(
         "mh", *UPMT, "run", "--app", "call", "--",
-        *STREAM, "send", "86.0.0.1", "5004", "50", "30", str(log),
+        *STREAM, "send", "86.0.0.1", "5004", "50", "100", str(log),
     )  # fmt: skip
     wait_until(lambda: log.exists(), "the stream runs", PATIENCE)
     assert (world.app("call")["policy_name"], world.app("call")["network"]) == ("voice", "net0")
@@ -110,15 +111,15 @@ def test_the_authors_procedure_moves_the_call_once_each_way_and_bulk_never(
     assert away["numbers"]["source_delay_ms"] > 250
     assert away["numbers"]["target_delay_ms"] < 50
     assert away["flows"] == 1
-    assert stream.wait(timeout=60) == 0
-    there = report(read_log(log.with_suffix(".echo")), 0, 1499)
-    # Each change of the lab's delay may cost what is on its way; the handover in between costs nothing.
-    assert there.duplicated == 0
-    assert there.lost <= 30
     world.shape("net0", "0ms")
-    wait_until(lambda: world.app("call")["network"] == "net0", "the call has returned", 60)
+    wait_until(lambda: world.app("call")["network"] == "net0", "the call has returned", 70)
     assert len(world.moves("call")) == 2
     assert world.moves("bulk") == []
+    assert stream.wait(timeout=120) == 0
+    there = report(read_log(log.with_suffix(".echo")), 0, 4999)
+    # Each change of the lab's delay may cost what is on its way; the handovers in between cost nothing.
+    assert there.duplicated == 0
+    assert there.lost <= 60
     trace = tmp_path / "trace.jsonl"
     lab.on("mh", *UPMT, "trace", "record", str(trace), "--for", "2")
     text = lab.on(
@@ -212,6 +213,6 @@ def test_handovers_are_followed_as_json_lines(world: PolicyLab) -> None:
     lab.ask("handover", "call", "--to", "net1")
     assert follower.stdout is not None
     row = json.loads(follower.stdout.readline())
-    while row["to"] != "net1":
+    while not row["asked"]:
         row = json.loads(follower.stdout.readline())
-    assert (row["application"], row["asked"], row["outcome"]) == ("call", True, "done")
+    assert (row["application"], row["to"], row["outcome"]) == ("call", "net1", "done")

@@ -71,6 +71,28 @@ def test_voice_moves_when_its_profile_says_so_and_bulk_does_not() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
+def test_a_network_that_is_waited_for_is_measured_though_it_carries_nothing() -> None:
+    world = World(facts=FACTS)
+    world.host.take(ApplicationDefined(CALL, ApplicationId(2), profile("voice")))
+    associated(world)
+    flow = world.host.open_flow(CALL)
+
+    def talk(seconds: int) -> None:
+        for _ in range(seconds):
+            world.host.send(flow)
+            for tunnel in world.host.paft.tunnels.values():
+                if tunnel.network == network_of(world, CALL):
+                    tunnel.used = world.now
+            world.run(1)
+
+    world.host.links[NET0].delay = 0.4
+    talk(150)
+    assert network_of(world, CALL) == NET1
+    world.host.links[NET0].delay = 0.02
+    talk(60)
+    assert network_of(world, CALL) == NET0
+
+
 def test_one_and_two_per_cent_of_loss_move_neither(seed: int) -> None:
     world = world_with(seed, call=profile("voice"), bulk=profile("bulk"))
     world.run(30)

@@ -172,15 +172,22 @@ class Advisor:
         self._wishes.setdefault(decision.application, decision)
 
     def urge(self, now: float) -> None:
-        """Have tunnels that an application with thresholds uses probed often enough to see them crossed in time."""
+        """Have tunnels that an application with thresholds uses probed often enough to see them crossed in time.
+
+        Those that it waits for do not rest while it sends.
+        """
         hurries = dict.fromkeys(self._tunnels, inf)
-        for application in self.engine.applications.values():
+        awaited: set[NetworkName] = set()
+        for name, application in self.engine.applications.items():
             policy = application.policy
             if application.network is not None and policy.leave != NO_LIMITS:
                 hurry = max(SHORTEST_INTERVAL, policy.bad_for / 2)
                 hurries[application.network] = min(hurry, hurries[application.network])
-        for name, tunnel in self._tunnels.items():
-            tunnel.hasten(hurries[name], now)
+                if self._tunnels[application.network].is_used(now):
+                    awaited.update(self.engine.awaited(name))
+        for network, tunnel in self._tunnels.items():
+            tunnel.hasten(hurries[network], now)
+            tunnel.is_awaited = network in awaited
 
     def next_timeout(self) -> float | None:
         """When `look` should come at the latest (seconds), or None."""

@@ -157,6 +157,8 @@ class HostTunnel:
         """The newest probes, as policies judge them."""
         self._hurry = inf
         """An application here needs a probe this often."""
+        self.is_awaited = False
+        """An application would rather be here, were it good: it does not rest."""
         self.measured = PathMeasurement()
         """Delay variation and loss of each direction; none of it decides anything here."""
         self.up_since: float | None = None
@@ -355,12 +357,17 @@ class HostTunnel:
         self._probe_at = min(now + self._jittered_interval(), self.resting.next_at)
         return actions
 
+    def is_used(self, now: float) -> bool:
+        """Whether it is there and carried something a moment ago."""
+        if self.tunnel is None or self.up_since is None:
+            return False
+        return not self.resting.is_idle(max(self.tunnel.used, self.up_since), now)
+
     def _is_idle(self, now: float) -> bool:
-        """Nothing was carried for a while, and the last probe was answered."""
+        """Nothing was carried for a while, nobody waits for it to be good, and the last probe was answered."""
         if self.state is not TunnelState.UP or self.tunnel is None or self.up_since is None:
             return False
-        used = max(self.tunnel.used, self.up_since)
-        return self.resting.is_idle(used, now) and self._answer_deadline() is None
+        return not self.is_awaited and not self.is_used(now) and self._answer_deadline() is None
 
     # --- inside ---
 

@@ -83,6 +83,21 @@ class Engine:
         """When `TimePassed` should come at the latest, or None."""
         return min((at for at in self._wake_at.values() if at < inf), default=None)
 
+    def awaited(self, name: ApplicationName) -> list[NetworkName]:
+        """Networks that an application would rather be on, were they good: worth to be measured."""
+        application = self.applications[name]
+        if application.network is None or application.lock is not None:
+            return []
+        policy = application.policy
+        here = Candidate(self.paths[application.network], application.standing(application.network), None)
+        found = []
+        for network in application.order:
+            there = Candidate(self.paths[network], application.standing(network), None)
+            is_better = merit_of(policy, there) > merit_of(policy, here)
+            if is_better and there.path.is_usable and there.standing.good_since is None:
+                found.append(network)
+        return found
+
     def guard(self, network: NetworkName) -> float:
         """Bytes that may pass by a network until the next count."""
         return self.paths[network].guard(self._count_every)
