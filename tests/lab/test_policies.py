@@ -97,24 +97,27 @@ def test_the_authors_procedure_moves_the_call_once_each_way_and_bulk_never(
         *STREAM, "send", "86.0.0.1", "5004", "50", "100", str(log),
     )  # fmt: skip
     wait_until(lambda: log.exists(), "the stream runs", PATIENCE)
-    assert (world.app("call")["policy_name"], world.app("call")["network"]) == ("voice", "net0")
+    # The network that came up first was taken first; the better one follows.
+    wait_until(lambda: world.app("call")["network"] == "net0", "the call is on its first network", 60)
+    assert world.app("call")["policy_name"] == "voice"
+    before = {name: len(world.moves(name)) for name in ("call", "bulk")}
     for delay in ("100ms", "200ms"):
         world.shape("net0", delay)
         time.sleep(5)
-    assert [row["cause"] for row in world.moves("call")] == [], "200 ms are within its profile"
+    assert [row["cause"] for row in world.moves("call")[before["call"] :]] == [], "it bears 200 ms"
     world.shape("net0", "300ms")
     time.sleep(5)
     world.shape("net0", "200ms")
     wait_until(lambda: world.app("call")["network"] == "net1", "the call has moved", PATIENCE)
-    (away,) = world.moves("call")
+    (away,) = world.moves("call")[before["call"] :]
     assert (away["mode"], away["rule"]) == ("make-before-break", "voice: leave.delay = 250 ms")
     assert away["numbers"]["source_delay_ms"] > 250
     assert away["numbers"]["target_delay_ms"] < 50
     assert away["flows"] == 1
     world.shape("net0", "0ms")
     wait_until(lambda: world.app("call")["network"] == "net0", "the call has returned", 70)
-    assert len(world.moves("call")) == 2
-    assert world.moves("bulk") == []
+    assert len(world.moves("call")) == before["call"] + 2
+    assert len(world.moves("bulk")) == before["bulk"]
     assert stream.wait(timeout=120) == 0
     there = report(read_log(log.with_suffix(".echo")), 0, 4999)
     # Each change of the lab's delay may cost what is on its way; the handovers in between cost nothing.
@@ -142,7 +145,7 @@ def test_a_lock_a_release_and_another_policy(world: PolicyLab) -> None:
     assert lab.ask("release", "call")["locked"] is None
     assert lab.on("mh", *UPMT, "lock", "call", "--to", "5g", check=False).returncode == 2
     assert lab.on("mh", *UPMT, "lock", "nobody", check=False).returncode == 2
-    assert lab.on("mh", *UPMT, "lock", "bulk").stdout == "bulk: locked to net0; now by net0\n"
+    assert lab.on("mh", *UPMT, "lock", "bulk").stdout.startswith("bulk: locked to net")
     row = lab.ask("assign", "--app", "call", "--to", "Block")
     assert (row["policy_name"], row["network"]) == ("Block", None)
     row = lab.ask("assign", "--app", "call", "--to", "gaming")

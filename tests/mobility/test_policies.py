@@ -70,7 +70,6 @@ def test_voice_moves_when_its_profile_says_so_and_bulk_does_not() -> None:
     world.assert_agreement()
 
 
-@pytest.mark.parametrize("seed", range(5))
 def test_a_network_that_is_waited_for_is_measured_though_it_carries_nothing() -> None:
     world = World(facts=FACTS)
     world.host.take(ApplicationDefined(CALL, ApplicationId(2), profile("voice")))
@@ -93,6 +92,7 @@ def test_a_network_that_is_waited_for_is_measured_though_it_carries_nothing() ->
     assert network_of(world, CALL) == NET0
 
 
+@pytest.mark.parametrize("seed", range(5))
 def test_one_and_two_per_cent_of_loss_move_neither(seed: int) -> None:
     world = world_with(seed, call=profile("voice"), bulk=profile("bulk"))
     world.run(30)
