@@ -14,7 +14,7 @@ SYSTEM_PACKAGES := iptables iproute2 iputils-ping tcpdump curl dnsutils iperf3 o
 INTEROP_PACKAGES := sip-tester sipsak kamailio
 INTEROP_STAMP := $(VENV)/.installed-interop
 
-.PHONY: help setup system setup-interop system-interop demo test test-pure test-interop lint format bench fuzz clean
+.PHONY: help setup system setup-interop system-interop demo test test-pure test-interop lint format manual bench fuzz clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ lint: $(STAMP) ## formatting, lint, strict types, import direction
 
 format: $(STAMP) ## put the formatting right
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+manual: $(STAMP) ## manual pages and completions in packaging/, from the commands themselves
+	@$(BIN)/python -m upmt_nf.cli.manual packaging
 
 bench: setup ## measure the agent plane against the direct path, side by side
 	@$(BIN)/python -m benchmarks

@@ -47,6 +47,45 @@ def test_a_good_file_is_read_with_its_defaults() -> None:
 
 
 @pytest.mark.parametrize(
+    ("default", "application", "complaint"),
+    [
+        (
+            "tunnel",
+            'name = "a"\npolicy = "nativ"',
+            ".policy: there is no policy 'nativ'; there are tunnel, native, ",
+        ),
+        ("tunnel", 'name = "default"\npolicy = "native"', '.policy: say default = "native" in [mobile_host]'),
+        (
+            "tunnel",
+            'name = "a"\npolicy = "native"\nnetworks = ["lte"]',
+            ".networks: a native application has none",
+        ),
+        (
+            "tunnel",
+            'name = "a"\npolicy = "native"\non_no_network = "hold"',
+            ".on_no_network: a native application",
+        ),
+        ("tunnel", 'name = "a"\non_no_network = "leak"', ".on_no_network: Input should be 'hold', 'reject'"),
+        (
+            "native",
+            'name = "default"\non_no_network = "hold"',
+            '.on_no_network: contradicts default = "native"',
+        ),
+        (
+            "native",
+            'name = "a"\non_no_network = "hold"\nmatch = [{ uid = 1 }, { command = "ssh" }]',
+            ".match.1: command is found out when the source address is chosen already",
+        ),
+    ],
+)
+def test_policies_that_contradict_each_other_are_named(
+    default: str, application: str, complaint: str
+) -> None:
+    text = GOOD.replace("[mobile_host]\n", f'[mobile_host]\ndefault = "{default}"\n')
+    assert f"application.1{complaint}" in refused(f"{text}\n[[application]]\n{application}\n")
+
+
+@pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
         (

@@ -99,6 +99,14 @@ def test_what_a_killed_daemon_left_is_an_error_without_a_daemon(left: dict[str, 
     assert state("leftovers", HOST, **left) == "ok"
 
 
+def test_a_kill_switch_is_no_leftover_that_may_be_put_back_unasked() -> None:
+    guarded = (PolicyRule(4648, 4, 117, 3, 0x1FFF, 7000),)
+    found = finding("leftovers", policy_rules=guarded, journal_records=7)
+    assert (found.state.value, found.is_fixable) == ("warning", False)
+    assert "`upmt cleanup` lifts it" in (found.remedy or "")
+    assert state("leftovers", HOST, policy_rules=guarded) == "ok"
+
+
 def test_drift_of_the_rules() -> None:
     found = finding("rules", replace(HOST, drift=("raw UPMT-INBOUND: missing x",)))
     assert (found.state.value, found.is_fixable) == ("error", True)

@@ -105,7 +105,7 @@ def test_a_nat_that_rebinds_is_followed_after_a_proof_and_not_by_a_packet(nat_la
     lab = nat_lab
     lab.await_networks_up()
     assert tunnel(lab)["reflexive"] == "160.80.100.1:33000"
-    before = lab.ask("status", host="an")["counters"].get("malformed_inner", 0)
+    before = lab.ask("status", host="an")["counters"].get("unknown_tunnel", 0)
     port = 33333
     rule = (
         f"POSTROUTING -o wan -p udp --sport 1500 --dport 1800 -j MASQUERADE --to-ports {port}-{port}".split()
@@ -117,7 +117,7 @@ def test_a_nat_that_rebinds_is_followed_after_a_proof_and_not_by_a_packet(nat_la
     wait_until(lambda: tunnel(lab).get("reflexive") == moved, "the tunnel's new end is known", 30)
     wait_until(lambda: network(lab)["state"] == "up", "the network is up")
     # Sealed packets from an end that no tunnel has.
-    refused = lab.ask("status", host="an")["counters"]["malformed_inner"]
+    refused = lab.ask("status", host="an")["counters"]["unknown_tunnel"]
     assert refused > before, "packets from there were not believed"
     ends = {row["tunnel_id"]: row["remote"] for row in lab.ask("tunnels", host="an")}
     assert ends[tunnel(lab)["tunnel_id"]] == moved

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kernel_namespace import Namespace
 
 from upmt_nf.linux import netfilter
+from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.journal import Journal, RulesInstalled
 from upmt_nf.linux.rule_files import read_rules
 from upmt_nf.model.errors import FacilityError, KernelError
@@ -28,6 +29,10 @@ VALUES = {
     "queue_inbound": "",
     "judged": "0x1f07",
     "mark_mask": "0x1fff",
+    "virtual_address": "",
+    "native": "",
+    "tunnelled": "",
+    "marks_of_sockets": "",
     "mark_outer": "0x1000",
     "pool": "1.2.3.4-1.2.3.254",
     "nat_ports": "40000-60999",
@@ -287,3 +292,24 @@ WORDS = st.sampled_from(["-m", "-j", "!", "-s", "-p", "--dport", "tcp", "RETURN"
 def test_any_words_are_read_or_refused(words: list[str]) -> None:
     with contextlib.suppress(FacilityError):
         netfilter.as_rule(NetfilterRule("mangle", "UPMT-X", tuple(words)))
+
+
+def test_ipv6_tables_are_others_and_come_and_go_on_their_own(namespace: Namespace, journal: Journal) -> None:
+    if not namespace.succeeds("ip6tables-legacy -t mangle -S"):
+        pytest.skip("the kernel has no ip6tables")
+    namespace.run("ip6tables-legacy -t mangle -A OUTPUT -d 2001:db8::/32 -j ACCEPT")
+    before = namespace.run("ip6tables-legacy -t mangle -S")
+    marks = {"native": "0x1fff", "tunnelled": "0x1ffe"}
+    lines = (APPLICATION, "-A UPMT-CLASSIFY -d 2001:db8:1::/48 -j MARK --set-xmark 0x3/0x1fff")
+    ruleset = read_rules("mobile-host-ipv6", {**VALUES, **marks}, (), lines)
+    assert netfilter.install(ruleset, journal, 6) == ["table mangle: UPMT-CLASSIFY, OUTPUT"]
+    assert netfilter.install(ruleset, journal, 6) == []
+    assert netfilter.verify(ruleset, 6) == []
+    assert netfilter.verify(RuleSet(())) == []
+    assert (
+        namespace.run("ip6tables-legacy -t mangle -S OUTPUT").splitlines()[1] == "-A OUTPUT -j UPMT-CLASSIFY"
+    )
+    namespace.run("ip6tables-legacy -t mangle -D UPMT-CLASSIFY 1")
+    assert netfilter.verify(ruleset, 6) == ["mangle UPMT-CLASSIFY: missing out-interface lo, target RETURN"]
+    assert cleanup(journal) == ["netfilter chains removed from IPv6 mangle"]
+    assert namespace.run("ip6tables-legacy -t mangle -S") == before

@@ -22,6 +22,10 @@ VALUES = {
     "queue_inbound": "",
     "judged": "0x1f07",
     "mark_mask": "0x1fff",
+    "virtual_address": "",
+    "native": "",
+    "tunnelled": "",
+    "marks_of_sockets": "",
     "between_hosts": "",
 }
 """With a tun interface."""
@@ -84,6 +88,55 @@ COMMIT
 -A INPUT -j UPMT-INPUT
 -A UPMT-INPUT -i if0 -s 45.0.0.1 -p udp -m udp --sport 1800 --dport 1500 -j ACCEPT
 -A UPMT-INPUT -i if1 -s 45.0.0.1 -p udp -m udp --sport 1800 --dport 1501 -j ACCEPT
+COMMIT
+"""
+    )
+
+
+LEAVES_ALONE = {
+    "mark_outer": "0x1000",
+    "native": "0x1fff",
+    "tunnelled": "0x1ffe",
+    "marks_of_sockets": "0x1f00",
+    "virtual_address": "1.2.3.4",
+}
+
+
+def test_the_mobile_hosts_rules_where_something_is_left_alone() -> None:
+    added = set(packaged("mobile-host", (), **LEAVES_ALONE).splitlines()) - set(
+        packaged("mobile-host", (), mark_outer="0x1000").splitlines()
+    )
+    marks = "--nfmask 0x1fff --ctmask 0x1fff"
+    assert added == {
+        "-A UPMT-NOTRACK -m mark --mark 0x1f00/0x1f00 -j RETURN",
+        "-A UPMT-CLASSIFY -m mark --mark 0x1ffe/0x1fff -j MARK --set-xmark 0x0/0x1fff",
+        f"-A UPMT-CLASSIFY -m mark --mark 0x1fff/0x1fff -j CONNMARK --save-mark {marks}",
+        f"-A UPMT-CLASSIFY -m connmark --mark 0x1fff/0x1fff -j CONNMARK --restore-mark {marks}",
+        "-A UPMT-CLASSIFY -m mark --mark 0x1fff/0x1fff -j RETURN",
+        "-A UPMT-OUTBOUND -o lo -m mark --mark 0x1fff/0x1fff -j RETURN",
+        "-A UPMT-OUTBOUND ! -o upmt0 -s 1.2.3.4 -m mark --mark 0x1fff/0x1fff"
+        " -m conntrack ! --ctstate NEW,SNAT -j DROP",
+        "*nat",
+        ":UPMT-NATIVE - [0:0]",
+        "-A POSTROUTING -m mark --mark 0x1fff/0x1fff -j UPMT-NATIVE",
+        "-A UPMT-NATIVE -o lo -m mark --mark 0x1fff/0x1fff -j RETURN",
+        "-A UPMT-NATIVE ! -o upmt0 -s 1.2.3.4 -m mark --mark 0x1fff/0x1fff -j MASQUERADE",
+    }
+
+
+def test_the_mobile_hosts_ipv6_rules() -> None:
+    application = (
+        "-A UPMT-CLASSIFY -m owner --uid-owner 7 -m mark --mark 0x0/0x1fff -j MARK --set-xmark 0x2/0x1fff"
+    )
+    assert (
+        packaged("mobile-host-ipv6", (application,), mark_outer="0x1000")
+        == """\
+*mangle
+:UPMT-CLASSIFY - [0:0]
+-A OUTPUT -j UPMT-CLASSIFY
+-A UPMT-CLASSIFY -o lo -j RETURN
+-A UPMT-CLASSIFY -m mark --mark 0x1000/0x1000 -j RETURN
+-A UPMT-CLASSIFY -m owner --uid-owner 7 -m mark --mark 0x0/0x1fff -j MARK --set-xmark 0x2/0x1fff
 COMMIT
 """
     )

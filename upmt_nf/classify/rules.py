@@ -6,7 +6,7 @@ the process ends the part that netfilter may decide, or a later mark could overr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -15,7 +15,7 @@ from upmt_nf.classify.facts import ProcessFacts
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.flow import TCP, UDP, FlowKey
 from upmt_nf.model.identity import ApplicationId
-from upmt_nf.model.names import MARK_MASK
+from upmt_nf.model.names import MARK_MASK, MARK_NATIVE, MARKS_OF_KNOWN, VIRTUAL_INTERFACE
 
 CHAIN = "UPMT-CLASSIFY"
 _MAX_COMMAND = 255
@@ -118,25 +118,39 @@ def needs_lookup(rules: Iterable[ApplicationRule]) -> bool:
     return any(rule.needs_process for rule in rules)
 
 
-def netfilter_lines(rules: Sequence[ApplicationRule]) -> list[str]:
+def netfilter_lines(
+    rules: Sequence[ApplicationRule],
+    native: Container[ApplicationId] = frozenset(),
+    version: int = 4,
+    queue: int | None = None,
+) -> list[str]:
     """The rules that netfilter decides, as `-A` lines that write the application's mark, in order.
 
     Only those before the first rule that needs the process: every packet that they leave unmarked goes through
-    `first_match`, so both ways together give the same answer as `first_match` alone.
+    `first_match`, so both ways together give the same answer as `first_match` alone. New flows of `native`
+    applications get the mark of what is left alone; where a rule of theirs comes after that first one, the first
+    packets of the rest go to NFQUEUE `queue`, for the agent to tell. `version` is that of the tables, 4 or 6.
     """
     lines: list[str] = []
-    for rule in rules:
+    for place, rule in enumerate(rules):
         if rule.needs_process:
+            if queue is not None and any(rest.application in native for rest in rules[place:]):
+                unknown = f"-m mark --mark 0x0/{MARK_MASK:#x} {_NEW}"
+                lines.append(f"-A {CHAIN} -o {VIRTUAL_INTERFACE} {unknown} -j NFQUEUE --queue-num {queue}")
             break
-        lines += _lines(rule)
+        lines += _lines(rule, rule.application in native, version)
     return lines
 
 
-def _lines(rule: ApplicationRule) -> Iterable[str]:
+_NEW = f"-m conntrack --ctstate NEW -m connmark ! --mark {MARKS_OF_KNOWN:#x}/{MARKS_OF_KNOWN:#x}"
+"""A flow that has not begun to go by a tunnel: that one stays there, as its source is the virtual address."""
+
+
+def _lines(rule: ApplicationRule, is_native: bool, version: int) -> Iterable[str]:
     conditions: list[str] = []
     if rule.destination is not None:
-        if rule.destination.version == 6:
-            # The tables are those of IPv4: no packet there is for it, and they would not take the line.
+        if rule.destination.version != version:
+            # No packet in these tables is for it, and they would not take the line.
             return
         conditions.append(f"-d {rule.destination}")
     if rule.uid is not None:
@@ -148,6 +162,16 @@ def _lines(rule: ApplicationRule) -> Iterable[str]:
         conditions.append(f'-m cgroup --path "{escaped}"')
     common = " ".join(conditions)
     mark = f"-m mark --mark 0x0/{MARK_MASK:#x} -j MARK --set-xmark {rule.application:#x}/{MARK_MASK:#x}"
+    if is_native:
+        # Its running flows get its own mark after all, and go on by their tunnel.
+        native = (
+            f"-m mark --mark 0x0/{MARK_MASK:#x} {_NEW} -j MARK --set-xmark {MARK_NATIVE:#x}/{MARK_MASK:#x}"
+        )
+        yield from _with_ports(rule, common, native)
+    yield from _with_ports(rule, common, mark)
+
+
+def _with_ports(rule: ApplicationRule, common: str, mark: str) -> Iterable[str]:
     if rule.port is None:
         yield f"-A {CHAIN} {common} {mark}"
         return

@@ -1,4 +1,4 @@
-"""`upmt lock|release|handovers` and `upmt policy reload`: keep an application somewhere; what was moved, and why."""
+"""`upmt lock|release|handovers`: keep an application somewhere; what was moved, and why."""
 
 from __future__ import annotations
 
@@ -35,15 +35,6 @@ def lock(
 def release(application: Application, json: Json = False) -> None:
     """Let an application's policy decide again."""
     _print(call("release", application=application), json)
-
-
-def reload(json: Json = False) -> None:
-    """Have the running mobile host read its policies again. What is wrong is named, and changes nothing."""
-    value = call("reload")
-    if json:
-        print_json(value)
-    else:
-        typer.echo(f"other policies now: {', '.join(value['changed']) or 'none'}")
 
 
 def handovers(

@@ -11,6 +11,7 @@ import typer
 from upmt_nf import __version__
 from upmt_nf.cli import (
     daemons,
+    declaring,
     doctor,
     enrolment,
     forwards,
@@ -38,25 +39,22 @@ app = typer.Typer(
 daemons.anchor_app.add_typer(enrolment.user_app, name="user")
 daemons.anchor_app.add_typer(forwards.forward_app, name="forward")
 daemons.anchor_app.add_typer(leases.lease_app, name="lease")
+daemons.mobile_host_app.command()(declaring.reload)
 enrolment.register(daemons.mobile_host_app)
 app.add_typer(daemons.anchor_app, name="anchor")
 app.add_typer(daemons.mobile_host_app, name="mobile-host")
 app.add_typer(rules.rules_app, name="rules")
 app.add_typer(lab_app, name="lab")
-policy.policy_app.command("reload")(handovers.reload)
 app.add_typer(policy.policy_app, name="policy")
 app.add_typer(trace.trace_app, name="trace")
-for register in (
-    reading.register,
-    why.register,
-    steering.register,
-    handovers.register,
-    watch.register,
-    rules.register,
-    doctor.register,
-    schema.register,
-):
-    register(app)
+for noun in (reading, why, steering, handovers, watch, declaring, rules, doctor, schema):
+    noun.register(app)
+
+
+def _be_quiet(wanted: bool) -> None:
+    """Nothing on standard output from here on; what `upmt run` starts keeps its own."""
+    if wanted:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the life of the process)
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,6 +68,12 @@ def _upmt(
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    _quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", callback=_be_quiet, is_eager=True, help="Print errors only; the exit code tells."
+        ),
+    ] = False,
 ) -> None:
     """Per-application mobility: choose and change the network of each running application."""
 
@@ -77,7 +81,7 @@ def _upmt(
 def main() -> None:
     """Entry point of the `upmt` command. Exit codes: see `model/errors.py`."""
     try:
-        app()
+        app(prog_name="upmt")
     except UpmtError as reason:
         print(f"upmt: {reason}", file=sys.stderr)
         sys.exit(reason.exit_code)

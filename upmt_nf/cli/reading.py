@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from enum import Enum
 from typing import Annotated, Any
 
 import typer
 
 from upmt_nf.cli.tables import console, data_size, print_json, print_table
 from upmt_nf.daemon.control_client import call
-from upmt_nf.model.errors import UsageError
+from upmt_nf.model.errors import NoDaemonError, UpmtError, UsageError
+
+_POLL = 0.1
+"""Seconds between two looks of `status --wait`."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.")]
 
@@ -19,15 +24,64 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def status(json: Json = False) -> None:
-    """Association, networks and applications on one screen."""
-    value = call("status")
+class Awaited(Enum):
+    """What `status --wait` waits for."""
+
+    ASSOCIATED = "associated"
+    ALL_UP = "all-up"
+
+
+def status(
+    json: Json = False,
+    wait: Annotated[
+        Awaited | None,
+        typer.Option("--wait", help="First wait for the association, or for all networks as well."),
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait at most.")] = 10.0,
+) -> None:
+    """Association, networks and applications on one screen. Ends with 1 when it waited in vain."""
+    value = call("status") if wait is None else _awaited(wait, timeout)
     if json:
         print_json(value)
     elif value["role"] == "anchor":
         _print_anchor(value)
     else:
         _print_host(value)
+
+
+def _awaited(wait: Awaited, timeout: float) -> dict[str, Any]:
+    """The status as soon as it is as wanted. Raises NoDaemonError or UpmtError when it is not within `timeout` s."""
+    deadline = time.monotonic() + timeout
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            value: dict[str, Any] = call("status", timeout=max(left, 0.1))
+        except NoDaemonError:
+            # It may be about to start.
+            if left <= 0:
+                raise
+        else:
+            if value["role"] == "anchor" or _is_as_wanted(wait, value):
+                return value
+            if left <= 0:
+                raise UpmtError(f"not {wait.value} within {timeout:g} s: {_why_not(value)}")
+        time.sleep(min(_POLL, max(left, 0.01)))
+
+
+def _is_as_wanted(wait: Awaited, value: dict[str, Any]) -> bool:
+    is_associated = bool(value["association"]["state"] == "associated")
+    if wait is Awaited.ASSOCIATED:
+        return is_associated
+    return is_associated and all(network["state"] == "up" for network in value["networks"])
+
+
+def _why_not(value: dict[str, Any]) -> str:
+    association = value["association"]
+    if association["state"] != "associated":
+        failure = f" ({association['failure']})" if association["failure"] else ""
+        return f"the association is {association['state']}{failure}"
+    down = [f"{each['name']} is {each['state']}" for each in value["networks"] if each["state"] != "up"]
+    return ", ".join(down)
 
 
 def _print_host(value: dict[str, Any]) -> None:

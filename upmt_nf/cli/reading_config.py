@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from upmt_nf.config.anchor import AnchorConfig, read_anchor_config
-from upmt_nf.config.mobile_host import MobileHostConfig, read_mobile_host_config
+from upmt_nf.config.applications import read_applications
+from upmt_nf.config.mobile_host import ApplicationSection, MobileHostConfig, read_mobile_host_config
 from upmt_nf.model.errors import ConfigError
 
 
@@ -17,6 +18,11 @@ def anchor_config(file: Path) -> AnchorConfig:
 def mobile_host_config(file: Path) -> MobileHostConfig:
     """A mobile host's configuration. Raises ConfigError."""
     return read_mobile_host_config(_text(file), str(file))
+
+
+def applications_in(file: Path) -> tuple[ApplicationSection, ...]:
+    """The applications that a file declares. Raises ConfigError."""
+    return read_applications(_text(file), str(file))
 
 
 def _text(file: Path) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from upmt_nf.cli.reading import Json
+from upmt_nf.cli.tables import print_json
 from upmt_nf.daemon.control_client import call
 from upmt_nf.model.errors import FacilityError, NoDaemonError, UpmtError, UsageError
-from upmt_nf.model.names import judged_mark
+from upmt_nf.model.names import QUEUE_FIRST, judged_mark
 from upmt_nf.routing.rule_text import RuleSet, expand
 
 rules_app = typer.Typer(help="The netfilter rules, from rules/.", no_args_is_help=True)
@@ -29,6 +32,7 @@ RoleOption = Annotated[Role, typer.Option("--role", help="Whose rules.")]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML configuration; of the running daemon by default.")
 ]
+IPv6 = Annotated[bool, typer.Option("--ipv6", help="Those of the IPv6 tables.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
 
 
@@ -38,47 +42,76 @@ def register(app: typer.Typer) -> None:
 
 
 @rules_app.command()
-def show(role: RoleOption, config: ConfigOption = None) -> None:
-    """Print the rules as `iptables-restore` takes them."""
-    typer.echo(str(_ruleset(role, config)), nl=False)
+def show(role: RoleOption, config: ConfigOption = None, ipv6: IPv6 = False, json: Json = False) -> None:
+    """Print the rules as `iptables-restore` takes them (with --ipv6 as `ip6tables-restore` does)."""
+    sets = _rule_sets(role, config)
+    if json:
+        print_json(
+            {
+                "role": role.value,
+                "rules": _rows(sets.ipv4),
+                "rules_ipv6": _rows(sets.ipv6),
+                "routing": sets.routing,
+            }
+        )
+    else:
+        typer.echo(str(sets.ipv6 if ipv6 else sets.ipv4), nl=False)
 
 
 @rules_app.command()
-def install(role: RoleOption, config: ConfigOption = None, dry_run: DryRun = False) -> None:
-    """Put the rules into the kernel; twice is the same as once. The daemon does this itself when it starts."""
+def install(
+    role: RoleOption, config: ConfigOption = None, dry_run: DryRun = False, json: Json = False
+) -> None:
+    """Put the rules into the kernel; twice is the same as once. The daemon does this itself when it starts.
+
+    Prints the iptables commands that lead to the same; with --dry-run it only prints them.
+    """
     _need_root()
     from upmt_nf.linux import netfilter
     from upmt_nf.linux.journal import Journal
 
-    ruleset = _ruleset(role, config)
-    if dry_run:
-        _say(netfilter.verify(ruleset), "nothing to do")
-        return
-    _say(netfilter.install(ruleset, Journal()), "nothing to do")
+    sets = _rule_sets(role, config)
+    commands = sets.changes()
+    if not dry_run:
+        netfilter.install(sets.ipv4, Journal())
+        if sets.ipv6.rules:
+            netfilter.install(sets.ipv6, Journal(), 6)
+    _answer("commands", commands, "nothing to do", json)
 
 
 @rules_app.command()
-def remove(role: RoleOption, dry_run: DryRun = False) -> None:
+def remove(role: RoleOption, dry_run: DryRun = False, json: Json = False) -> None:
     """Take the rules out of the kernel. Refused while a daemon runs, which would be cut off."""
     _need_root()
     from upmt_nf.linux import netfilter
     from upmt_nf.linux.cleanup import refuse_beside_daemon
 
-    if dry_run:
-        _say(netfilter.verify(RuleSet(())), "nothing to do")
-        return
-    refuse_beside_daemon()
-    _say([f"our chains removed from table {name}" for name in netfilter.remove()], "nothing to do")
+    commands = [each for version in (4, 6) for each in netfilter.changes(RuleSet(()), version)]
+    if not dry_run:
+        refuse_beside_daemon()
+        for version in (4, 6):
+            netfilter.remove(version)
+    _answer("commands", commands, "nothing to do", json)
 
 
 @rules_app.command()
-def verify(role: RoleOption, config: ConfigOption = None) -> None:
-    """Say where the kernel differs from the rules; ends with 1 when it does."""
+def verify(role: RoleOption, config: ConfigOption = None, json: Json = False) -> None:
+    """Say where the kernel differs from the rules, rule by rule; ends with 1 when it does.
+
+    Beside a running daemon its routes and policy rules are compared, too.
+    """
     _need_root()
     from upmt_nf.linux import netfilter
+    from upmt_nf.linux.routes import routing_in_place
 
-    drift = netfilter.verify(_ruleset(role, config))
-    _say(drift, "the kernel has exactly these rules")
+    sets = _rule_sets(role, config)
+    drift = netfilter.verify(sets.ipv4)
+    drift += [f"IPv6 {each}" for each in netfilter.verify(sets.ipv6, 6)]
+    if sets.routing is not None:
+        present = routing_in_place()
+        drift += [f"routing: missing {line}" for line in sets.routing if line not in present]
+        drift += [f"routing: not ours {line}" for line in present if line not in sets.routing]
+    _answer("drift", drift, "the kernel has exactly these rules", json)
     if drift:
         raise typer.Exit(1)
 
@@ -94,7 +127,22 @@ def cleanup() -> None:
     _say(put_back(Journal()), "nothing to put back")
 
 
-def _ruleset(role: Role, config: Path | None) -> RuleSet:
+@dataclass(frozen=True, slots=True)
+class _RuleSets:
+    """All rules of a role. `routing`: one `ip` command a line; None where only a running daemon knows it."""
+
+    ipv4: RuleSet
+    ipv6: RuleSet
+    routing: list[str] | None = None
+
+    def changes(self) -> list[str]:
+        """The commands that lead from what is there to these rules."""
+        from upmt_nf.linux import netfilter
+
+        return netfilter.changes(self.ipv4) + netfilter.changes(self.ipv6, 6)
+
+
+def _rule_sets(role: Role, config: Path | None) -> _RuleSets:
     """From a file as a daemon would start with it, or what the running daemon has in place."""
     if config is None:
         return _running_rules(role)
@@ -105,21 +153,27 @@ def _ruleset(role: Role, config: Path | None) -> RuleSet:
         from upmt_nf.daemon.anchor_kernel import anchor_rules
 
         section = anchor_config(config).anchor
-        return anchor_rules(section, (), likely_kind(section.virtual_interface))
+        rules = anchor_rules(section, (), likely_kind(section.virtual_interface))
+        return _RuleSets(rules, RuleSet(()))
     from upmt_nf.cli.reading_config import mobile_host_config
     from upmt_nf.daemon.applications import Applications
-    from upmt_nf.daemon.host_kernel import host_rules
+    from upmt_nf.daemon.host_kernel import host_rules, host_rules_ipv6
 
     settings = mobile_host_config(config)
     # A network without a port of its own gets its line when the daemon has bound one.
     ports = {network.interface: network.tunnel_port for network in settings.network if network.tunnel_port}
-    return host_rules(
+    applications = Applications(settings.application, settings.mobile_host.default)
+    leaves_alone = applications.is_any_native
+    ipv4 = host_rules(
         settings.anchor.tunnels,
         ports,
-        Applications(settings.application).netfilter_lines(),
+        applications.netfilter_lines(4, QUEUE_FIRST),
         likely_kind(settings.mobile_host.virtual_interface),
         _judged_in_place(),
+        leaves_alone=leaves_alone,
     )
+    lines = applications.netfilter_lines(6)
+    return _RuleSets(ipv4, host_rules_ipv6(lines, leaves_alone=leaves_alone) if lines else RuleSet(()))
 
 
 def _judged_in_place() -> int:
@@ -130,14 +184,30 @@ def _judged_in_place() -> int:
     return judged_mark(0)
 
 
-def _running_rules(role: Role) -> RuleSet:
+def _running_rules(role: Role) -> _RuleSets:
     try:
         running = call("status")["role"]
     except NoDaemonError as reason:
         raise UsageError("no daemon runs here: say --config FILE") from reason
     if running != role.value:
         raise UpmtError(f"the daemon here is of role {running}")
-    return expand(call("rules")["rules"], "the daemon's rules", {})
+    answer = call("rules")
+    return _RuleSets(
+        expand(answer["rules"], "the daemon's rules", {}),
+        expand(answer["rules_ipv6"], "the daemon's IPv6 rules", {}),
+        answer["routing"],
+    )
+
+
+def _rows(ruleset: RuleSet) -> list[dict[str, str]]:
+    return [{"table": rule.table, "chain": rule.chain, "rule": str(rule)} for rule in ruleset.rules]
+
+
+def _answer(key: str, lines: list[str], otherwise: str, json: bool) -> None:
+    if json:
+        print_json({key: lines})
+    else:
+        _say(lines, otherwise)
 
 
 def _say(lines: list[str], otherwise: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from enum import Enum
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,15 @@ from upmt_nf.cli.reading import Json
 from upmt_nf.cli.tables import print_json
 from upmt_nf.daemon.control_client import call
 from upmt_nf.model.errors import UsageError
+
+
+class OnNoNetwork(Enum):
+    """The kill switch."""
+
+    HOLD = "hold"
+    REJECT = "reject"
+    NATIVE = "native"
+
 
 _COMMAND_SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": False}
 
@@ -42,7 +52,8 @@ def assign(
     to: Annotated[
         str,
         typer.Option(
-            "--to", help="Policy, network, or networks in order of preference: voice or lte,wifi or any."
+            "--to",
+            help="Policy, network, or networks in order: voice or lte,wifi or any; native to be left alone.",
         ),
     ],
     app: Annotated[
@@ -60,6 +71,11 @@ def assign(
     unit: Annotated[str | None, typer.Option("--unit", help="systemd unit or slice.")] = None,
     pid: Annotated[int | None, typer.Option("--pid", help="A running process and its children.")] = None,
     destination: Annotated[str | None, typer.Option("--destination", help="CIDR[:PORT].")] = None,
+    on_no_network: Annotated[
+        OnNoNetwork | None,
+        typer.Option("--on-no-network", help="What becomes of its packets when no allowed network is left."),
+    ] = None,
+    save: Annotated[bool, typer.Option("--save", help="Keep it for the daemon's next start, too.")] = False,
     json: Json = False,
 ) -> None:
     """Tie whatever matches to a network, running programs included. Several conditions must all hold."""
@@ -78,9 +94,12 @@ def assign(
         raise UsageError(
             "say what to assign: --command, --executable, --uid, --gid, --cgroup, --unit, --pid, --destination or --app"
         )
-    answer = call("assign", application=app, match=match, networks=to.split(","))
+    more: dict[str, Any] = {"on_no_network": on_no_network.value} if on_no_network is not None else {}
+    answer = call("assign", application=app, match=match, networks=to.split(","), save=save, **more)
     if json:
         print_json(answer)
+    elif answer["is_left_alone"]:
+        typer.echo(f"{answer['name']}: {', '.join(answer['policy'])}; new flows are left alone")
     else:
         typer.echo(
             f"{answer['name']}: {', '.join(answer['policy'])}; now by {answer['network'] or 'no network'}"

@@ -109,6 +109,9 @@ def _networks(rows: list[dict[str, Any]]) -> list[str]:
 
 def _path(path: dict[str, Any]) -> list[str]:
     lines = ["way"]
+    if path["is_left_alone"]:
+        known = "known by its user, its destination, or its socket's cgroup, else the mark"
+        return [*lines, "  as if UPMT were not there", f"  rule          {path['inner_rule']} ({known})"]
     if path["inner_rule"] is None:
         return [*lines, "  no virtual address: nothing is tunnelled"]
     lines.append(f"  mark          {path['application_mark']} once netfilter has named it")

@@ -49,6 +49,11 @@ def check_identity(value: str) -> str:
     return value
 
 
+TUNNEL, NATIVE = "tunnel", "native"
+NO_POLICY = (TUNNEL, NATIVE)
+"""What `application.policy` may say beside the name of a policy."""
+
+
 class MobileHostSection(Section):
     """`[mobile_host]`: this host."""
 
@@ -84,6 +89,8 @@ class MobileHostSection(Section):
     """File that remembers what was spent of budgets, and the last handovers."""
     metrics: Annotated[Endpoint, PlainValidator(read_endpoint)] | None = None
     """Address and port at which Prometheus may ask; nobody may when left out."""
+    default: Literal["tunnel", "native"] = "tunnel"
+    """What becomes of everything that no application names: by the tunnels (the paper's way), or left alone."""
 
 
 class AnchorAddress(Section):
@@ -163,6 +170,12 @@ class MatchSection(Section):
     destination: str | None = None
     """Network and, if wanted, port: `86.0.0.0/8`, `86.0.0.1:443`, `[2001:db8::]/32`."""
 
+    @property
+    def found_late(self) -> str | None:
+        """The first condition that is only known once a packet is on its way."""
+        late = ("command", "executable", "gid", "cgroup", "unit", "pid")
+        return next((name for name in late if getattr(self, name) is not None), None)
+
     @model_validator(mode="after")
     def _says_something(self) -> MatchSection:
         if not self.model_fields_set:
@@ -175,8 +188,12 @@ class ApplicationSection(Section):
 
     name: Name
     networks: NetworkOrder = ("any",)
-    policy: str | None = None
-    """A `[[policy]]`, a profile or a kind; `networks` then replaces the policy's."""
+    policy: str = TUNNEL
+    """`native`: left alone, as if UPMT were not there; or a `[[policy]]`, a profile or a kind, whose networks are then
+    those of `networks`, if given."""
+    on_no_network: Literal["hold", "reject", "native"] | None = None
+    """The kill switch: hold or refuse packets when no allowed network is left, also when the daemon has died; or
+    let new flows leave as if UPMT were not there. By default held while there is an association."""
     match: tuple[MatchSection, ...] = ()
 
 
@@ -200,17 +217,20 @@ class MobileHostConfig(Section):
         """All policies that an application may name."""
         return policy_book(self.policy, self.facts())
 
+    def choice_of(self, section: ApplicationSection) -> Policy | tuple[str, ...]:
+        """What an application goes by: its policy, or its list of networks."""
+        if section.policy in NO_POLICY:
+            return section.networks
+        policy = self.book().policies[section.policy]
+        if "networks" in section.model_fields_set:
+            policy = with_networks(policy, section.networks, self.facts())
+        return policy
+
     def policies(self) -> dict[ApplicationName, Policy]:
         """The policies of the applications that name one."""
-        book, facts = self.book(), self.facts()
-        found = {}
-        for section in self.application:
-            if section.policy is not None:
-                policy = book.policies[section.policy]
-                if "networks" in section.model_fields_set:
-                    policy = with_networks(policy, section.networks, facts)
-                found[ApplicationName(section.name)] = policy
-        return found
+        named = [section for section in self.application if section.policy not in NO_POLICY]
+        found = {ApplicationName(section.name): self.choice_of(section) for section in named}
+        return {name: policy for name, policy in found.items() if isinstance(policy, Policy)}
 
     @model_validator(mode="before")
     @classmethod
@@ -247,10 +267,11 @@ class MobileHostConfig(Section):
 
 def read_mobile_host_config(text: str, file: str) -> MobileHostConfig:
     """Check a mobile host's configuration. Raises ConfigError with file, line, key and reason."""
-    return checked(MobileHostConfig, text, file, _contradictions)
+    return checked(MobileHostConfig, text, file, contradictions)
 
 
-def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
+def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
+    """What no single value shows: names that do not fit each other."""
     yield from _twice("network", "name", [network.name for network in config.network])
     yield from _twice("network", "interface", [network.interface for network in config.network])
     yield from _anchor_contradictions(config)
@@ -274,6 +295,7 @@ def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
             ):
                 yield ("network", index, "budgets"), reason
     yield from _policies(config, known)
+    yield from _contradictory_policies(config)
     for index, application in enumerate(config.application):
         for name in application.networks:
             if name != "any" and name not in known:
@@ -288,11 +310,11 @@ def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:
     yield from book.complaints
     facts = {item.name: item for item in config.facts()}
     for index, application in enumerate(config.application):
-        if application.policy is None:
+        if application.policy in NO_POLICY:
             continue
         policy = book.policies.get(application.policy)
         if policy is None:
-            names = ", ".join(book.policies)
+            names = ", ".join([*NO_POLICY, *book.policies])
             yield (
                 ("application", index, "policy"),
                 f"there is no policy {application.policy!r}; there are {names}",
@@ -308,6 +330,29 @@ def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:
             if all(reasons.values()):
                 said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
                 yield ("application", index, "networks"), f"its policy can never be satisfied: {said}"
+
+
+def _contradictory_policies(config: MobileHostConfig) -> Iterator[Complaint]:
+    for index, application in enumerate(config.application):
+        key = ("application", index)
+        is_rest = application.name == DEFAULT_APPLICATION
+        if application.policy == "native":
+            if is_rest:
+                yield (*key, "policy"), 'say default = "native" in [mobile_host]'
+            if application.networks != ("any",):
+                yield (*key, "networks"), "a native application has none"
+            if application.on_no_network is not None:
+                yield (*key, "on_no_network"), "a native application never needs a network of ours"
+        elif config.mobile_host.default == "native" and application.on_no_network in ("hold", "reject"):
+            if is_rest:
+                yield (*key, "on_no_network"), 'contradicts default = "native"'
+            for place, match in enumerate(application.match):
+                if match.found_late:
+                    yield (
+                        (*key, "match", place),
+                        f"{match.found_late} is found out when the source address is chosen already: with default = "
+                        '"native" a kill switch needs uid, destination or `upmt run`',
+                    )
 
 
 def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:

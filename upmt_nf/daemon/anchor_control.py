@@ -79,9 +79,14 @@ class AnchorControl:
         daemon = self._daemon
         return [flow_report(entry, daemon.paft, lambda _: None) for entry in daemon.paft.flows.values()]
 
-    async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, str]:
+    async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
         """The netfilter rules that are in place, in iptables-save syntax."""
-        return {"rules": str(self._daemon.kernel.rules)}
+        kernel = self._daemon.kernel
+        return {
+            "rules": str(kernel.rules),
+            "rules_ipv6": "",
+            "routing": str(kernel.routing).splitlines(),
+        }
 
     async def leases(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
         """Every address that a host has or had."""

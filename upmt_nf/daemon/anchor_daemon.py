@@ -16,11 +16,13 @@ from upmt_nf.daemon.anchor_forwards import AnchorForwards
 from upmt_nf.daemon.anchor_kernel import AnchorKernel
 from upmt_nf.daemon.anchor_plane import AnchorPlane
 from upmt_nf.daemon.control_server import ControlServer
+from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.reach import PeerRule, Reach
 from upmt_nf.datapath.verdict import TunnelSignal
+from upmt_nf.linux.conntrack import forget_host
 from upmt_nf.linux.lease_store import LeaseStore
 from upmt_nf.linux.link_monitor import interface_mtu, local_addresses
 from upmt_nf.linux.tun_device import TunDevice
@@ -46,12 +48,23 @@ from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
+from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.names import MEASUREMENT_PORT, VIRTUAL_INTERFACE
 from upmt_nf.signaling.digest import MD5, REALM, DigestServer
 
 log = logging.getLogger(__name__)
 
 LEVELS = {Level.DEBUG: logging.DEBUG, Level.INFO: logging.INFO, Level.WARNING: logging.WARNING}
+
+
+def _forget_connections(address: IPAddress) -> None:
+    """What an address's former holder began must not be answered to the next one."""
+    try:
+        deleted = forget_host(address)
+    except KernelError as reason:
+        log.warning("%s", reason)
+    else:
+        log.info("%s has another host now: %d connections of the former one were forgotten", address, deleted)
 
 
 class AnchorDaemon:
@@ -65,6 +78,7 @@ class AnchorDaemon:
     _leases: LeaseStore
     _wake_up: WakeUp
     _stopped: asyncio.Event
+    _repairs: Repairs
 
     def __init__(self, config: AnchorSection) -> None:
         if config.datapath == "fast":
@@ -123,6 +137,7 @@ class AnchorDaemon:
             probed=lambda remote, data: self.take(BindingProbeReceived(remote, data)),
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
+        self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
 
     def _guard(self) -> DigestServer | None:
@@ -177,6 +192,7 @@ class AnchorDaemon:
             await self._stopped.wait()
         finally:
             self._wake_up.cancel()
+            self._repairs.close()
             self._loop.remove_reader(self._signalling.fileno())
             self._signalling.close()
             self._leases.close()
@@ -234,7 +250,9 @@ class AnchorDaemon:
                 self.plane.send_as_is(remote, data)
             case SendSip(destination, data):
                 self._signalling.send_to(data, destination)
-            case LeaseGranted(identity, address):
+            case LeaseGranted(identity, address, is_inherited):
+                if is_inherited:
+                    self._loop.run_in_executor(None, _forget_connections, address)
                 self._leases.keep(identity, address)
                 self.forwards.grant(identity, address)
             case LeaseEnded(identity, address, _):
@@ -252,5 +270,6 @@ class AnchorDaemon:
             **self.plane.counters(),
             **self.paft.counters.as_dict(),
             **self.machine.counters,
+            "rules_repaired": self._repairs.done,
         }
         return counted

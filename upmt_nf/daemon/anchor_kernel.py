@@ -60,6 +60,7 @@ class AnchorKernel:
         self.journal = Journal()
         self.interface = VirtualInterface(self.journal)
         self.rules = RuleSet(())
+        self.routing = anchor_routing(config.pool.networks())
 
     def prepare(self) -> None:
         """Interface, sysctls, routes, rules. What a killed daemon left is taken over where it fits."""
@@ -67,7 +68,7 @@ class AnchorKernel:
         self.rules = anchor_rules(self._config, (), self.interface.kind)
         sysctl.loosen_reverse_path([self._config.interface, VIRTUAL_INTERFACE], self.journal)
         sysctl.enable_forwarding(self.journal)
-        routes.apply(anchor_routing(self._config.pool.networks()), self.journal)
+        routes.apply(self.routing, self.journal)
         netfilter.install(self.rules, self.journal)
 
     def open(self, openings: Sequence[Opening]) -> None:
@@ -83,6 +84,16 @@ class AnchorKernel:
         lines = [f"iptables -t {rule.table} {rule}" for rule in wanted if rule not in present]
         gone = [f"-t {rule.table} {rule}" for rule in present if rule not in wanted]
         return lines + ["iptables " + line.replace(" -A ", " -D ", 1) for line in gone]
+
+    def drift(self) -> list[str]:
+        """What others changed of rules and routes, rule by rule; empty when nothing differs."""
+        routing = [f"missing or not ours: {change}" for change in routes.drift(self.routing)]
+        return netfilter.verify(self.rules) + routing
+
+    def repair(self) -> None:
+        """Put back what others changed. Raises UpmtError."""
+        routes.apply(self.routing, self.journal)
+        netfilter.install(self.rules, self.journal)
 
     def restore(self) -> None:
         """Put everything back."""

@@ -9,9 +9,10 @@ import grp
 import os
 import pwd
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from typing import Any, Literal
 
 from upmt_nf.classify.facts import ProcessFacts
 from upmt_nf.classify.reasons import MARKED, UNNAMED, Decider, Reason
@@ -45,35 +46,151 @@ class Application:
     name: ApplicationName
     id: ApplicationId
     conditions: list[str] = field(default_factory=list)
+    is_native: bool = False
+    """Left alone, as if UPMT were not there."""
+    on_no_network: str | None = None
+    """`hold`, `reject` or `native`; None: held while there is an association, left alone without."""
+    is_stranded: bool = False
+    """No network that its policy allows works."""
+
+    @property
+    def goes_native(self) -> bool:
+        """Whether its new flows are left alone now."""
+        return self.is_native or (self.is_stranded and self.on_no_network == "native")
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it has a kill switch: by the tunnels or not at all."""
+        return not self.is_native and self.on_no_network in ("hold", "reject")
+
+
+class Source(Enum):
+    """Where applications are declared, in the order in which their rules are tried."""
+
+    APPLIED = "upmt apply"
+    SAVED = "upmt assign --save"
+    CONFIGURATION = "configuration"
 
 
 class Applications:
     """All applications of this host."""
 
-    def __init__(self, configured: Iterable[ApplicationSection]) -> None:
+    def __init__(
+        self, configured: Iterable[ApplicationSection], default: Literal["tunnel", "native"] = "tunnel"
+    ) -> None:
         self.by_name: dict[ApplicationName, Application] = {}
         self.by_id: dict[ApplicationId, Application] = {}
-        self._started: list[ApplicationRule] = []
+        self.started: list[ApplicationRule] = []
+        """Of `upmt run`: cgroups of our own."""
+        self.refusing: set[ApplicationId] = set()
+        """Applications whose senders are told when there is no network."""
+        self.can_mark_sockets = True
+        """The kernel takes the program that marks the sockets of `upmt run`."""
         self._assigned: list[ApplicationRule] = []
-        self._configured: list[ApplicationRule] = []
+        self._declared: dict[Source, list[ApplicationRule]] = {source: [] for source in Source}
+        self.sections: dict[Source, tuple[ApplicationSection, ...]] = dict.fromkeys(Source, ())
         self._sockets = SockDiag()
         # The daemon's own raw sockets send no application's packets.
         self._processes = Processes(ignored=os.getpid())
-        self._add(DEFAULT_APPLICATION)
-        for section in configured:
-            application = self.define(ApplicationName(section.name))
-            for match in section.match:
-                self._configured.append(_rule(application.id, _given(match)))
-                application.conditions.append(_said(_given(match)))
+        self._add(DEFAULT_APPLICATION).is_native = default == "native"
+        self._default = default
+        self.declare(Source.CONFIGURATION, tuple(configured))
 
     @property
     def rules(self) -> list[ApplicationRule]:
         """Every rule, in the order in which they are tried."""
-        return [*self._started, *self._assigned, *self._configured]
+        declared = (rule for rules in self._declared.values() for rule in rules)
+        return [*self.started, *self._assigned, *declared]
 
-    def netfilter_lines(self) -> list[str]:
-        """The rules that netfilter decides alone, for the rule file's `@applications`."""
-        return netfilter_lines(self.rules)
+    def declare(
+        self, source: Source, sections: tuple[ApplicationSection, ...]
+    ) -> dict[ApplicationName, tuple[str, ...] | None]:
+        """From now on a source says this; gives the applications whose policy that changes, None: none of their own.
+
+        Raises UsageError, and then nothing has changed.
+        """
+        made = {section.name: [_given(match) for match in section.match] for section in sections}
+        for matches in made.values():
+            for given in matches:
+                _rule(DEFAULT_APPLICATION_ID, given)
+        before = self._effective()
+        for old in self.sections[source]:
+            application = self.by_name[ApplicationName(old.name)]
+            for match in old.match:
+                application.conditions.remove(_said(_given(match)))
+        self._declared[source].clear()
+        for section in sections:
+            application = self.define(ApplicationName(section.name))
+            for given in made[section.name]:
+                self._declared[source].append(_rule(application.id, given))
+                application.conditions.append(_said(given))
+        self.sections[source] = sections
+        after = self._effective()
+        changed: dict[ApplicationName, tuple[str, ...] | None] = {}
+        for name in {**before, **after}:
+            if _settings(before.get(name)) != _settings(after.get(name)):
+                self._settle(self.by_name[ApplicationName(name)], after.get(name))
+                changed[ApplicationName(name)] = after[name].networks if name in after else None
+        return changed
+
+    def _effective(self) -> dict[str, ApplicationSection]:
+        """What counts of each application: the first source that names it."""
+        found: dict[str, ApplicationSection] = {}
+        for sections in self.sections.values():
+            for section in sections:
+                found.setdefault(section.name, section)
+        return found
+
+    @property
+    def policies(self) -> dict[ApplicationName, tuple[str, ...]]:
+        """What is declared of the networks of each application."""
+        return {ApplicationName(name): section.networks for name, section in self._effective().items()}
+
+    def section_of(self, name: ApplicationName) -> ApplicationSection | None:
+        """What is declared of an application."""
+        return self._effective().get(name)
+
+    def _settle(self, application: Application, section: ApplicationSection | None) -> None:
+        if application.name != DEFAULT_APPLICATION:
+            application.is_native = section is not None and section.policy == "native"
+        self.set_on_no_network(application, section.on_no_network if section is not None else None)
+
+    @property
+    def is_any_native(self) -> bool:
+        """Whether anything is, or may become, left alone by name."""
+        return any(each.is_native or each.on_no_network == "native" for each in self.by_name.values())
+
+    @property
+    def marks_sockets(self) -> bool:
+        """Whether the sockets of `upmt run` are to be told apart when they are created."""
+        return self.is_any_native and self.can_mark_sockets
+
+    def set_on_no_network(self, application: Application, choice: str | None) -> None:
+        """What is to become of its packets when no network is left."""
+        application.on_no_network = choice
+        if choice == "reject":
+            self.refusing.add(application.id)
+        else:
+            self.refusing.discard(application.id)
+
+    def note_stranded(self, names: Container[ApplicationName]) -> bool:
+        """These have no network now; gives whether that changes what is left alone."""
+        before = [each.goes_native for each in self.by_name.values()]
+        for application in self.by_name.values():
+            application.is_stranded = application.name in names
+        return before != [each.goes_native for each in self.by_name.values()]
+
+    def netfilter_lines(self, version: int = 4, queue: int | None = None) -> list[str]:
+        """The rules that netfilter decides alone, for the rule file's `@applications`.
+
+        `queue`: where first packets go that the agent must tell apart before they are routed.
+        """
+        native = frozenset(each.id for each in self.by_name.values() if each.goes_native)
+        return netfilter_lines(self.rules, native, version, queue)
+
+    def is_left_alone(self, key: FlowBytes, mark: int) -> bool:
+        """Whether a flow that begins is an application's that is left alone."""
+        return self.by_id[self.classify(key, mark).application_id].goes_native
 
     def define(self, name: ApplicationName) -> Application:
         """The application of that name, made when it is new. Raises UsageError for a bad name."""
@@ -93,9 +210,9 @@ class Applications:
     def add_cgroup(self, application: Application, path: str) -> bool:
         """Members of this cgroup belong to the application; False when that is known already."""
         rule = ApplicationRule(application.id, cgroup=path)
-        if rule in self._started:
+        if rule in self.started:
             return False
-        self._started.append(rule)
+        self.started.append(rule)
         return True
 
     def assign(
@@ -160,6 +277,24 @@ class Applications:
                 moved.append(flow)
         return moved
 
+    def reconsider(
+        self, entries: Iterable[FlowEntry], gone: Iterable[ApplicationRule]
+    ) -> dict[ApplicationName, list[FlowKey]]:
+        """Running flows of applications that lost a rule become whose they are without it; gives those that moved.
+
+        A flow whose socket is not there any more stays as it was.
+        """
+        touched = {rule.application for rule in gone}
+        moved: dict[ApplicationName, list[FlowKey]] = {}
+        for entry in entries:
+            if entry.application_id not in touched or self._sockets.find(entry.flow) is None:
+                continue
+            found = self._look_up(entry.flow, is_needed=True)
+            if found.application_id != entry.application_id:
+                entry.application_id, entry.why, entry.mark = found.application_id, found.why, 0
+                moved.setdefault(self.by_id[found.application_id].name, []).append(entry.flow)
+        return moved
+
     @property
     def counters(self) -> dict[str, int]:
         """What was not found out, by reason."""
@@ -193,15 +328,22 @@ class Applications:
 
     def origin_of(self, rule: ApplicationRule) -> str:
         """Where a rule comes from: `upmt run`, `upmt assign` or the configuration."""
-        if rule in self._started:
+        if rule in self.started:
             return "upmt run"
-        return "upmt assign" if rule in self._assigned else "configuration"
+        if rule in self._assigned:
+            return "upmt assign"
+        found = (source.value for source, rules in self._declared.items() if rule in rules)
+        return next(found, Source.CONFIGURATION.value)
 
     def _pid_behind(self, flow: FlowKey) -> int:
         socket = self._sockets.find(flow)
         if socket is None or socket.inode == 0:
             return 0
         return self._processes.owner_of(socket.inode, socket.uid, time.monotonic()) or 0
+
+
+def _settings(section: ApplicationSection | None) -> object:
+    return section and (section.networks, section.policy, section.on_no_network)
 
 
 def _given(match: MatchSection) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from upmt_nf.model.errors import ConfigError, FacilityError, KernelError, NoDaem
 from upmt_nf.model.names import CONTROL_SOCKET
 
 ERROR_KINDS: dict[str, type[UpmtError]] = {
-    kind.__name__: kind for kind in (UpmtError, UsageError, ConfigError, FacilityError, KernelError)
+    kind.__name__: kind for kind in (UpmtError, UsageError, FacilityError, KernelError, ConfigError)
 }
 """Errors that keep their kind, and so their exit code, on the way from the daemon to the command line."""
 

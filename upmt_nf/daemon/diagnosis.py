@@ -12,8 +12,9 @@ from upmt_nf.linux.host_facts import HostFacts, PolicyRule
 from upmt_nf.model.names import (
     CHAIN_PREFIX,
     MARK_MASK,
+    PRIORITY_BEYOND,
+    PRIORITY_GUARDED,
     PRIORITY_OUTER,
-    PRIORITY_VIRTUAL,
     ROUTE_PROTOCOL,
     VIRTUAL_INTERFACE,
 )
@@ -186,6 +187,15 @@ def _leftovers(facts: HostFacts, daemon: DaemonFacts | None) -> Finding:
         left.append("netfilter chains")
     if not left:
         return Finding("leftovers", State.OK, "nothing is left of an earlier daemon")
+    if any(
+        rule.protocol == ROUTE_PROTOCOL and rule.priority == PRIORITY_GUARDED for rule in facts.policy_rules
+    ):
+        return Finding(
+            "leftovers",
+            State.WARNING,
+            "a kill switch is in place without a daemon: the applications that it is for reach the LAN only",
+            "start the daemon, which takes it over; `upmt cleanup` lifts it",
+        )
     return Finding(
         "leftovers",
         State.ERROR,
@@ -255,7 +265,7 @@ def _default_route(facts: HostFacts, daemon: DaemonFacts | None) -> Finding:
 def _foreign_policy_rules(rules: Iterable[PolicyRule]) -> Finding:
     foreign = [rule for rule in rules if rule.protocol not in (ROUTE_PROTOCOL, _RULE_PROTOCOL_KERNEL)]
     before = [rule for rule in foreign if 0 < rule.priority < PRIORITY_OUTER]
-    among = [rule for rule in foreign if PRIORITY_OUTER <= rule.priority <= PRIORITY_VIRTUAL]
+    among = [rule for rule in foreign if PRIORITY_OUTER <= rule.priority <= PRIORITY_BEYOND]
     on_our_bits = [rule for rule in foreign if rule.mask is not None and rule.mask & MARK_MASK]
     if among or on_our_bits:
         bad = {*among, *on_our_bits}
@@ -264,7 +274,7 @@ def _foreign_policy_rules(rules: Iterable[PolicyRule]) -> Finding:
             State.ERROR if on_our_bits else State.WARNING,
             f"rules of other software among ours, or on our mark bits ({MARK_MASK:#x}): "
             + _listed(_said(rule) for rule in sorted(bad, key=lambda rule: rule.priority)),
-            f"move them away from priorities {PRIORITY_OUTER} to {PRIORITY_VIRTUAL} and off these bits",
+            f"move them away from priorities {PRIORITY_OUTER} to {PRIORITY_BEYOND} and off these bits",
         )
     if before:
         return Finding(

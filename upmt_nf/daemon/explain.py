@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from upmt_nf.classify.facts import ProcessFacts
 from upmt_nf.classify.reasons import Decider, Mechanism, Reason, mechanism_of
 from upmt_nf.classify.rules import ApplicationRule, first_match
+from upmt_nf.daemon.applications import Application
 from upmt_nf.datapath.paft import FlowEntry
 from upmt_nf.linux.sock_diag import SocketFacts
 from upmt_nf.mobility.host_status import NetworkStatus
@@ -17,7 +18,15 @@ from upmt_nf.mobility.selection import ranked
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.flow import TCP, FlowKey
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName, NetworkName
-from upmt_nf.model.names import MARK_MASK, PRIORITY_CARE_OF, PRIORITY_VIRTUAL, network_table, outer_mark
+from upmt_nf.model.names import (
+    MARK_MASK,
+    MARK_NATIVE,
+    PRIORITY_CARE_OF,
+    PRIORITY_GUARDED,
+    PRIORITY_VIRTUAL,
+    network_table,
+    outer_mark,
+)
 from upmt_nf.routing.plan import Kind, Routing
 
 if TYPE_CHECKING:
@@ -108,6 +117,9 @@ class Explainer:
         current = status.network
         if kind == "flow" and entries[0].pinned is not None:
             current = entries[0].pinned.network
+        # A flow that is known began by a tunnel and stays there; of the rest it is the new flows that count.
+        is_left_alone = application.goes_native and kind != "flow"
+        current = None if is_left_alone else current
         verdicts = network_verdicts(
             status.policy, current, daemon.machine.networks, daemon.config.mobile_host.return_after
         )
@@ -122,7 +134,7 @@ class Explainer:
             "application": {
                 "name": name,
                 "id": application.id,
-                "policy": list(status.policy),
+                "policy": ["native"] if application.is_native else list(status.policy),
                 "policy_name": status.policy_name,
                 "locked": status.locked,
                 "network": status.network,
@@ -131,10 +143,14 @@ class Explainer:
             },
             "flows": [self._flow(entry) for entry in entries[-_MOST_FLOWS:]],
             "flow_count": len(entries),
-            "networks": verdicts,
-            "path": self._path(application.id, current),
-            "changes": what_would_change(name, current, verdicts, subject if kind == "flow" else None),
-            "notes": [],
+            "networks": [] if application.is_native and kind != "flow" else verdicts,
+            "path": self._left_alone() if is_left_alone else self._path(application.id, current),
+            "changes": (
+                [f"upmt assign --app {name} --to NETWORK: by the tunnels"]
+                if application.is_native
+                else what_would_change(name, current, verdicts, subject if kind == "flow" else None)
+            ),
+            "notes": notes_on(application),
         }
 
     def _flow(self, entry: FlowEntry) -> dict[str, Any]:
@@ -195,12 +211,36 @@ class Explainer:
             "mark": f"{mark:#x}/{MARK_MASK:#x}" if mark else None,
         }
 
+    def _left_alone(self) -> dict[str, Any]:
+        """The way of what goes as if UPMT were not there."""
+        rules = self._daemon.kernel.routing.rules
+        rule = next((rule for rule in rules if rule.mark == MARK_NATIVE), None)
+        return {
+            "is_left_alone": True,
+            "application_mark": f"{MARK_NATIVE:#x}/{MARK_MASK:#x}",
+            "inner_rule": str(rule) if rule is not None else None,
+            "inner_route": None,
+            "virtual_interface": None,
+            "anchor": None,
+            "tunnel": None,
+        }
+
     def _path(self, application: ApplicationId, network: NetworkName | None) -> dict[str, Any]:
         """The kernel's part of the way: by the virtual interface to the agent, by the network's table to the wire."""
         daemon = self._daemon
         routing = daemon.kernel.routing
-        inner = next((rule for rule in routing.rules if rule.priority == PRIORITY_VIRTUAL), None)
+        inner = next(
+            (
+                rule
+                for rule in routing.rules
+                if rule.priority in (PRIORITY_GUARDED, PRIORITY_VIRTUAL)
+                and rule.version == daemon.config.anchor.address.version
+                and rule.mark in (None, application)
+            ),
+            None,
+        )
         path: dict[str, Any] = {
+            "is_left_alone": False,
             "application_mark": f"{application:#x}/{MARK_MASK:#x}",
             "inner_rule": str(inner) if inner is not None else None,
             "inner_route": _default_of(routing, inner.table) if inner is not None else None,
@@ -228,6 +268,21 @@ class Explainer:
             "mtu": status.mtu or None,
         }
         return path
+
+
+def notes_on(application: Application) -> list[str]:
+    """What an application's policy means beside the networks."""
+    if application.is_native:
+        return [
+            "left alone: its new flows go as if UPMT were not there; those that began by a tunnel stay there"
+        ]
+    if application.goes_native:
+        return ["no allowed network works, so its new flows go as if UPMT were not there (on_no_network)"]
+    if application.is_guarded:
+        return [
+            f"kill switch ({application.on_no_network}): by the tunnels or not at all, also without a daemon"
+        ]
+    return []
 
 
 def network_verdicts(

@@ -28,6 +28,8 @@ from upmt_nf.policy.policy import Policy
 if TYPE_CHECKING:
     from upmt_nf.daemon.host_daemon import HostDaemon
 
+NATIVE = "native"
+"""In place of networks: left alone."""
 READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "why"))
 """What any user may ask."""
 
@@ -50,6 +52,8 @@ class HostControl:
             "why": Explainer(self._daemon).why,
             "join": self.join,
             "assign": self.assign,
+            "apply": self._daemon.declarations.apply,
+            "reload": self._daemon.declarations.reload,
             "handover": self.handover,
         }
 
@@ -72,6 +76,7 @@ class HostControl:
                 **daemon.applications.counters,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
+                "rules_repaired": daemon.repairs.done if daemon.repairs is not None else 0,
             },
         }
 
@@ -107,7 +112,12 @@ class HostControl:
     async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
         """The netfilter rules that are in place, in iptables-save syntax, and the mark of known flows in them."""
         kernel = self._daemon.kernel
-        return {"rules": str(kernel.rules), "judged": kernel.judged}
+        return {
+            "rules": str(kernel.rules),
+            "rules_ipv6": str(kernel.rules_ipv6),
+            "routing": str(kernel.routing).splitlines(),
+            "judged": kernel.judged,
+        }
 
     def _network_rows(self) -> list[dict[str, Any]]:
         statuses = self._daemon.machine.networks
@@ -121,7 +131,7 @@ class HostControl:
         flows = Counter(entry.application_id for entry in daemon.paft.flows.values())
         known = daemon.applications.by_name
         return [
-            application_report(status, flows[status.id], known[name].conditions)
+            application_report(status, flows[status.id], known[name])
             for name, status in daemon.machine.applications.items()
         ]
 
@@ -139,30 +149,39 @@ class HostControl:
         daemon = self._daemon
         path = daemon.kernel.cgroup_of(ApplicationName(name))
         application = daemon.applications.define(ApplicationName(name))
-        if daemon.applications.add_cgroup(application, path):
-            daemon.update_rules()
+        is_new = daemon.applications.add_cgroup(application, path)
         self._introduce(application, None)
+        if is_new:
+            daemon.update_rules()
         daemon.kernel.join(application.name, pid)
         return {"application": application.name, "cgroup": path}
 
     async def assign(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
         """Tie what matches to networks; what runs already comes along."""
         daemon = self._daemon
-        policy = self._policy(arguments.get("networks"))
+        networks = arguments.get("networks")
+        is_native = networks == [NATIVE]
+        policy = None if is_native else self._policy(networks)
+        choice = self._on_no_network(arguments.get("on_no_network"), is_native=is_native)
         name, match = arguments.get("application"), arguments.get("match", {})
         if not isinstance(match, dict) or not (name is None or isinstance(name, str)):
             raise UsageError("assign takes the name of an application and its conditions")
         application, rule = daemon.applications.assign(name, match)
+        application.is_native = is_native
+        if choice is not None:
+            daemon.applications.set_on_no_network(application, choice)
         is_new = self._introduce(application, policy)
         daemon.update_rules()
         failure = None
-        if not is_new:
+        if not is_new and policy is not None:
             if not isinstance(policy, Policy):
                 failure = await self._move_to_best(application, policy)
             daemon.take(ApplicationAssigned(application.name, policy))
-        if rule is not None:
+        if rule is not None and policy is not None:
             moved = daemon.applications.reclassify(daemon.paft.flows.values(), rule)
             daemon.take(FlowsAdopted(application.name, tuple(moved)))
+        if arguments.get("save"):
+            daemon.declarations.save(application, policy, choice, rule)
         if failure is not None:
             raise UpmtError(f"{application.name} has its new policy now, but {failure}")
         await daemon.settled(application.name)
@@ -187,7 +206,7 @@ class HostControl:
 
     def _policy(self, networks: Any) -> Policy | tuple[str, ...]:
         """A policy's name, or networks in order. Raises UsageError."""
-        policies = self._daemon.config.book().policies
+        policies = self._daemon.policies.config.book().policies
         known = [section.name for section in self._daemon.config.network]
         if not isinstance(networks, Sequence) or isinstance(networks, str) or not networks:
             raise UsageError("say where to: a policy, a network, or several in the order of preference")
@@ -200,6 +219,16 @@ class HostControl:
                     f"the policies are {', '.join(policies)}"
                 )
         return tuple(networks)
+
+    def _on_no_network(self, choice: Any, *, is_native: bool) -> str | None:
+        if choice not in (None, "hold", "reject", "native"):
+            raise UsageError(f"on_no_network is hold, reject or native, not {choice!r}")
+        if choice is not None and is_native:
+            raise UsageError(
+                "what is left alone never needs a network of ours: say on_no_network or native, not both"
+            )
+        assert choice is None or isinstance(choice, str)
+        return choice
 
     async def _move_to_best(self, application: Application, policy: tuple[str, ...]) -> str | None:
         """Move to the best network of a new policy that is up; gives why that failed."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import signal
 from collections import deque
 from pathlib import Path
 from random import SystemRandom
@@ -17,6 +16,7 @@ from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
+from upmt_nf.daemon.declarations import Declarations
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
@@ -26,6 +26,8 @@ from upmt_nf.daemon.metrics import metrics_text
 from upmt_nf.daemon.metrics_server import MetricsServer
 from upmt_nf.daemon.policy_control import READING as POLICY_READING
 from upmt_nf.daemon.policy_control import PolicyControl
+from upmt_nf.daemon.repairs import Repairs
+from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
@@ -67,8 +69,9 @@ from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.settings import AnchorPeer, HostSettings
 from upmt_nf.model.errors import FacilityError, UpmtError, UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
-from upmt_nf.model.identity import ApplicationName, NetworkName, TerminalId
-from upmt_nf.model.names import VIRTUAL_INTERFACE
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName, TerminalId
+from upmt_nf.model.names import QUEUE_FIRST, VIRTUAL_INTERFACE
+from upmt_nf.policy.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +88,13 @@ class HostDaemon:
     _wake_up: WakeUp
     _monitor: LinkMonitor
     _stopped: asyncio.Event
+    _reloading: asyncio.Task[None]
 
     def __init__(self, config: MobileHostConfig, file: Path | None = None) -> None:
         if config.mobile_host.datapath == "fast":
             raise FacilityError('the fast datapath is not built yet: say datapath = "auto" or "agent"')
         self.config = config
-        self._file = file
+        self.declarations = Declarations(self, file)
         self._secrets: list[str | None] = []
         """Shared with each anchor, in the order of the file."""
         self.paft = Paft(max_flows=config.mobile_host.max_flows)
@@ -99,7 +103,8 @@ class HostDaemon:
         self._is_working = False
         self._tokens = itertools.count(1)
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
-        self._rules_in_place: tuple[Endpoint, dict[str, int], list[str]] | None = None
+        self.repairs: Repairs | None = None
+        self._rules_in_place: tuple[object, ...] | None = None
         self._signalling_port = config.anchor.signalling_port
         control = HostControl(self)
         commands = {**control.commands(), **PolicyControl(self).commands()}
@@ -115,8 +120,9 @@ class HostDaemon:
         self._control.claim()
         files = map(self.config.secret_file_of, self.config.anchors)
         self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
-        self.policies = HostPolicies(self.config, self._file)
-        self.applications = Applications(self.config.application)
+        self.applications = Applications(self.config.application, self.config.mobile_host.default)
+        self.declarations.start()
+        self.policies = HostPolicies(self.config)
         self.kernel = HostKernel(self.config)
         try:
             self._begin(loop)
@@ -131,6 +137,8 @@ class HostDaemon:
                 log.warning("%s", reason)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._take_over()
+        self.kernel.steering = steering_of(self.applications)
         self.kernel.prepare()
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
         self.plane = HostPlane(
@@ -140,26 +148,37 @@ class HostDaemon:
             heard=self._hear,
             lost=self._lose_path,
             narrowed=self._narrow_path,
+            is_left_alone=self.applications.is_left_alone,
         )
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
         self._state = HostState(Path(self.config.mobile_host.state))
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
-        for section in self.config.application:
-            name = ApplicationName(section.name)
-            self.take(ApplicationDefined(name, self.applications.by_name[name].id, self.policies.of(section)))
+        if self.kernel.steering.guards:
+            # Netfilter's part of the kill switch first; then what a killed daemon left may go.
+            self.update_rules()
+            self.networks.apply_routing()
+        policies = self.applications.policies
+        for name, application in self.applications.by_name.items():
+            if name != DEFAULT_APPLICATION or name in policies:
+                self.take(ApplicationDefined(name, application.id, self.policy_of(name)))
         self.policies.begin(self.take, lambda: self.machine.ledger)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_or_say_why)
         self._probes = BindingProbes(loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
         loop.add_reader(self._monitor.fileno(), self._look_at_networks)
+        self.repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
         for anchor, secret in zip(self.config.anchors, self._secrets, strict=True):
             if secret is None:
                 log.warning("no secret_file: neither we nor anchor %s can prove who we are", anchor.address)
         known = ", then ".join(str(anchor.address) for anchor in self.config.anchors)
         log.info("mobile host %s, anchor %s", self.config.mobile_host.identity, known)
+
+    def _take_over(self) -> None:
+        """Programs that `upmt run` started under a daemon that was killed still belong to their applications."""
+        for name, path in self.kernel.cgroups_in_place().items():
+            self.applications.add_cgroup(self.applications.define(name), path)
 
     def _settings(self) -> HostSettings:
         host = self.config.mobile_host
@@ -205,6 +224,8 @@ class HostDaemon:
             self._wake_up.cancel()
             self.policies.close(self.machine.ledger)
             self._metrics.close()
+            if self.repairs is not None:
+                self.repairs.close()
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
             self._probes.close_all()
@@ -222,19 +243,10 @@ class HostDaemon:
         status, tunnels = await control.status({}, 0), await control.tunnels({}, 0)
         return metrics_text(status, tunnels, self.policies.counts)
 
-    def reload_policies(self) -> list[ApplicationName]:
-        """Read the file's policies again; gives the applications that have another one. Raises ConfigError."""
-        self.config, changes = self.policies.reload()
-        for change in changes:
-            self.take(change)
-        return [change.name for change in changes]
-
-    def _reload_or_say_why(self) -> None:
-        try:
-            changed = self.reload_policies()
-            log.info("policies read again; others now: %s", ", ".join(changed) or "none")
-        except UpmtError as reason:
-            log.warning("the policies stay as they are: %s", reason)
+    def policy_of(self, name: ApplicationName) -> Policy | tuple[str, ...] | None:
+        """What is declared for an application; None: nothing."""
+        section = self.applications.section_of(name)
+        return self.policies.config.choice_of(section) if section is not None else None
 
     async def settled(self, name: ApplicationName) -> None:
         """Wait until the anchor knows where an application is, but not for ever."""
@@ -242,6 +254,17 @@ class HostDaemon:
             if not self.machine.applications[name].is_moving:
                 return
             await asyncio.sleep(0.02)
+
+    def ask_to_reload(self) -> None:
+        """Read the configuration again (SIGHUP); what is wrong with it is logged, and all stays as it is."""
+
+        async def reload() -> None:
+            try:
+                await self.declarations.reload({}, 0)
+            except UpmtError as reason:
+                log.warning("the configuration is not taken: %s", reason)
+
+        self._reloading = self._loop.create_task(reload())
 
     def now(self) -> float:
         """The clock that flows and timers go by, seconds."""
@@ -264,7 +287,18 @@ class HostDaemon:
                         log.warning("%s: %s", type(command).__name__, reason)
         finally:
             self._is_working = False
+        self._note_stranded()
         self._wake_up.at(self.machine.next_timeout())
+
+    def _note_stranded(self) -> None:
+        """Applications may be left alone while they have no network: see whether any is, or is not any more."""
+        known = self.machine.applications.items()
+        stranded = {name for name, application in known if application.network is None}
+        if self.applications.note_stranded(stranded) and self._rules_in_place is not None:
+            try:
+                self.update_rules()
+            except UpmtError as reason:
+                log.warning("rules: %s", reason)
 
     def _look_at_networks(self) -> None:
         for state in self._monitor.read():
@@ -354,6 +388,7 @@ class HostDaemon:
             self._signalling_port,
             classify_incoming=self.applications.classify_incoming,
             stray=self._adopt_stray,
+            refusing=self.applications.refusing,
         )
         for tunnel in self.paft.tunnels.values():
             self.forwarder.use_tunnel(tunnel.network, tunnel)
@@ -362,6 +397,8 @@ class HostDaemon:
         self.kernel.interface.set_addresses((address,) if before is None else (before, address))
         self.networks.virtual_address = address
         self.networks.apply_routing()
+        if self.applications.is_any_native:
+            self.update_rules()
         if before not in (None, address):
             self.kernel.interface.set_addresses((address,))
 
@@ -398,9 +435,24 @@ class HostDaemon:
             self.kernel.set_mtu(min(mtus))
 
     def update_rules(self) -> None:
-        """Bring netfilter into line with the tunnels' ports and the applications. Raises UpmtError."""
-        wanted = (self.kernel.anchor, self.networks.ports, self.applications.netfilter_lines())
+        """Bring netfilter and policy routing into line with the tunnels' ports and the applications.
+
+        Raises UpmtError. Routing first: a mark must lead somewhere before a packet carries it.
+        """
+        applications = self.applications
+        applications.can_mark_sockets &= self.kernel.mark_sockets(socket_marks(applications))
+        steering = steering_of(applications)
+        if steering != self.kernel.steering:
+            self.kernel.steering = steering
+            self.networks.apply_routing()
+        leaves_alone = applications.is_any_native
+        address = self.networks.virtual_address if leaves_alone else None
+        lines, lines_ipv6 = applications.netfilter_lines(4, QUEUE_FIRST), applications.netfilter_lines(6)
+        wanted = (self.kernel.anchor, self.networks.ports, lines, lines_ipv6, address, leaves_alone)
         if wanted != self._rules_in_place:
-            self.kernel.set_rules(*wanted[1:])
+            self.kernel.set_rules(self.networks.ports, lines, address, leaves_alone=leaves_alone)
+            self.kernel.set_rules_ipv6(lines_ipv6, leaves_alone=leaves_alone)
             self.plane.judged = self.kernel.judged
             self._rules_in_place = wanted
+            if self.repairs is not None:
+                self.repairs.note_own_change()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.linux import netfilter, routes, sysctl
-from upmt_nf.linux.cgroups import ApplicationCgroups
+from upmt_nf.linux.cgroups import ApplicationCgroups, hierarchy
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.journal import Journal
 from upmt_nf.linux.rule_files import read_rules
@@ -21,13 +21,16 @@ from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import ApplicationName
 from upmt_nf.model.names import (
     MARK_MASK,
+    MARK_NATIVE,
     MARK_OUTER,
+    MARK_TUNNELLED,
+    MARKS_OF_KNOWN,
     QUEUE_INBOUND,
     QUEUE_OUTBOUND,
     VIRTUAL_INTERFACE,
     judged_mark,
 )
-from upmt_nf.routing.plan import NetworkRouting, Routing, host_routing
+from upmt_nf.routing.plan import TUNNEL_ALL, NetworkRouting, Routing, host_routing
 from upmt_nf.routing.rule_text import RuleSet
 
 log = logging.getLogger(__name__)
@@ -42,10 +45,14 @@ def host_rules(
     application_lines: Iterable[str],
     kind: str = KINDS[0],
     judged: int = judged_mark(0),
+    virtual_address: IPAddress | None = None,
+    *,
+    leaves_alone: bool = False,
 ) -> RuleSet:
     """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel to `anchor`.
 
-    `kind` is that of the virtual interface, `judged` the conntrack mark of flows that the agent knows.
+    `kind` is that of the virtual interface, `judged` the conntrack mark of flows that the agent knows; with
+    `leaves_alone` something is, or may become, left alone by name.
     """
     by_queue = kind != "tun"
     values = {
@@ -57,9 +64,27 @@ def host_rules(
         "mark_outer": f"{MARK_OUTER:#x}",
         "judged": "" if by_queue else f"{judged:#x}",
         "mark_mask": f"{MARK_MASK:#x}",
+        "virtual_address": str(virtual_address or ""),
+        **_marks_of_left_alone(leaves_alone),
     }
     networks = [{"network_interface": name, "network_port": str(port)} for name, port in ports.items()]
     return read_rules("mobile-host", values, networks, application_lines)
+
+
+def host_rules_ipv6(application_lines: Iterable[str], *, leaves_alone: bool = False) -> RuleSet:
+    """The mobile host's rules in the IPv6 tables, while its tunnels carry IPv4."""
+    values = {
+        "virtual_interface": VIRTUAL_INTERFACE,
+        "mark_outer": f"{MARK_OUTER:#x}",
+        "mark_mask": f"{MARK_MASK:#x}",
+        **_marks_of_left_alone(leaves_alone),
+    }
+    return read_rules("mobile-host-ipv6", values, (), application_lines)
+
+
+def _marks_of_left_alone(is_used: bool) -> dict[str, str]:
+    marks = {"native": MARK_NATIVE, "tunnelled": MARK_TUNNELLED, "marks_of_sockets": MARKS_OF_KNOWN}
+    return {name: f"{mark:#x}" if is_used else "" for name, mark in marks.items()}
 
 
 class HostKernel:
@@ -74,6 +99,12 @@ class HostKernel:
         self._cgroups: ApplicationCgroups | None = None
         self._mtu = _FIRST_MTU
         self._application_lines: list[str] = []
+        self._socket_marks: dict[str, int] = {}
+        self._is_guarding = False
+        self.steering = TUNNEL_ALL
+        self.rules_ipv6 = RuleSet(())
+        self.lacks_ipv6_tables: str | None = None
+        """Why IPv6 packets cannot be told apart by cgroup or group."""
         self._generation = int(time.clock_gettime(time.CLOCK_BOOTTIME))
         self.rules = RuleSet(())
         self.routing = Routing()
@@ -85,26 +116,100 @@ class HostKernel:
             self.interface.limit_packets()
         interfaces = [network.interface for network in self._config.network]
         sysctl.loosen_reverse_path([*interfaces, VIRTUAL_INTERFACE], self.journal)
-        self.route(None, ())
+        # Nothing that holds a killed daemon's applications goes before ours is in place, netfilter's part included.
+        self.route(None, (), removes=not self.steering.guards)
 
-    def set_rules(self, ports: Mapping[str, int], application_lines: Iterable[str]) -> None:
+    def set_rules(
+        self,
+        ports: Mapping[str, int],
+        application_lines: Iterable[str],
+        virtual_address: IPAddress | None = None,
+        *,
+        leaves_alone: bool = False,
+    ) -> None:
         """Bring netfilter into line. When it names applications differently, all flows are looked at once more."""
         lines = list(application_lines)
         if lines != self._application_lines:
             self._application_lines = lines
             self._generation += 1
-        self.rules = host_rules(self.anchor, ports, lines, self.interface.kind, judged_mark(self._generation))
+        self.rules = host_rules(
+            self.anchor,
+            ports,
+            lines,
+            self.interface.kind,
+            judged_mark(self._generation),
+            virtual_address,
+            leaves_alone=leaves_alone,
+        )
         netfilter.install(self.rules, self.journal)
+        self._is_guarding = True
+
+    def set_rules_ipv6(self, application_lines: Iterable[str], *, leaves_alone: bool = False) -> None:
+        """Bring the IPv6 tables into line. A kernel without them is said once and remembered."""
+        if self.lacks_ipv6_tables is not None or not self._has_other_family:
+            return
+        lines = list(application_lines)
+        if not lines and not self.rules_ipv6.rules:
+            # Nothing to tell apart: a host's IPv6 tables stay as unused as they are.
+            return
+        self.rules_ipv6 = host_rules_ipv6(lines, leaves_alone=leaves_alone)
+        try:
+            netfilter.install(self.rules_ipv6, self.journal, 6)
+        except FacilityError as reason:
+            self.lacks_ipv6_tables, self.rules_ipv6 = str(reason), RuleSet(())
+            log.warning("IPv6 is told apart by user and destination only: %s", reason)
+
+    @property
+    def _has_other_family(self) -> bool:
+        return self.anchor.address.version == 4 and sysctl.read("net/ipv6/conf/all/disable_ipv6") == "0"
+
+    def mark_sockets(self, wanted: Mapping[str, int]) -> bool:
+        """Cgroups below the root -> the mark of sockets created in them; False when the kernel cannot."""
+        try:
+            for path, mark in wanted.items():
+                if self._cgroups is not None and self._socket_marks.get(path, 0) != mark:
+                    self._cgroups.mark_sockets(path, mark)
+                    self._socket_marks[path] = mark
+        except FacilityError as reason:
+            log.warning("programs of `upmt run` are told apart by netfilter only: %s", reason)
+            return False
+        return True
 
     @property
     def judged(self) -> int:
         """The mark for flows that the agent knows; 0 where it reads all packets from netfilter's queue."""
         return judged_mark(self._generation) if self.interface.kind == "tun" else 0
 
-    def route(self, virtual_address: IPAddress | None, networks: Iterable[NetworkRouting]) -> None:
-        """Bring policy routing into line."""
-        self.routing = host_routing(virtual_address, networks, self.anchor.address)
+    def route(
+        self,
+        virtual_address: IPAddress | None,
+        networks: Iterable[NetworkRouting],
+        *,
+        removes: bool = True,
+    ) -> None:
+        """Bring policy routing into line; without `removes` nothing goes yet."""
+        self.routing = host_routing(
+            virtual_address,
+            networks,
+            self.anchor.address,
+            self.steering,
+            has_other_family=self._has_other_family,
+        )
+        routes.apply(self.routing, self.journal, removes=removes)
+
+    def drift(self) -> list[str]:
+        """What others changed of rules and routes, rule by rule; empty when nothing differs."""
+        said = netfilter.verify(self.rules)
+        if self.rules_ipv6.rules:
+            said += [f"IPv6 {each}" for each in netfilter.verify(self.rules_ipv6, 6)]
+        return said + [f"missing or not ours: {change}" for change in routes.drift(self.routing)]
+
+    def repair(self) -> None:
+        """Put back what others changed. Raises UpmtError."""
         routes.apply(self.routing, self.journal)
+        netfilter.install(self.rules, self.journal)
+        if self.rules_ipv6.rules:
+            netfilter.install(self.rules_ipv6, self.journal, 6)
 
     def set_mtu(self, mtu: int) -> None:
         """Applications may send packets of this size."""
@@ -118,6 +223,14 @@ class HostKernel:
             self._cgroups = ApplicationCgroups(self.journal)
         return self._cgroups.make(application)
 
+    def cgroups_in_place(self) -> dict[ApplicationName, str]:
+        """Cgroups that an earlier daemon left with programs of `upmt run` in them: application -> path."""
+        if hierarchy() is None:
+            return {}
+        if self._cgroups is None:
+            self._cgroups = ApplicationCgroups(self.journal)
+        return self._cgroups.in_place()
+
     def join(self, application: ApplicationName, pid: int) -> None:
         """Put a process into an application's cgroup."""
         if self._cgroups is None:
@@ -125,6 +238,10 @@ class HostKernel:
         self._cgroups.join(application, pid)
 
     def restore(self) -> None:
-        """Put everything back."""
+        """Put everything back, but for kill switches: those stay until `upmt cleanup` or the next daemon."""
+        if self.steering.guards:
+            self.route(None, (), removes=self._is_guarding)
+            log.warning("the kill switch stays in place; `upmt cleanup` lifts it and puts everything back")
+            return
         for said in cleanup(self.journal):
             log.info("put back: %s", said)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from upmt_nf.datapath.formats import NAT_KEEPALIVE
 from upmt_nf.datapath.gathering import Gathering
 from upmt_nf.datapath.host_forwarder import HostForwarder
+from upmt_nf.datapath.packet import flow_of
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.datapath.verdict import Outbound, TunnelSignal
 from upmt_nf.linux.inject import inject
@@ -22,7 +23,15 @@ from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, TunnelSocket
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import NetworkName
-from upmt_nf.model.names import MARK_MASK, MEASUREMENT_PORT, QUEUE_INBOUND, QUEUE_OUTBOUND, outer_mark
+from upmt_nf.model.names import (
+    MARK_MASK,
+    MARK_NATIVE,
+    MEASUREMENT_PORT,
+    QUEUE_FIRST,
+    QUEUE_INBOUND,
+    QUEUE_OUTBOUND,
+    outer_mark,
+)
 from upmt_nf.signaling.stamp import stamped
 
 log = logging.getLogger(__name__)
@@ -35,7 +44,8 @@ class HostPlane:
     """Owns the queues, the agent's side of the virtual interface, and one tunnel socket per access network.
 
     `heard` is called with each signal from inside a tunnel, `lost` when the kernel cannot send on a network,
-    `narrowed` with the outer path MTU when a packet was too large for it. `judged` is the mark that a flow gets once
+    `narrowed` with the outer path MTU when a packet was too large for it. `is_left_alone` tells from a flow's key and
+    mark whether it is to go on as if UPMT were not there. `judged` is the mark that a flow gets once
     it is known, 0 for none: then netfilter's queue goes on giving all of its packets.
     """
 
@@ -50,28 +60,33 @@ class HostPlane:
         heard: Callable[[TunnelSignal], None],
         lost: Callable[[NetworkName, str], None],
         narrowed: Callable[[NetworkName, int], None],
+        is_left_alone: Callable[[FlowBytes, int], bool] = lambda key, mark: False,
     ) -> None:
         self._loop = loop
         self._anchor = anchor
         self._heard = heard
         self._lost = lost
         self._narrowed = narrowed
+        self._is_left_alone = is_left_alone
         self._sockets: dict[NetworkName, TunnelSocket] = {}
         self._forwarder: HostForwarder | None = None
         self._gathering = Gathering(self._send_all)
         self._tun = tun
         self._waiting: list[Packet] = []
+        self._untold = PacketQueue(QUEUE_FIRST, self._tell)
+        loop.add_reader(self._untold.fileno(), self._untold.drain)
         if tun is not None:
             self._first_packets = PacketQueue(QUEUE_OUTBOUND, self._keep)
-            self._queues: tuple[PacketQueue, ...] = (self._first_packets,)
+            self._queues: tuple[PacketQueue, ...] = (self._untold, self._first_packets)
             loop.add_reader(self._first_packets.fileno(), self._introduce)
             loop.add_reader(tun.fileno(), self._read_tun, tun)
             return
         self._queues = (
+            self._untold,
             PacketQueue(QUEUE_OUTBOUND, self._take_outbound),
             PacketQueue(QUEUE_INBOUND, self._take_inbound),
         )
-        for queue in self._queues:
+        for queue in self._queues[1:]:
             loop.add_reader(queue.fileno(), queue.drain)
 
     def use(self, forwarder: HostForwarder | None) -> None:
@@ -149,6 +164,14 @@ class HostPlane:
             self._tun.close()
         for network in list(self._sockets):
             self.close(network)
+
+    def _tell(self, packet: Packet) -> None:
+        """A first packet before it is routed for good: whether its flow is left alone shows in its process only."""
+        key = flow_of(packet.payload)
+        if key is not None and self._is_left_alone(key, packet.mark):
+            packet.repeat_with(packet.mark & ~MARK_MASK | MARK_NATIVE)
+        else:
+            packet.accept()
 
     # --- with a tun interface ---
 

@@ -12,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from upmt_nf.config.mobile_host import ApplicationSection, MobileHostConfig, read_mobile_host_config
+from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.linux.record_store import RecordStore
 from upmt_nf.mobility.host_commands import HandoverFinished
-from upmt_nf.mobility.host_events import ApplicationAssigned, ClockRead, HostEvent
-from upmt_nf.model.errors import ConfigError, UpmtError
-from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName
+from upmt_nf.mobility.host_events import ClockRead, HostEvent
+from upmt_nf.model.errors import UpmtError
+from upmt_nf.model.identity import DEFAULT_APPLICATION
 from upmt_nf.policy.budget import Ledger
 from upmt_nf.policy.candidates import Path as NetworkPath
 from upmt_nf.policy.civil_time import CivilClock
@@ -30,13 +30,12 @@ TICK = 1.0
 
 
 class HostPolicies:
-    """`file` is the configuration's, for reloads. Raises UpmtError when budgets cannot be kept over restarts."""
+    """Raises UpmtError when budgets cannot be kept over restarts."""
 
-    def __init__(self, config: MobileHostConfig, file: Path | None) -> None:
+    def __init__(self, config: MobileHostConfig) -> None:
         self.config = config
         self.counts: Counter[tuple[str, str]] = Counter()
         """Handovers since the start, by application and outcome."""
-        self._file = file
         self._chosen = config.policies()
         self._timer: asyncio.TimerHandle | None = None
         self._offset: float | None = None
@@ -44,10 +43,6 @@ class HostPolicies:
         self._store = self._open()
 
     # --- for the machine's settings ---
-
-    def of(self, section: ApplicationSection) -> Policy | tuple[str, ...]:
-        """What an application of the file goes by."""
-        return self._chosen.get(ApplicationName(section.name), section.networks)
 
     @property
     def default(self) -> Policy | tuple[str, ...]:
@@ -85,33 +80,11 @@ class HostPolicies:
             self._saved = rows
         self._timer = loop.call_later(TICK, self._tick, take, ledger)
 
-    def reload(self) -> tuple[MobileHostConfig, list[ApplicationAssigned]]:
-        """Read the file again; gives what has changed. Raises ConfigError, and then nothing changes."""
-        if self._file is None:
-            raise ConfigError("the configuration was not read from a file")
-        try:
-            text = self._file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as reason:
-            raise ConfigError(f"{self._file}: cannot be read: {reason}") from reason
-        new = read_mobile_host_config(text, str(self._file))
-        for what in ("mobile_host", "anchors", "network"):
-            if getattr(new, what) != getattr(self.config, what):
-                raise ConfigError(f"{self._file}: [{what}] has changed: that takes effect at a restart only")
-        matches = {section.name: section.match for section in self.config.application}
-        if matches != {section.name: section.match for section in new.application}:
-            raise ConfigError(
-                f"{self._file}: the applications or their matches have changed: that takes effect at a restart"
-            )
-        chosen, before = (
-            new.policies(),
-            {section.name: self.of(section) for section in self.config.application},
-        )
-        self.config, self._chosen = new, chosen
-        return new, [
-            ApplicationAssigned(ApplicationName(section.name), now)
-            for section in new.application
-            if (now := self.of(section)) != before[section.name]
-        ]
+    def adopt(self, config: MobileHostConfig) -> list[str]:
+        """The policies of a file that was read again; gives the names of those that are others now."""
+        before, after = self.config.book().policies, config.book().policies
+        self.config, self._chosen = config, config.policies()
+        return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
     # --- the record of handovers ---
 

@@ -9,6 +9,7 @@ import signal
 import time
 from typing import Protocol
 
+from upmt_nf.linux import service_manager
 from upmt_nf.model.errors import FacilityError
 
 
@@ -44,9 +45,27 @@ class SleeplessLoop(asyncio.SelectorEventLoop):
 async def _live(daemon: Daemon) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, daemon.ask_to_stop)
+        loop.add_signal_handler(number, _stop, daemon)
+    reload = getattr(daemon, "ask_to_reload", None)
+    # Without anything to read again SIGHUP must not end a daemon whose terminal goes away.
+    loop.add_signal_handler(signal.SIGHUP, reload or (lambda: None))
     await daemon.start()
     # What start-up made stays: leave it out of every later collection, which would hold up packets.
     gc.collect()
     gc.freeze()
+    service_manager.tell("READY=1")
+    _keep_alive(loop)
     await daemon.run()
+
+
+def _stop(daemon: Daemon) -> None:
+    service_manager.tell("STOPPING=1")
+    daemon.ask_to_stop()
+
+
+def _keep_alive(loop: asyncio.AbstractEventLoop) -> None:
+    """A sign of life from inside the loop: a daemon that hangs gives none, and is started anew."""
+    interval = service_manager.watchdog_interval()
+    if interval is not None:
+        service_manager.tell("WATCHDOG=1")
+        loop.call_later(interval, _keep_alive, loop)

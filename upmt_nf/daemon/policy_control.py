@@ -1,4 +1,4 @@
-"""The mobile host's commands about policies on the control socket: lock, release, reload, handovers."""
+"""The mobile host's commands about policies on the control socket: lock, release, handovers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ class PolicyControl:
         return {
             "lock": self.lock,
             "release": self.release,
-            "reload": self.reload,
             "handovers": self.handovers,
             "network-test": self.try_network,
         }
@@ -57,10 +56,6 @@ class PolicyControl:
         name = self._application(arguments)
         self._daemon.take(ApplicationLocked(name, None))
         return await self._answer(name)
-
-    async def reload(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
-        """Read the policies of the configuration again; what is wrong changes nothing."""
-        return {"changed": self._daemon.reload_policies()}
 
     async def handovers(self, arguments: Mapping[str, Any], _: int) -> list[dict[str, Any]]:
         """The last handovers, oldest first."""

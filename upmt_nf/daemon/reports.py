@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
+from upmt_nf.daemon.applications import Application
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
 from upmt_nf.mobility.host_commands import Receipt
 from upmt_nf.mobility.host_status import ApplicationStatus, AssociationStatus, NetworkStatus
@@ -69,16 +70,18 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def application_report(status: ApplicationStatus, flows: int, conditions: Iterable[str]) -> dict[str, Any]:
+def application_report(status: ApplicationStatus, flows: int, known: Application) -> dict[str, Any]:
     """One of `applications`."""
     return {
         "name": status.name,
-        "network": status.network,
-        "policy": list(status.policy),
+        "network": None if known.is_native else status.network,
+        "policy": ["native"] if known.is_native else list(status.policy),
         "policy_name": status.policy_name,
         "locked": status.locked,
+        "on_no_network": known.on_no_network,
+        "is_left_alone": known.goes_native,
         "flows": flows,
-        "match": list(conditions),
+        "match": list(known.conditions),
     }
 
 

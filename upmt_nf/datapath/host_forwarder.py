@@ -5,7 +5,7 @@ The Tunnel Forwarding Agent of the paper (section VI) without its sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 from upmt_nf.datapath.coalescing import merge, runs
@@ -13,7 +13,7 @@ from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.formats import PLAIN, decode, is_plain
 from upmt_nf.datapath.fragment import Reassembler
-from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, ErrorBudget
+from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, ErrorBudget
 from upmt_nf.datapath.offload import Offload, finished
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint, parse_outer, unpacked_endpoint
 from upmt_nf.datapath.packet import (
@@ -62,8 +62,9 @@ class HostForwarder:
     `classify` is asked once a flow, with its key and the packet's fwmark, and again when packets of the flow begin
     to carry another application's mark; `classify_incoming` for a flow that a correspondent began. With
     `answer_no_network` the sender of a packet that no network can take is told so; without, a short time without any
-    network breaks nothing. `stray` is called once with the key of a flow that a correspondent began and we never
-    answer, when it comes by another tunnel than its application's: no packet of ours will ever teach the anchor.
+    network breaks nothing; `refusing` are applications that are told in any case. `stray` is called once with the key
+    of a flow that a correspondent began and we never answer, when it comes by another tunnel than its application's:
+    no packet of ours will ever teach the anchor.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class HostForwarder:
         answer_no_network: bool = False,
         classify_incoming: Callable[[FlowBytes], Classified] | None = None,
         stray: Callable[[FlowBytes], None] = lambda key: None,
+        refusing: Container[ApplicationId] = frozenset(),
     ) -> None:
         self._paft = paft
         self._own = virtual_address
@@ -88,6 +90,7 @@ class HostForwarder:
         self._answer_no_network = answer_no_network
         self._classify_incoming = classify_incoming or (lambda key: classify(key, 0))
         self._stray = stray
+        self._refusing = refusing
         self._paths: dict[EndpointBytes, Path] = {}
         self._path_of: dict[NetworkName, Path] = {}
         self._tunnels: dict[NetworkName, Tunnel] = {}
@@ -151,6 +154,9 @@ class HostForwarder:
         entry.packets_out += 1
         if tunnel is None:
             self.counters.add("no_network")
+            if entry.application_id in self._refusing:
+                # Unlike the other, a connected UDP socket hears of this one.
+                return Outbound(None, (), 0, self._sender.refuse(packet, ADMINISTRATIVELY_PROHIBITED, now))
             if not self._answer_no_network:
                 return DROPPED_OUT
             return Outbound(None, (), 0, self._sender.refuse(packet, NETWORK_UNREACHABLE, now))

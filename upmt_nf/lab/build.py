@@ -11,7 +11,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from upmt_nf.lab import namespaces
 from upmt_nf.lab.links import nat_rules
 from upmt_nf.lab.topology import ALL_HOSTS, CABLES, DEFAULTS, NETWORKS, ROUTERS, Cable, Default
-from upmt_nf.model.errors import KernelError
+from upmt_nf.model.errors import FacilityError, KernelError
 
 _TABLES = ("raw", "mangle", "nat", "filter", "security")
 
@@ -39,6 +39,8 @@ def build(lab: str, hosts: tuple[str, ...]) -> None:
         with namespaces.entered(lab, host):
             for table in _TABLES:
                 namespaces.run("iptables-legacy", "-w", "-t", table, "-S")
+                with contextlib.suppress(KernelError, FacilityError):
+                    namespaces.run("ip6tables-legacy", "-w", "-t", table, "-S")
 
 
 def remove(lab: str) -> None:

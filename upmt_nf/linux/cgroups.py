@@ -16,6 +16,7 @@ from pathlib import Path
 
 from upmt_nf.linux.journal import CgroupMade, HierarchyMounted, Journal
 from upmt_nf.linux.netns import namespace_cookie
+from upmt_nf.linux.socket_marks import mark_sockets
 from upmt_nf.model.errors import FacilityError, KernelError, UsageError
 from upmt_nf.model.identity import ApplicationName
 from upmt_nf.model.names import CGROUP_ROOT
@@ -58,6 +59,19 @@ class ApplicationCgroups:
             raise KernelError(
                 f"process {pid} cannot join the cgroup of {application}: {reason.strerror}"
             ) from reason
+
+    def in_place(self) -> dict[ApplicationName, str]:
+        """Cgroups of this namespace that have members: application -> path below the root."""
+        found: dict[ApplicationName, str] = {}
+        with contextlib.suppress(OSError):
+            for directory in sorted((self._root / self._own).iterdir()):
+                if directory.is_dir() and (directory / "cgroup.procs").read_text().strip():
+                    found[ApplicationName(directory.name)] = f"{self._own}/{directory.name}"
+        return found
+
+    def mark_sockets(self, path: str, mark: int) -> None:
+        """Let sockets created in the cgroup at `path` (below the root) have `mark`. Raises FacilityError."""
+        mark_sockets(self._root / path, mark)
 
     def _mount(self) -> Path:
         """No hierarchy is to be seen, as inside `ip netns exec`, which hides /sys: mount one for ourselves."""

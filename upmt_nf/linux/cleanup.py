@@ -68,9 +68,10 @@ def _undo(record: Record, journal: Journal) -> str | None:
             return f"sysctl {key.replace('/', '.')} = {before}"
         case InterfaceMade(name):
             return f"interface {name} removed" if remove_interface(name) else None
-        case RulesInstalled():
-            tables = netfilter.remove()
-            return f"netfilter chains removed from {', '.join(tables)}" if tables else None
+        case RulesInstalled(version):
+            tables = netfilter.remove(version)
+            family = "" if version == 4 else "IPv6 "
+            return f"netfilter chains removed from {family}{', '.join(tables)}" if tables else None
         case RoutingChanged():
             changes = routes.apply(Routing(), journal)
             return f"{len(changes)} routes and rules removed" if changes else None

@@ -6,9 +6,11 @@ work is done again on the new state, so nobody's change is lost.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import iptc
@@ -17,7 +19,8 @@ from iptc import easy
 from upmt_nf.linux.journal import Journal, RulesInstalled
 from upmt_nf.model.errors import FacilityError, KernelError
 from upmt_nf.model.names import CHAIN_PREFIX
-from upmt_nf.routing.rule_text import TABLES, NetfilterRule, RuleSet
+from upmt_nf.routing.rule_changes import Line, commands
+from upmt_nf.routing.rule_text import TABLES, NetfilterRule, RuleSet, quoted
 
 log = logging.getLogger(__name__)
 
@@ -39,37 +42,54 @@ Rule = dict[str, Any]
 """A rule as python-iptables' `easy` writes it, without counters."""
 
 
-def install(ruleset: RuleSet, journal: Journal) -> list[str]:
+def install(ruleset: RuleSet, journal: Journal, version: int = 4) -> list[str]:
     """Put the rule set in place, one commit a table; gives what changed, in words. Twice is the same as once.
 
-    Raises FacilityError when the kernel lacks a match or target.
+    `version` is that of the tables, 4 or 6. Raises FacilityError when the kernel lacks a match or target.
     """
-    journal.note(RulesInstalled(4))
     changed: list[str] = []
-    for name in TABLES:
-        wanted = _wanted(ruleset, name)
-        if _present(_table(name)) != wanted:
-            log.debug("installing %d chains in table %s", len(wanted), name)
-            _change(name, lambda table, wanted=wanted: _put(table, wanted))  # type: ignore[misc]
+    for name in _tables_to_look_at(ruleset, version):
+        wanted = _wanted(ruleset, name, version)
+        if _present(_table(name, version)) != wanted:
+            journal.note(RulesInstalled(version))
+            log.debug("installing %d chains in IPv%d table %s", len(wanted), version, name)
+            _change(name, version, lambda table, wanted=wanted: _put(table, wanted))  # type: ignore[misc]
             changed.append(f"table {name}: {', '.join(wanted) or 'our chains removed'}")
     return changed
 
 
-def remove() -> list[str]:
+def _tables_to_look_at(ruleset: RuleSet, version: int) -> tuple[str, ...]:
+    """Of IPv6 only those that are used: looking at a table makes the kernel load it, and a host may lack them."""
+    return TABLES if version == 4 else tuple(name for name in TABLES if name in ruleset.tables())
+
+
+def tables_in_use(version: int) -> list[str]:
+    """Those tables that the kernel has loaded: in no other one can rules of ours be."""
+    try:
+        loaded = Path(
+            "/proc/net/ip_tables_names" if version == 4 else "/proc/net/ip6_tables_names"
+        ).read_text()
+    except OSError:
+        return []
+    return [name for name in TABLES if name in loaded.split()]
+
+
+def remove(version: int = 4) -> list[str]:
     """Take all our chains and the jumps to them away; gives the tables where there were any."""
     changed = []
-    for name in TABLES:
-        if _present(_table(name)):
-            _change(name, lambda table: _put(table, {}))
+    for name in tables_in_use(version):
+        if _present(_table(name, version)):
+            _change(name, version, lambda table: _put(table, {}))
             changed.append(name)
     return changed
 
 
-def verify(ruleset: RuleSet) -> list[str]:
+def verify(ruleset: RuleSet, version: int = 4) -> list[str]:
     """What differs between the rule set and the kernel, rule by rule; empty when nothing does."""
     drift: list[str] = []
     for name in TABLES:
-        wanted, present = _wanted(ruleset, name), _present(_table(name))
+        wanted = _wanted(ruleset, name, version)
+        present = _present(_table(name, version)) if name in tables_in_use(version) else {}
         for chain in sorted({*wanted, *present}):
             expected, found = wanted.get(chain, []), present.get(chain, [])
             differs = [f"{name} {chain}: missing {_said(rule)}" for rule in expected if rule not in found]
@@ -78,6 +98,78 @@ def verify(ruleset: RuleSet) -> list[str]:
             if not differs and expected != found:
                 drift.append(f"{name} {chain}: the rules stand in another order")
     return drift
+
+
+def changes(ruleset: RuleSet, version: int = 4) -> list[str]:
+    """What `install` would do, as iptables commands in an order in which each of them works. Changes nothing."""
+    tool = "iptables" if version == 4 else "ip6tables"
+    said: list[str] = []
+    for name in TABLES:
+        wanted = _wanted(ruleset, name, version)
+        present = _present(_table(name, version)) if name in tables_in_use(version) else {}
+        texts = _texts(ruleset, name, version)
+        said += commands(
+            tool,
+            name,
+            {chain: [_line(rule, texts) for rule in rules] for chain, rules in wanted.items()},
+            {chain: [_line(rule, texts) for rule in rules] for chain, rules in present.items()},
+        )
+    return said
+
+
+def _texts(ruleset: RuleSet, table: str, version: int) -> dict[str, str]:
+    """How the rule set writes each of its rules."""
+    return {
+        _key(_normal(rule, version)): str(rule).partition(f"-A {rule.chain} ")[2]
+        for rule in ruleset.rules
+        if rule.table == table
+    }
+
+
+def _line(rule: Rule, texts: Mapping[str, str]) -> Line:
+    key = _key(rule)
+    return Line(key, texts.get(key) or as_words(rule))
+
+
+def _key(rule: Rule) -> str:
+    return json.dumps(rule, sort_keys=True)
+
+
+_SHORT = {"protocol": "-p", "in-interface": "-i", "out-interface": "-o", "src": "-s", "dst": "-d"}
+
+
+def as_words(rule: Rule) -> str:
+    """A rule of the library's as iptables takes it."""
+    words: list[str] = []
+    for name, option in _SHORT.items():
+        if (value := rule.get(name)) is not None:
+            words += ["!"] * value.startswith("!") + [option, value.lstrip("!")]
+    for name, said in rule.items():
+        if isinstance(said, dict) and name != "target":
+            words += ["-m", name, *_option_words(said)]
+        elif isinstance(said, list):
+            for each in said:
+                words += ["-m", name, *_option_words(each)]
+    match rule.get("target"):
+        case {"goto": chain}:
+            words += ["-g", chain]
+        case dict() as target:
+            for name, options in target.items():
+                words += ["-j", name, *_option_words(options)]
+        case str() as target:
+            words += ["-j", target]
+    return " ".join(quoted(word) for word in words)
+
+
+def _option_words(options: Mapping[str, Any]) -> list[str]:
+    words: list[str] = []
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [value]
+        if values and values[0] == "!":
+            words.append("!")
+            values = values[1:]
+        words += [f"--{name}", *(each for each in values if each)]
+    return words
 
 
 def as_rule(rule: NetfilterRule) -> Rule:
@@ -122,16 +214,16 @@ def as_rule(rule: NetfilterRule) -> Rule:
     return found
 
 
-def _wanted(ruleset: RuleSet, table: str) -> dict[str, list[Rule]]:
+def _wanted(ruleset: RuleSet, table: str, version: int) -> dict[str, list[Rule]]:
     """Chain -> rules as the kernel would give them back; of built-in chains only our jumps."""
     chains: dict[str, list[Rule]] = {chain: [] for chain in ruleset.chains(table)}
     for rule in ruleset.rules:
         if rule.table == table:
-            chains.setdefault(rule.chain, []).append(_normal(rule))
+            chains.setdefault(rule.chain, []).append(_normal(rule, version))
     return chains
 
 
-def _normal(rule: NetfilterRule) -> Rule:
+def _normal(rule: NetfilterRule, version: int) -> Rule:
     """Through the library and back, so that 1 and 0x1, or 10.0.0.0/8 and its mask, compare equal.
 
     The library passes over words that it cannot take without a sound: whatever did not come back is an error here.
@@ -141,8 +233,9 @@ def _normal(rule: NetfilterRule) -> Rule:
     is_jump = isinstance(jump, str) and jump.startswith(CHAIN_PREFIX)
     probe = {**asked, "target": "RETURN"} if is_jump else asked
     try:
-        _try_options(probe)
-        found = _without_counters(easy.decode_iptc_rule(easy.encode_iptc_rule(dict(probe))))
+        _try_options(probe, version)
+        made = easy.encode_iptc_rule(dict(probe), ipv6=version == 6)
+        found = _read(made)
     except (iptc.XTablesError, ValueError, AttributeError, IndexError) as reason:
         raise FacilityError(f"iptables cannot take the rule {rule}: {reason}") from reason
     lost = [key for key in probe if key not in found]
@@ -153,9 +246,9 @@ def _normal(rule: NetfilterRule) -> Rule:
     return {**found, "target": jump} if is_jump else found
 
 
-def _try_options(asked: Rule) -> None:
+def _try_options(asked: Rule, version: int) -> None:
     """Have each option read. `easy` drops a match's options that it cannot take, and the rule would match too much."""
-    rule = iptc.Rule()
+    rule = iptc.Rule() if version == 4 else iptc.Rule6()
     if "protocol" in asked:
         rule.protocol = asked["protocol"]
     for name, said in asked.items():
@@ -182,14 +275,16 @@ def _takes_value(extension: Any, option: str) -> bool:
     return False
 
 
-def _without_counters(rule: Rule) -> Rule:
-    return {key: value for key, value in rule.items() if key != "counters"}
+def _read(rule: Any) -> Rule:
+    """A rule of the library's as a dictionary, without counters."""
+    found = easy.decode_iptc_rule(rule, ipv6=isinstance(rule, iptc.Rule6))
+    return {key: value for key, value in found.items() if key != "counters"}
 
 
 def _present(table: Any) -> dict[str, list[Rule]]:
     chains: dict[str, list[Rule]] = {}
     for chain in table.chains:
-        rules = [_without_counters(easy.decode_iptc_rule(rule)) for rule in chain.rules]
+        rules = [_read(rule) for rule in chain.rules]
         if not chain.name.startswith(CHAIN_PREFIX):
             rules = [rule for rule in rules if _is_our_jump(rule)]
             if not rules:
@@ -210,28 +305,29 @@ def _put(table: Any, wanted: dict[str, list[Rule]]) -> None:
             chain.flush()
             continue
         for rule in chain.rules:
-            if _is_our_jump(_without_counters(easy.decode_iptc_rule(rule))):
+            if _is_our_jump(_read(rule)):
                 chain.delete_rule(rule)
     for name in wanted:
         if name.startswith(CHAIN_PREFIX) and not table.is_chain(name):
             table.create_chain(name)
     for name, rules in wanted.items():
         chain = iptc.Chain(table, name)
+        is_ipv6 = isinstance(table, iptc.Table6)
         if name.startswith(CHAIN_PREFIX):
             for rule in rules:
-                chain.append_rule(easy.encode_iptc_rule(dict(rule)))
+                chain.append_rule(easy.encode_iptc_rule(dict(rule), ipv6=is_ipv6))
         else:
             # First of all: a verdict of somebody else's rule before ours would take packets from us.
             for rule in reversed(rules):
-                chain.insert_rule(easy.encode_iptc_rule(dict(rule)))
+                chain.insert_rule(easy.encode_iptc_rule(dict(rule), ipv6=is_ipv6))
     for chain in list(table.chains):
         if chain.name.startswith(CHAIN_PREFIX) and chain.name not in wanted:
             chain.delete()
 
 
-def _change(name: str, work: Callable[[Any], None]) -> None:
+def _change(name: str, version: int, work: Callable[[Any], None]) -> None:
     for attempt in range(_ATTEMPTS):
-        table = _table(name)
+        table = _table(name, version)
         table.autocommit = False
         try:
             work(table)
@@ -247,15 +343,15 @@ def _change(name: str, work: Callable[[Any], None]) -> None:
         return
 
 
-def _table(name: str) -> Any:
+def _table(name: str, version: int) -> Any:
     """The table as it is now: the library keeps one object a name for the life of the process."""
     try:
-        table = iptc.Table(name)
+        table = iptc.Table(name) if version == 4 else iptc.Table6(name)
         table.autocommit = True
         table.refresh()
     except iptc.IPTCError as reason:
         raise FacilityError(
-            f"the kernel has no iptables table {name} (iptables-legacy): {reason}"
+            f"the kernel has no {'ip' if version == 4 else 'ip6'}tables table {name} (iptables-legacy): {reason}"
         ) from reason
     return table
 

@@ -16,13 +16,14 @@ from upmt_nf.linux.off_loop import off_loop
 from upmt_nf.model.errors import KernelError
 from upmt_nf.model.names import MARK_MASK, ROUTE_PROTOCOL
 from upmt_nf.routing.difference import Change, difference
-from upmt_nf.routing.plan import Kind, RouteSpec, Routing, RuleSpec
+from upmt_nf.routing.plan import TABLE_MAIN, Kind, RouteSpec, Routing, RuleSpec
 
 log = logging.getLogger(__name__)
 
 _UNICAST, _UNREACHABLE = 1, 7
+_IFF_UP = 1
 _SCOPE_LINK, _SCOPE_UNIVERSE = 253, 0
-_FR_ACT_TO_TBL = 1
+_FR_ACT_TO_TBL, _FR_ACT_GOTO, _FR_ACT_NOP = 1, 2, 3
 _IPV6_METRIC = 1024
 """What the kernel makes of an IPv6 route's metric 0 (IP6_RT_PRIO_USER)."""
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -30,14 +31,42 @@ _GONE = frozenset((errno.ESRCH, errno.ENOENT, errno.ENODEV))
 
 
 @off_loop
-def apply(wanted: Routing, journal: Journal) -> list[Change]:
-    """Make our part of policy routing as wanted; gives what was changed. Raises KernelError naming the route."""
+def apply(wanted: Routing, journal: Journal, *, removes: bool = True) -> list[Change]:
+    """Make our part of policy routing as wanted; gives what was changed. Without `removes` nothing goes yet.
+
+    What the kernel refuses does not keep the rest from being done: it is named in a KernelError at the end.
+    """
     journal.note(RoutingChanged())
+    refused: list[str] = []
     with IPRoute() as kernel:
-        changes = difference(wanted, present(kernel))
+        changes = [change for change in difference(wanted, present(kernel)) if removes or change.is_addition]
         for change in changes:
-            _perform(kernel, change)
+            try:
+                _perform(kernel, change)
+            except KernelError as reason:
+                refused.append(str(reason))
+    if refused:
+        raise KernelError("; ".join(refused))
     return changes
+
+
+@off_loop
+def drift(wanted: Routing) -> list[Change]:
+    """What others changed of ours. A route whose interface is down or gone is missing for good reason."""
+    with IPRoute() as kernel:
+        ready = {link.get_attr("IFLA_IFNAME") for link in kernel.get_links() if link["flags"] & _IFF_UP}
+        return [
+            change
+            for change in difference(wanted, present(kernel))
+            if not (isinstance(change.what, RouteSpec) and change.what.interface not in (None, *ready))
+        ]
+
+
+@off_loop
+def routing_in_place() -> list[str]:
+    """Our routes and rules as they are, one `ip` command a line."""
+    with IPRoute() as kernel:
+        return str(present(kernel)).splitlines()
 
 
 def present(kernel: IPRoute) -> Routing:
@@ -81,15 +110,28 @@ def _route_of(message: Any, version: int, names: dict[int, str]) -> RouteSpec:
 def _rule_of(message: Any, version: int) -> RuleSpec:
     source, destination = message.get_attr("FRA_SRC"), message.get_attr("FRA_DST")
     suppress = message.get_attr("FRA_SUPPRESS_PREFIXLEN")
+    users, ports = message.get_attr("FRA_UID_RANGE"), message.get_attr("FRA_DPORT_RANGE")
+    leads_on = message["action"] == _FR_ACT_TO_TBL
     return RuleSpec(
         priority=message.get_attr("FRA_PRIORITY") or 0,
         version=version,
-        table=message.get_attr("FRA_TABLE") or message["table"],
+        table=(message.get_attr("FRA_TABLE") or message["table"]) if leads_on else TABLE_MAIN,
+        uid=_first_of(users),
+        protocol=message.get_attr("FRA_IP_PROTO") or None,
+        port=_first_of(ports),
+        is_local=message.get_attr("FRA_IIFNAME") == "lo",
+        goto=message.get_attr("FRA_GOTO") if message["action"] == _FR_ACT_GOTO else None,
+        is_nop=message["action"] == _FR_ACT_NOP,
         mark=message.get_attr("FRA_FWMARK"),
         source=ip_network(f"{source}/{message['src_len']}") if source else None,
         destination=ip_network(f"{destination}/{message['dst_len']}") if destination else None,
         suppress_prefixlength=suppress if suppress is not None and suppress < 2**31 else None,
     )
+
+
+def _first_of(span: Any) -> int | None:
+    """The lower end of `start:end`; ours have one number at both."""
+    return int(str(span).partition(":")[0]) if span else None
 
 
 def _perform(kernel: IPRoute, change: Change) -> None:
@@ -139,10 +181,22 @@ def _rule_request(rule: RuleSpec) -> dict[str, Any]:
     request: dict[str, Any] = {
         "family": _FAMILIES[rule.version],
         "priority": rule.priority,
-        "table": rule.table,
         "protocol": ROUTE_PROTOCOL,
-        "action": _FR_ACT_TO_TBL,
     }
+    if rule.is_nop:
+        request |= {"action": _FR_ACT_NOP}
+    elif rule.goto is not None:
+        request |= {"action": _FR_ACT_GOTO, "FRA_GOTO": rule.goto}
+    else:
+        request |= {"action": _FR_ACT_TO_TBL, "table": rule.table}
+    if rule.is_local:
+        request["iifname"] = "lo"
+    if rule.uid is not None:
+        request["FRA_UID_RANGE"] = f"{rule.uid}:{rule.uid}"
+    if rule.protocol is not None:
+        request["FRA_IP_PROTO"] = rule.protocol
+    if rule.port is not None:
+        request["FRA_DPORT_RANGE"] = f"{rule.port}:{rule.port}"
     if rule.mark is not None:
         request["fwmark"], request["fwmask"] = rule.mark, MARK_MASK
     if rule.source is not None:

@@ -331,7 +331,7 @@ class Anchor:
             self._say(Level.INFO, f"{lease.identity} has restarted and keeps {lease.address}")
         self.limits.know(lease.identity, packed_endpoint(remote))
         if given.is_new:
-            self._commands.append(LeaseGranted(lease.identity, lease.address))
+            self._commands.append(LeaseGranted(lease.identity, lease.address, given.is_inherited))
             self._say(Level.INFO, f"{lease.identity} at {remote} is associated as {lease.address}")
         return lease
 

@@ -37,10 +37,11 @@ class SendBindingAnswer:
 
 @dataclass(frozen=True, slots=True)
 class LeaseGranted:
-    """An association begins: this host has this virtual address."""
+    """An association begins: this host has this virtual address. `is_inherited`: another host had it before."""
 
     identity: TerminalId
     address: IPAddress
+    is_inherited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ alone. We read and write these bits only, always with the mask.
       K = 0: N is an application's id (1..4095), 0 = not yet classified
       K = 1: N = 1..254: an outer packet of access network N: never to be tunnelled again
              N = 0xf00..0xffd: in a conntrack mark: the agent knows this flow, as of this generation of rules
+             N = 0xffe:  a socket of an application that goes by the tunnels: whose it is netfilter says later
              N = 0xfff:  left alone: goes out as if UPMT were not there
 
 Routing tables and priorities: a band of our own with gaps, below Tailscale's 5210 and far below main's 32766.
@@ -25,6 +26,10 @@ MARK_OUTER: Final = 0x1000
 """K: set on packets that must never be tunnelled."""
 MARK_NATIVE: Final = 0x1FFF
 """Left alone."""
+MARK_TUNNELLED: Final = 0x1FFE
+"""On a socket from its creation: its source address is to be the virtual one."""
+MARKS_OF_KNOWN: Final = 0x1F00
+"""`connmark 0x1f00/0x1f00`: any of the conntrack marks, whatever their generation."""
 _MARK_JUDGED: Final = 0x1F00
 JUDGED_GENERATIONS: Final = 0xFE
 MAX_APPLICATION_ID: Final = 0x0FFF
@@ -38,12 +43,26 @@ PRIORITY_NATIVE: Final = 4620
 """`fwmark 0x1fff/0x1fff lookup main`."""
 PRIORITY_ANCHOR: Final = 4640
 """`to ANCHOR lookup main`: the anchor itself is never reached through a tunnel (no loops)."""
+PRIORITY_GUARDED_LOCAL: Final = 4644
+"""`fwmark APPLICATION lookup main suppress_prefixlength 0`: a guarded application reaches the LAN ..."""
+PRIORITY_GUARDED: Final = 4648
+"""`fwmark APPLICATION lookup 7000`: ... and nothing else outside of the tunnels, wherever its socket is bound to."""
 PRIORITY_CARE_OF: Final = 4660
 """`from CARE-OF lookup 7000+N`: sockets bound to a care-of address leave by that network, untunnelled."""
+PRIORITY_MULTICAST: Final = 4670
+"""`to 224.0.0.0/4 goto 4710`: multicast and limited broadcast stay on the link."""
 PRIORITY_LOCAL: Final = 4680
 """`lookup main suppress_prefixlength 0`: everything more specific than a default route stays native (the LAN)."""
+PRIORITY_MARKED_SOCKETS: Final = 4681
+"""`fwmark 0x1ffe lookup 7000`: sockets that were told apart when they were created."""
+PRIORITY_STEPS: Final = 4682
+"""`uidrange U-U goto 4710` and the like: what is known of an application when its source address is chosen ..."""
+MAX_STEPS: Final = 17
+"""... in the order of the application rules; each change between native and tunnelled takes the next number."""
 PRIORITY_VIRTUAL: Final = 4700
-"""`lookup 7000`: the rest goes to the virtual interface."""
+"""`iif lo lookup 7000`: the rest of what this host sends goes to the virtual interface."""
+PRIORITY_BEYOND: Final = 4710
+"""`nop`: where `goto` leads what is left alone; what others have behind it applies as if UPMT were not there."""
 
 ROUTE_PROTOCOL: Final = 117
 """`protocol` of our routes and rules (u = 0x75), so that others can tell them and we find them again."""
@@ -62,6 +81,9 @@ QUEUE_OUTBOUND: Final = 7000
 """NFQUEUE number of packets that leave by the virtual interface."""
 QUEUE_INBOUND: Final = 7001
 """NFQUEUE number of tunnel packets that arrive."""
+
+QUEUE_FIRST: Final = 7002
+"""NFQUEUE number of first packets that only a look at the process can tell to be left alone."""
 
 TUNNEL_PORT: Final = 1800
 SIGNALLING_PORT: Final = 5060

@@ -28,7 +28,7 @@ class NetfilterRule:
     words: tuple[str, ...]
 
     def __str__(self) -> str:
-        return " ".join(["-A", self.chain, *(_quoted(word) for word in self.words)])
+        return " ".join(["-A", self.chain, *(quoted(word) for word in self.words)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def _rule(where: str, table: str, line: str) -> NetfilterRule:
     return NetfilterRule(table, words[1], tuple(words[2:]))
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """As iptables-save quotes: only what has a space or a quote in it."""
     if word and not re.search(r"[\s\"'\\]", word):
         return word

@@ -1,0 +1,1 @@
+complete --command upmt --no-files --arguments "(env _UPMT_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) upmt)" --condition "env _UPMT_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) upmt"

@@ -1,0 +1,194 @@
+"""What is declared of applications while the daemon runs: `upmt apply`, what `upmt assign --save` keeps, reloading.
+
+Only what differs is changed, and running flows come along.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from upmt_nf.classify.rules import ApplicationRule
+from upmt_nf.config.applications import (
+    ApplicationsFile,
+    Sections,
+    check_applications,
+    differences,
+    read_applications,
+    with_assignment,
+    written,
+)
+from upmt_nf.config.checked import Section
+from upmt_nf.config.mobile_host import ApplicationSection, MatchSection, read_mobile_host_config
+from upmt_nf.daemon.applications import Application, Source
+from upmt_nf.linux.users import write_private
+from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined, FlowsAdopted
+from upmt_nf.model.errors import ConfigError, UsageError
+from upmt_nf.model.identity import ApplicationName
+from upmt_nf.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from upmt_nf.daemon.host_daemon import HostDaemon
+
+log = logging.getLogger(__name__)
+
+SAVED = "applications.toml"
+"""Beside the configuration file."""
+_HEADER = "# Kept by `upmt assign --save` and `upmt apply --save`; read before the configuration file.\n\n"
+
+
+class Declarations:
+    """`file` is the daemon's configuration file; without one nothing can be kept or read again."""
+
+    def __init__(self, daemon: HostDaemon, file: Path | None) -> None:
+        self._daemon = daemon
+        self._file = file
+
+    def start(self) -> None:
+        """Take what was kept. Raises ConfigError."""
+        sections = self._kept()
+        check_applications(self._daemon.config, sections)
+        self._daemon.applications.declare(Source.SAVED, sections)
+
+    # --- commands ---
+
+    async def apply(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
+        """Declare these applications, and no others by this way; gives what changed, in words."""
+        try:
+            sections = ApplicationsFile.model_validate(
+                {"application": arguments.get("applications")}
+            ).application
+        except ValidationError as reason:
+            raise UsageError(f"apply takes applications as the configuration has them: {reason}") from reason
+        source = Source.SAVED if arguments.get("save") else Source.APPLIED
+        changes = self._declare(source, sections, is_trial=bool(arguments.get("dry_run")))
+        if source is Source.SAVED and changes and not arguments.get("dry_run"):
+            self._keep(sections)
+        return {"changed": bool(changes), "changes": changes}
+
+    async def reload(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
+        """Read the configuration again: applications change at once, what else differs needs a restart."""
+        if self._file is None:
+            raise UsageError("this daemon was started without a file")
+        config = read_mobile_host_config(_text_of(self._file), str(self._file))
+        running = self._daemon.config
+        needs_restart = [f"mobile_host.{key}" for key in _differing(running.mobile_host, config.mobile_host)]
+        needs_restart += ["anchor"] * (running.anchors != config.anchors)
+        needs_restart += ["network"] * (running.network != config.network)
+        if "network" in needs_restart:
+            # Its applications may name networks that are not there yet.
+            check_applications(running, config.application)
+        else:
+            # The policies first: applications may name new ones.
+            changed = self._daemon.policies.adopt(config)
+            self._daemon.config = running.model_copy(update={"policy": config.policy})
+        kept = self._kept()
+        changes = self._declare(Source.CONFIGURATION, config.application)
+        changes += self._declare(Source.SAVED, kept)
+        if "network" not in needs_restart:
+            changes += [f"policy {name} is another" for name in changed]
+            for name in list(self._daemon.applications.policies):
+                section = self._daemon.applications.section_of(name)
+                if section is not None and section.policy in changed:
+                    self._tell(name, None)
+        for what in needs_restart:
+            log.warning("%s is another now, but that takes a restart", what)
+        log.info("configuration read again: %s", "; ".join(changes) or "nothing changed")
+        return {"changed": bool(changes), "changes": changes, "needs_restart": needs_restart}
+
+    def save(
+        self,
+        application: Application,
+        policy: Policy | tuple[str, ...] | None,
+        on_no_network: str | None,
+        rule: ApplicationRule | None,
+    ) -> None:
+        """Keep an assignment for the daemon's next start; `policy` None: native. Raises UsageError."""
+        if rule is not None and rule.pid is not None:
+            raise UsageError("a process's number means nothing later: it cannot be saved")
+        match = (MatchSection.model_validate(_fields(rule)),) if rule is not None else ()
+        section = ApplicationSection.model_validate(
+            {
+                "name": application.name,
+                **_policy_fields(policy),
+                "on_no_network": on_no_network,
+                "match": match,
+            }
+        )
+        sections = with_assignment(self._kept(), section)
+        check_applications(self._daemon.config, sections)
+        self._keep(sections)
+
+    # --- doing it ---
+
+    def _declare(self, source: Source, sections: Sections, *, is_trial: bool = False) -> list[str]:
+        daemon, applications = self._daemon, self._daemon.applications
+        check_applications(daemon.config, sections)
+        changes = differences(applications.sections[source], sections)
+        if is_trial or not changes:
+            return changes
+        before = applications.rules
+        for name, policy in applications.declare(source, sections).items():
+            self._tell(name, policy)
+        daemon.update_rules()
+        rules = applications.rules
+        entries = daemon.paft.flows.values()
+        gone = [rule for rule in before if rule not in rules]
+        for name, flows in applications.reconsider(entries, gone).items():
+            daemon.take(FlowsAdopted(name, tuple(flows)))
+        for rule in rules:
+            if rule not in before:
+                moved = applications.reclassify(entries, rule)
+                name = applications.by_id[rule.application].name
+                daemon.take(FlowsAdopted(name, tuple(moved)))
+        return changes
+
+    def _tell(self, name: ApplicationName, policy: tuple[str, ...] | None) -> None:
+        daemon = self._daemon
+        chosen = daemon.policy_of(name) or policy or daemon.config.default_networks
+        if name in daemon.machine.applications:
+            daemon.take(ApplicationAssigned(name, chosen))
+        else:
+            daemon.take(ApplicationDefined(name, daemon.applications.by_name[name].id, chosen))
+
+    def _kept(self) -> Sections:
+        if self._file is None or not (kept := self._file.with_name(SAVED)).exists():
+            return ()
+        return read_applications(_text_of(kept), str(kept))
+
+    def _keep(self, sections: Sections) -> None:
+        if self._file is None:
+            raise UsageError("this daemon was started without a file, so there is no place to keep it")
+        write_private(self._file.with_name(SAVED), _HEADER + written(sections))
+
+
+def _differing(one: Section, other: Section) -> list[str]:
+    return [name for name in type(one).model_fields if getattr(one, name) != getattr(other, name)]
+
+
+def _policy_fields(policy: Policy | tuple[str, ...] | None) -> dict[str, Any]:
+    if isinstance(policy, Policy):
+        return {"policy": policy.name}
+    return {"networks": policy or ("any",), "policy": "tunnel" if policy else "native"}
+
+
+def _fields(rule: ApplicationRule) -> dict[str, Any]:
+    names = ("command", "executable", "uid", "gid", "cgroup", "unit")
+    found = {name: value for name in names if (value := getattr(rule, name)) is not None}
+    if rule.destination is not None:
+        network = str(rule.destination)
+        if rule.destination.version == 6:
+            network = f"[{rule.destination.network_address}]/{rule.destination.prefixlen}"
+        found["destination"] = network if rule.port is None else f"{network}:{rule.port}"
+    return found
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as reason:
+        raise ConfigError(f"{file}: cannot be read: {reason}") from reason
