@@ -127,7 +127,8 @@ class ApplicationRule:
         if self.destination_name is not None and flow.destination not in self.addresses:
             return False
         if self.port is not None and not (
-            flow.protocol in (TCP, UDP) and self.port <= flow.destination_port <= (self.last_port or self.port)
+            flow.protocol in (TCP, UDP)
+            and self.port <= flow.destination_port <= (self.last_port or self.port)
         ):
             return False
         return self.dscp in (None, dscp)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from upmt_nf import __version__
-from upmt_nf.cli import daemons, doctor, enrolment, forwards, reading, rules, steering, why
+from upmt_nf.cli import assignments, daemons, doctor, enrolment, forwards, reading, rules, steering, why
 from upmt_nf.cli.lab import lab_app
 from upmt_nf.model.errors import UpmtError
 
@@ -27,7 +27,14 @@ app.add_typer(daemons.anchor_app, name="anchor")
 app.add_typer(daemons.mobile_host_app, name="mobile-host")
 app.add_typer(rules.rules_app, name="rules")
 app.add_typer(lab_app, name="lab")
-for register in (reading.register, why.register, steering.register, rules.register, doctor.register):
+for register in (
+    reading.register,
+    assignments.register,
+    why.register,
+    steering.register,
+    rules.register,
+    doctor.register,
+):
     register(app)
 
 

@@ -56,7 +56,17 @@ def assign(
     cgroup: Annotated[str | None, typer.Option("--cgroup", help="Path below the cgroup v2 root.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="systemd unit or slice.")] = None,
     pid: Annotated[int | None, typer.Option("--pid", help="A running process and its children.")] = None,
+    children: Annotated[
+        bool | None,
+        typer.Option("--children/--no-children", help="Descendants as well; by default those of a pid."),
+    ] = None,
+    container: Annotated[str | None, typer.Option("--container", help="A container's name or id.")] = None,
     destination: Annotated[str | None, typer.Option("--destination", help="CIDR[:PORT].")] = None,
+    destination_name: Annotated[
+        str | None, typer.Option("--destination-name", help="A host's name; its addresses are kept fresh.")
+    ] = None,
+    port: Annotated[str | None, typer.Option("--port", help="Destination port, or FIRST-LAST.")] = None,
+    dscp: Annotated[str | None, typer.Option("--dscp", help="0 to 63, or EF, AF41, CS5 ...")] = None,
     json: Json = False,
 ) -> None:
     """Tie whatever matches to a network, running programs included. Several conditions must all hold."""
@@ -67,13 +77,19 @@ def assign(
         "gid": gid,
         "cgroup": cgroup,
         "unit": unit,
+        "container": container,
         "pid": pid,
+        "children": children,
         "destination": destination,
+        "destination_name": destination_name,
+        "port": port,
+        "dscp": dscp,
     }
     match = {key: value for key, value in given.items() if value is not None}
     if not match and app is None:
         raise UsageError(
-            "say what to assign: --command, --executable, --uid, --gid, --cgroup, --unit, --pid, --destination or --app"
+            "say what to assign: --command, --executable, --uid, --gid, --cgroup, --unit, --container, --pid, "
+            "--destination, --destination-name, --port, --dscp or --app"
         )
     answer = call("assign", application=app, match=match, networks=to.split(","))
     if json:

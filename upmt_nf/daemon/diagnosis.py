@@ -88,6 +88,18 @@ _NEEDED = {
         "load xt_cgroup (and cgroup v2); without it no `upmt run` and no rule by cgroup",
         State.WARNING,
     ),
+    "dscp_match": ("DSCP match", "load xt_dscp; without it no rule by dscp", State.WARNING),
+    "process_events": (
+        "process events",
+        "CONFIG_PROC_EVENTS; without them a program is looked at when it sends something, and one that ends at once "
+        "may be missed",
+        State.WARNING,
+    ),
+    "socket_record": (
+        "record of sockets (cgroup eBPF)",
+        "CONFIG_CGROUP_BPF and a cgroup v2 mount; without it sockets are searched for in /proc, which is slower",
+        State.WARNING,
+    ),
     "notrack_target": ("CT target", "load xt_CT, or take the UPMT-NOTRACK lines out of the rules", State.ERROR),
     "conntrack_match": ("conntrack match", "load xt_conntrack; an anchor needs it", State.WARNING),
     "masquerade_target": (

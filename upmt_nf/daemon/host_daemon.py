@@ -15,6 +15,7 @@ from random import SystemRandom
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.control_server import ControlServer
+from upmt_nf.daemon.destination_names import DestinationNames
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
@@ -24,6 +25,7 @@ from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.link_monitor import LinkMonitor
+from upmt_nf.linux.process_events import ProcessEvents
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
 from upmt_nf.mobility.commands import Announce, Level, Stopped
@@ -83,6 +85,8 @@ class HostDaemon:
         self._is_working = False
         self._tokens = itertools.count(1)
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
+        self._process_events: ProcessEvents | None = None
+        self._is_watching = False
         self._rules_in_place: tuple[dict[str, int], list[str]] | None = None
         self._control = ControlServer(HostControl(self).commands(), READING)
 
@@ -95,8 +99,11 @@ class HostDaemon:
         self._control.claim()
         secret_file = self.config.mobile_host.secret_file
         self._secret = read_secret(Path(secret_file)) if secret_file is not None else None
-        self.applications = Applications(self.config.application)
         self.kernel = HostKernel(self.config)
+        self.applications = Applications(self.config.application, self.kernel.cgroup_is_settled)
+        self.names = DestinationNames(
+            lambda: self.applications.destination_names, self._take_addresses, self.now
+        )
         try:
             self._begin(loop)
         except BaseException:
@@ -149,6 +156,10 @@ class HostDaemon:
             self._wake_up.cancel()
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
+            self.names.close()
+            if self._process_events is not None:
+                self._loop.remove_reader(self._process_events.fileno())
+            self.applications.close()
             self.networks.close()
             self.plane.stop()
             self.kernel.restore()
@@ -288,8 +299,24 @@ class HostDaemon:
         if mtus:
             self.kernel.set_mtu(min(mtus))
 
+    def _take_addresses(self, name: str, addresses: tuple[IPAddress, ...]) -> None:
+        """A destination's name has other addresses now."""
+        if self.applications.set_addresses(name, addresses):
+            log.info("%s is %s", name, ", ".join(map(str, addresses)) or "nowhere")
+            self.update_rules()
+
+    def _watch_processes(self) -> None:
+        """Have the kernel tell of processes and sockets, from the first rule on that asks for a process."""
+        self._is_watching = True
+        self._process_events = self.applications.watch_processes(self.kernel.cgroup_hierarchy())
+        if self._process_events is not None:
+            self._loop.add_reader(self._process_events.fileno(), self.applications.owners.catch_up)
+
     def update_rules(self) -> None:
         """Bring netfilter into line with the tunnels' ports and the applications. Raises UpmtError."""
+        if self.applications.needs_lookup and not self._is_watching:
+            self._watch_processes()
+        self.names.keep_fresh()
         wanted = (self.networks.ports, self.applications.netfilter_lines())
         if wanted != self._rules_in_place:
             self.kernel.set_rules(*wanted)

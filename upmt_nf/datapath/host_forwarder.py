@@ -6,7 +6,7 @@ The Tunnel Forwarding Agent of the paper (section VI) without its sockets.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from upmt_nf.datapath.coalescing import merge, runs
 from upmt_nf.datapath.counters import Counters
@@ -19,6 +19,7 @@ from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint, parse_outer, 
 from upmt_nf.datapath.packet import (
     build_udp,
     destination_of,
+    dscp_of,
     flow_of,
     is_fragment,
     is_icmp_error,
@@ -49,6 +50,14 @@ class Classified(NamedTuple):
     """How that was found out, in the classifier's own terms: kept with the flow for whoever asks."""
 
 
+class Classifier(Protocol):
+    """Says whose a flow is, by its key and the fwmark and DSCP of its packet."""
+
+    def __call__(self, key: FlowBytes, mark: int, dscp: int = 0, /) -> Classified:
+        """Never raises."""
+        ...
+
+
 class Path(NamedTuple):
     """One access network's way to the anchor, which is there before its tunnel has an id."""
 
@@ -59,7 +68,7 @@ class Path(NamedTuple):
 class HostForwarder:
     """Decides for the packets of one virtual address.
 
-    `classify` is asked once a flow, with its key and the packet's fwmark, and again when packets of the flow begin
+    `classify` is asked once a flow, with its key and the packet's fwmark and DSCP, and again when packets of the flow begin
     to carry another application's mark; `classify_incoming` for a flow that a correspondent began. With
     `answer_no_network` the sender of a packet that no network can take is told so; without, a short time without any
     network breaks nothing. `stray` is called once with the key of a flow that a correspondent began and we never
@@ -71,7 +80,7 @@ class HostForwarder:
         paft: Paft,
         virtual_address: IPAddress,
         anchor: IPAddress,
-        classify: Callable[[FlowBytes, int], Classified],
+        classify: Classifier,
         signalling_port: int = SIGNALLING_PORT,
         *,
         answer_no_network: bool = False,
@@ -173,8 +182,10 @@ class HostForwarder:
             return packet, None
         entry = self._paft.flows.get(key)
         if entry is None:
-            classified = self._classify(key, mark)
+            dscp = dscp_of(packet)
+            classified = self._classify(key, mark, dscp)
             entry = self._paft.insert(key, classified.application_id, now, classified.pid, classified.command)
+            entry.dscp = dscp
             entry.mark = mark & MARK_MASK
             entry.why = classified.why
         return packet, entry
@@ -193,7 +204,7 @@ class HostForwarder:
         """The administrator's rules now name another application. Packets without any of our marks say nothing."""
         field = mark & MARK_MASK
         if field and not field & MARK_OUTER:
-            classified = self._classify(entry.key, mark)
+            classified = self._classify(entry.key, mark, entry.dscp)
             entry.application_id, entry.why = classified.application_id, classified.why
             entry.mark = field
 

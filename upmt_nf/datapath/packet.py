@@ -153,6 +153,11 @@ def destination_of(packet: bytes) -> bytes:
     return packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
 
 
+def dscp_of(packet: bytes) -> int:
+    """The DSCP of a whole packet (RFC 2474): six bits."""
+    return packet[1] >> 2 if packet[0] >> 4 == 4 else (packet[0] & 0x0F) << 2 | packet[1] >> 6
+
+
 def is_fragment(packet: bytes) -> bool:
     """Whether the packet is a part of a larger one. Never raises."""
     try:

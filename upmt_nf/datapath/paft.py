@@ -86,8 +86,8 @@ class FlowEntry:
     """One flow. `pinned` overrides the application's tunnel.
 
     `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
-    `previous` is the one that learnt data made it leave. `mark` is the fwmark that it was classified by, `why` what
-    the classifier said of its reasons.
+    `previous` is the one that learnt data made it leave. `mark` and `dscp` are those of the packet that it was
+    classified by, `why` what the classifier said of its reasons.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent.
     """
 
@@ -97,6 +97,7 @@ class FlowEntry:
         "bytes_out",
         "command",
         "created",
+        "dscp",
         "key",
         "last_seen",
         "left",
@@ -118,7 +119,7 @@ class FlowEntry:
         self.previous: Tunnel | None = None
         self.left: tuple[tuple[Tunnel, float], ...] = ()
         self.created = self.last_seen = now
-        self.mark = 0
+        self.mark = self.dscp = 0
         self.pid = pid
         self.command = command
         self.why: object = None

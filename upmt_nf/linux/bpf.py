@@ -105,7 +105,10 @@ def look_up(map_fd: int, key: bytes, size: int) -> bytes | None:
 def load_for_sockets(instructions: list[Instruction], attach: int) -> int:
     """Load a program of type `cgroup/sock`; gives its file descriptor. Raises FacilityError with the kernel's words."""
     code = b"".join(each.packed() for each in instructions)
-    words, license_text = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"Apache-2.0")
+    words, license_text = (
+        ctypes.create_string_buffer(code, len(code)),
+        ctypes.create_string_buffer(b"Apache-2.0"),
+    )
     log = ctypes.create_string_buffer(_LOG_BYTES)
     attributes = struct.pack(
         "=IIQQIIQII16sII",

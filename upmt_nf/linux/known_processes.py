@@ -108,7 +108,9 @@ class KnownProcesses:
                 _put(self._facts, pid, facts)
         return facts
 
-    def that_made(self, pid: int, made: float, *, with_cgroup: bool = True) -> tuple[ProcessFacts | None, bool]:
+    def that_made(
+        self, pid: int, made: float, *, with_cgroup: bool = True
+    ) -> tuple[ProcessFacts | None, bool]:
         """The process that made a socket `made` seconds after boot, and whether it is still there.
 
         Whoever has its number now but began later is somebody else.

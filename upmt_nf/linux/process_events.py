@@ -123,7 +123,7 @@ def _listening_socket() -> socket.socket:
         try:
             connector = _socket_in(path)
         except OSError as refused:
-            reason = refused.strerror
+            reason = refused.strerror or str(refused)
             continue
         try:
             # As many as a shell's loop starts while we look elsewhere for a moment.

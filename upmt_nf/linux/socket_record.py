@@ -64,9 +64,7 @@ class SocketRecord:
         if value is None:
             return None
         pid, uid, made, command = _VALUE.unpack(value)
-        return Maker(
-            pid, uid, made / 1e9, command.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-        )
+        return Maker(pid, uid, made / 1e9, command.partition(b"\0")[0].decode("utf-8", "surrogateescape"))
 
     def close(self) -> None:
         """Take the program out of the kernel."""
