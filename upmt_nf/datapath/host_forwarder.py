@@ -68,8 +68,8 @@ class Path(NamedTuple):
 class HostForwarder:
     """Decides for the packets of one virtual address.
 
-    `classify` is asked once a flow, with its key and the packet's fwmark and DSCP, and again when packets of the flow begin
-    to carry another application's mark; `classify_incoming` for a flow that a correspondent began. With
+    `classify` is asked once a flow, with its key and the packet's fwmark and DSCP, and again when packets of the
+    flow begin to carry another application's mark; `classify_incoming` for a flow that a correspondent began. With
     `answer_no_network` the sender of a packet that no network can take is told so; without, a short time without any
     network breaks nothing. `stray` is called once with the key of a flow that a correspondent began and we never
     answer, when it comes by another tunnel than its application's: no packet of ours will ever teach the anchor.

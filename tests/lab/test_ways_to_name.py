@@ -1,0 +1,253 @@
+"""Each way to name an application x TCP, UDP, ICMP x new and running flows: it leaves by the named network.
+
+A flow that begins after the assignment has its very first packet there; one that runs moves without a new start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab_driver import UPMT, Lab, unique_lab_name, wait_until
+
+from upmt_nf.daemon.control_client import call
+from upmt_nf.lab import namespaces
+from upmt_nf.linux.cgroups import hierarchy
+
+pytestmark = pytest.mark.lab
+
+TALKER, SNIFFER, ECHO = (
+    str(Path(__file__).parent / name) for name in ("talker.py", "inner_sniffer.py", "echo.py")
+)
+SPECIAL, NAMED = "86.0.0.77", "86.0.0.78"
+HOST_NAME = "talker.example"
+PORT, OTHER_PORT = 6010, 6020
+CONTAINER = "3f" * 32
+PROTOCOLS = ("tcp", "udp", "icmp")
+PATIENCE = 30.0
+
+
+class Program:
+    """A program of the test on the mobile host, spoken to by lines."""
+
+    def __init__(self, lab: Lab, *words: str) -> None:
+        self._process = subprocess.Popen(
+            (*lab.words("mh"), *words), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        said = self._line().split()
+        assert said[0] == "ready", said
+        self.pid = int(said[1]) if len(said) > 1 else self._process.pid
+
+    def open(self, protocol: str, address: str, port: int, how: str = "") -> str:
+        """Open a socket; gives the flow as `protocol:port`."""
+        self._say(f"{how} {protocol} {address} {port}")
+        return ":".join(self._line().split())
+
+    def ask(self, what: str = "count") -> Any:
+        """What it has counted."""
+        self._say(what)
+        return json.loads(self._line())
+
+    def end(self) -> None:
+        """End it and its children."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def _say(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(text + "\n")
+        self._process.stdin.flush()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to name the talker: what to assign, and how the talker is to be started for it."""
+
+    name: str
+    match: dict[str, Any]
+    options: tuple[str, ...] = ()
+    address: str = "86.0.0.1"
+    port: int = PORT
+    protocols: tuple[str, ...] = PROTOCOLS
+    decided_by: str = "agent"
+    cgroup: str | None = None
+    python: bool = False
+    how: str = ""
+    """`fork`: new flows are those of children of the program that ran before."""
+
+
+WAYS = (
+    Way("command", {"command": "talker one"}, ("--name", "talker one")),
+    Way("pattern", {"command": "röhr*"}, ("--name", "röhre")),
+    Way("executable", {"executable": "COPY"}, python=True),
+    Way("uid", {"uid": 4711}, ("--uid", "4711")),
+    Way("gid", {"gid": 4712}, ("--gid", "4712")),
+    Way("cgroup", {"cgroup": "ROOT/plain"}, cgroup="plain"),
+    Way("unit", {"unit": "film.service"}, cgroup="film.service"),
+    Way("slice", {"unit": "film.slice"}, cgroup="film.slice/a.service"),
+    Way("container", {"container": CONTAINER[:12]}, cgroup=f"docker-{CONTAINER}.scope"),
+    Way("pid", {"pid": "PID"}, how="fork"),
+    Way("children", {"command": "parent", "children": True}, ("--name", "parent"), how="fork"),
+    Way("destination", {"destination": f"{SPECIAL}/32"}, address=SPECIAL),
+    Way("endpoint", {"destination": f"86.0.0.1:{OTHER_PORT}"}, port=OTHER_PORT, protocols=("tcp", "udp")),
+    Way("port", {"port": "6021-6029"}, port=6025, protocols=("tcp", "udp")),
+    Way("dscp", {"dscp": "AF41"}, ("--dscp", "34")),
+    Way("hostname", {"destination_name": HOST_NAME}, address=NAMED),
+    Way("combined", {"uid": 4713, "command": "both*", "dscp": 10}, ("--uid", "4713", "--name", "both", "--dscp", "10")),
+)
+
+
+@pytest.fixture(scope="module")
+def named_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab whose mobile host resolves a name of the test's own, with echo servers at the correspondent."""
+    directory = tmp_path_factory.mktemp("lab")
+    lab = Lab(unique_lab_name(), directory)
+    hosts = directory / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n{NAMED} {HOST_NAME}\n")
+    try:
+        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons")
+        config = lab.directory_of_state() / "mobile-host.toml"
+        lab.start_daemon("an")
+        mount = 'mount --bind "$0" /etc/hosts && exec "$@"'
+        lab.start(
+            "mh", "unshare", "-m", "sh", "-c", mount, str(hosts), *UPMT, "mobile-host", "run", "--config", str(config)
+        )  # fmt: skip
+        lab.on("mh", "sysctl", "-qw", "net.ipv4.ping_group_range=0 2147483647")
+        for address in (SPECIAL, NAMED):
+            lab.on("ch", "ip", "address", "add", f"{address}/24", "dev", "eth0")
+        lab.start("ch", sys.executable, ECHO, *(f"86.0.0.1:{port}" for port in (PORT, OTHER_PORT, 6025)))
+        lab.start("ch", sys.executable, ECHO, *(f"{address}:{PORT}" for address in (SPECIAL, NAMED)))
+        wait_until(lambda: lab.is_answering("mh"), "the daemon answers", PATIENCE)
+        lab.await_networks_up()
+        for port in (PORT, OTHER_PORT, 6025):
+            lab.await_listener("ch", port)
+        yield lab
+    finally:
+        lab.end_programs()
+        lab.upmt("lab", "down", "--name", lab.name)
+
+
+@pytest.fixture(scope="module")
+def sniffer(named_lab: Lab) -> Iterator[Program]:
+    """Sees which flow leaves by which interface."""
+    program = Program(named_lab, "/usr/bin/python3", SNIFFER, "1800", "if0", "if1")
+    yield program
+    program.end()
+
+
+@pytest.fixture
+def groups() -> Iterator[Path]:
+    """A control group of somebody else, removed with all below it."""
+    root = hierarchy()
+    if root is None:
+        pytest.skip("cgroup v2 is not mounted")
+    own = root / f"somebody-{os.getpid()}"
+    own.mkdir()
+    yield own
+    for directory in sorted(own.rglob("*"), reverse=True):
+        if directory.is_dir():
+            wait_until(lambda directory=directory: remove(directory), f"{directory} is empty")  # type: ignore[misc]
+    own.rmdir()
+
+
+def remove(directory: Path) -> bool:
+    try:
+        directory.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def ask(lab: Lab, command: str, **arguments: Any) -> Any:
+    """A command on the mobile host's control socket, without the cost of a process."""
+    with namespaces.entered(lab.name, "mh"):
+        return call(command, **arguments)
+
+
+def flows_of(lab: Lab, keys: list[str]) -> dict[str, dict[str, Any]]:
+    return {
+        key: flow
+        for flow in ask(lab, "flows")
+        if (key := f"{flow['protocol']}:{flow['source_port']}") in keys
+    }
+
+
+def answers(program: Program, keys: list[str]) -> int:
+    counts = program.ask()
+    return min(counts.get(key, 0) for key in keys)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
+def test_a_way_to_name_an_application(
+    way: Way, named_lab: Lab, sniffer: Program, groups: Path, tmp_path: Path
+) -> None:
+    lab = named_lab
+    words = ["/usr/bin/python3", TALKER, *way.options]
+    if way.cgroup is not None:
+        (groups / way.cgroup).mkdir(parents=True)
+        words += ["--cgroup", str(groups / way.cgroup)]
+    if way.python:
+        copy = tmp_path / "talker program"
+        shutil.copy(os.path.realpath("/usr/bin/python3"), copy)
+        words = ["env", "PYTHONHOME=/usr", str(copy), TALKER]
+    programs = [Program(lab, *words)]
+    try:
+        running = [programs[0].open(protocol, way.address, way.port) for protocol in way.protocols]
+        wait_until(lambda: answers(programs[0], running) > 2, "the running flows are answered", PATIENCE)
+        before = flows_of(lab, running)
+        assert {flow["network"] for flow in before.values()} == {"net0"}
+        assert len(before) == len(running)
+
+        match = {
+            key: {"COPY": str(tmp_path / "talker program"), "PID": programs[0].pid}.get(value, value)
+            if isinstance(value, str)
+            else value
+            for key, value in way.match.items()
+        }
+        if "cgroup" in match:
+            match["cgroup"] = match["cgroup"].replace("ROOT", groups.name)
+        ask(lab, "assign", application=f"way-{way.name}", match=match, networks=["net1"])
+
+        moved = flows_of(lab, running)
+        assert {(flow["application"], flow["network"]) for flow in moved.values()} == {
+            (f"way-{way.name}", "net1")
+        }
+        if way.how:
+            new = [programs[0].open(protocol, way.address, way.port, way.how) for protocol in way.protocols]
+        else:
+            programs.append(Program(lab, *words))
+            new = [programs[1].open(protocol, way.address, way.port) for protocol in way.protocols]
+        already = answers(programs[0], running)
+        wait_until(lambda: answers(programs[0], running) > already + 2, "moved flows are answered", PATIENCE)
+
+        def all_seen() -> dict[str, dict[str, int]] | None:
+            seen = sniffer.ask("report")
+            return seen if all(seen.get(key, {}).get("if1", 0) > 2 for key in (*new, *running)) else None
+
+        seen = wait_until(all_seen, "new and moved flows leave by net1", PATIENCE)
+        assert {key: seen[key] for key in new} == {key: {"if1": seen[key]["if1"]} for key in new}
+        found = flows_of(lab, new)
+        assert {flow["application"] for flow in found.values()} == {f"way-{way.name}"}
+        assert not any(flow["is_guess"] for flow in found.values())
+    finally:
+        for program in programs:
+            program.end()
