@@ -1,4 +1,4 @@
-"""The conditions beyond name, user and network: containers, DSCP, ports, names of destinations, children, reused pids."""
+"""The conditions beyond name, user and network: containers, DSCP, ports, names, children, reused pids."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ HELPER = ProcessFacts(
 )
 
 
-def matches(process: ProcessFacts | None = HELPER, flow: FlowKey = FLOW, dscp: int = 0, **conditions: Any) -> bool:
+def matches(
+    process: ProcessFacts | None = HELPER, flow: FlowKey = FLOW, dscp: int = 0, **conditions: Any
+) -> bool:
     return ApplicationRule(VOICE, **conditions).matches(flow, process, dscp)
 
 
@@ -66,7 +68,9 @@ def test_engines_name_a_container_in_its_cgroup(path: str, container: str) -> No
     assert matches(replace(HELPER, cgroup="/", other_cgroups=(path,)), container=container)
 
 
-@pytest.mark.parametrize("path", ["/", "", "/user.slice", "/docker", f"/x{ID}", f"/{ID}0", "/docker-abc.scope"])
+@pytest.mark.parametrize(
+    "path", ["/", "", "/user.slice", "/docker", f"/x{ID}", f"/{ID}0", "/docker-abc.scope"]
+)
 def test_other_cgroups_are_of_no_container(path: str) -> None:
     assert containers_in([path]) == set()
 
@@ -83,7 +87,6 @@ def test_any_path_is_looked_at_without_harm(paths: list[str], name: str) -> None
 
 
 def test_a_dscp_is_that_of_the_first_packet() -> None:
-    assert matches(dscp=46, **{"uid": 1000}) and not matches(dscp=0, uid=1)
     assert ApplicationRule(VOICE, dscp=46).matches(FLOW, None, 46)
     assert not ApplicationRule(VOICE, dscp=46).matches(FLOW, None, 0)
     assert first_match([ApplicationRule(VOICE, dscp=0)], FLOW, None) is not None
@@ -104,6 +107,18 @@ def test_a_name_is_its_addresses_of_now() -> None:
     assert renewed == rule
     assert str(renewed) == "destination_name=video.example"
     assert mechanism_of(rule) is Mechanism.DESTINATION
+
+
+def test_a_cut_name_is_not_taken_for_another_program_of_that_beginning() -> None:
+    long, other = "averylongprogramname", "averylongprogram-not"
+    process = replace(HELPER, command=long[:15], executable=f"/bin/{long}", arguments=(f"/bin/{long}",))
+    assert matches(process, command=long)
+    assert not matches(process, command=other)
+    assert matches(replace(process, executable="", arguments=()), command=other)
+    script = replace(process, executable="/bin/python3", arguments=("python3", f"/opt/{long}"))
+    assert matches(script, command=long)
+    assert not matches(script, command=other)
+    assert script.names() == (long[:15], "python3", long)
 
 
 def test_children_are_meant_where_it_is_said() -> None:
@@ -136,10 +151,20 @@ def test_whoever_gets_a_pid_later_is_somebody_else() -> None:
 
 def test_a_rule_is_written_as_it_was_said() -> None:
     rule = ApplicationRule(
-        VOICE, command="a b", container="web", children=True, port=80, last_port=90, dscp=46, destination_name="x.y"
+        VOICE,
+        command="a b",
+        container="web",
+        children=True,
+        port=80,
+        last_port=90,
+        dscp=46,
+        destination_name="x.y",
     )
     assert str(rule) == "command=a b container=web children=true destination_name=x.y port=80-90 dscp=46"
-    assert str(ApplicationRule(VOICE, destination=ip_network("10.0.0.0/8"), port=1)) == "destination=10.0.0.0/8:1"
+    assert (
+        str(ApplicationRule(VOICE, destination=ip_network("10.0.0.0/8"), port=1))
+        == "destination=10.0.0.0/8:1"
+    )
 
 
 MARK = "-m mark --mark 0x0/0x1fff -j MARK --set-xmark 0x2/0x1fff"

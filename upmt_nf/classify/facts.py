@@ -41,8 +41,9 @@ class ProcessFacts:
     other_cgroups: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
-        """Every name that people may mean: the kernel's, the file's, that of the first argument."""
-        first = self.arguments[0].rpartition("/")[2] if self.arguments else ""
-        return tuple(
-            dict.fromkeys(name for name in (self.command, self.executable.rpartition("/")[2], first) if name)
-        )
+        """Every name that people may mean: the kernel's, the file's, that of the first argument, that of a script."""
+        first, script = (argument.rpartition("/")[2] for argument in (*self.arguments, "", "")[:2])
+        if not (self.command and script.startswith(self.command)):
+            script = ""
+        found = (self.command, self.executable.rpartition("/")[2], first, script)
+        return tuple(dict.fromkeys(name for name in found if name))

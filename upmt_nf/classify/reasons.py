@@ -40,7 +40,7 @@ class Finder(Enum):
     REMEMBERED = "remembered"
     """The process had ended; process events had told of it while it was there."""
     NOBODY = "nobody"
-    """There is a socket, but nobody who has it could be found: a rule that asks for the process may be missed."""
+    """Nobody who has the socket could be found, or it is closed: a rule that asks for the process may be missed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from upmt_nf.model.names import MARK_MASK
 
 CHAIN = "UPMT-CLASSIFY"
 _MAX_COMMAND = 255
+_KERNELS_NAME = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class ApplicationRule:
         if self.command is None:
             return
         try:
-            length = len(self.command.encode("utf-8", "surrogateescape"))
+            length = len(_bytes(self.command))
         except UnicodeEncodeError as reason:
             raise UsageError(f"{self.command!r} cannot be a command's name: {reason.reason}") from reason
         if not 0 < length <= _MAX_COMMAND:
@@ -166,24 +167,33 @@ class ApplicationRule:
             )
         )
 
-    def _is_called(self, names: Iterable[str], ancestors: Iterable[Ancestor]) -> bool:
-        if self.command is None:
-            return True
-        older = (name for each in ancestors for name in each.names())
-        return any(_is_named(self.command, name) for name in (*names, *older))
+    def _is_called(self, names: Sequence[str], ancestors: Iterable[Ancestor]) -> bool:
+        return self.command is None or any(
+            _is_called(self.command, each) for each in (names, *(each.names() for each in ancestors))
+        )
 
     def _is_pid(self, pid: int, started: int) -> bool:
         return self.pid == pid and self.started in (None, started)
 
 
-def _is_named(pattern: str, name: str) -> bool:
-    """Whether a name fits a pattern; longer patterns are held against the kernel's cut name as well."""
-    if pattern == name or fnmatchcase(name, pattern):
+def _is_called(pattern: str, names: Sequence[str]) -> bool:
+    """Whether any of a process's names fits a pattern.
+
+    Of the kernel's name only 15 bytes are kept. A longer pattern is held against those as well, unless another name
+    tells how the program is called in full.
+    """
+    if any(pattern == name or fnmatchcase(name, pattern) for name in names):
         return True
-    cut = pattern.encode("utf-8", "surrogateescape")[:15]
-    return len(pattern.encode("utf-8", "surrogateescape")) > 15 and cut == name.encode(
-        "utf-8", "surrogateescape"
+    cut = _bytes(pattern)[:_KERNELS_NAME]
+    return (
+        len(_bytes(pattern)) > _KERNELS_NAME
+        and any(_bytes(name) == cut for name in names)
+        and not any(len(_bytes(name)) > _KERNELS_NAME and _bytes(name).startswith(cut) for name in names)
     )
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _is_below(path: str, ancestor: str) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_HOST_NAME = re.compile(
-    r"(?=.{1,253}$)(?!.*\.\d+\.?$)(?:[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?\.?)+"
-)
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_\-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}$)(?!.*\.\d+\.?$){_LABEL}(?:\.{_LABEL})*\.?")
 _DSCP_NAMES = {
     "ef": 46, "va": 44, "le": 1, "be": 0, "df": 0,
     **{f"cs{number}": number * 8 for number in range(8)},

@@ -22,7 +22,7 @@ from upmt_nf.classify.rules import (
     netfilter_part,
 )
 from upmt_nf.config.mobile_host import ApplicationSection, MatchSection
-from upmt_nf.daemon.flow_owners import NO_SOCKET, FlowOwners, Owner
+from upmt_nf.daemon.flow_owners import UNASKED, FlowOwners, Owner
 from upmt_nf.daemon.matches import conditions_said, rule_of
 from upmt_nf.datapath.host_forwarder import Classified
 from upmt_nf.datapath.paft import FlowEntry
@@ -95,7 +95,9 @@ class Applications:
         if name in self.by_name:
             return self.by_name[name]
         if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
-            raise UsageError(f"{name!r} is no name for an application: 1 to {_MAX_NAME} printable characters")
+            raise UsageError(
+                f"{name!r} is no name for an application: 1 to {_MAX_NAME} printable characters (give one with --app)"
+            )
         return self._add(name)
 
     def _add(self, name: ApplicationName) -> Application:
@@ -192,7 +194,7 @@ class Applications:
         return self._look_up(FlowKey.unpacked(key), 0, is_needed=bool(self.rules))
 
     def _look_up(self, flow: FlowKey, dscp: int, *, is_needed: bool) -> Classified:
-        owner = self.owners.behind(flow) if is_needed else NO_SOCKET
+        owner = self.owners.behind(flow) if is_needed else UNASKED
         facts, rules = owner.process, self.rules
         rule = first_match(rules, flow, facts, dscp)
         why = Reason(Decider.AGENT, rule, owner.found_by, _is_guess(owner, rules, rule, flow, dscp))
@@ -203,12 +205,12 @@ class Applications:
         """Running flows that a new rule claims become its application's; gives them (adopting a program)."""
         moved: list[FlowKey] = []
         for entry in entries:
-            flow, owner = entry.flow, NO_SOCKET
+            flow, owner = entry.flow, UNASKED
             if not rule.matches_flow(flow, entry.dscp):
                 continue
             if rule.asks_for_process:
                 owner = self.owners.behind(flow)
-                if owner.process is None and entry.pid and owner.found_by is not None:
+                if owner.process is None and entry.pid:
                     owner = Owner(self.owners.facts_of(entry.pid), Finder.REMEMBERED)
                 if owner.process is not None:
                     entry.pid, entry.command = owner.process.pid, owner.process.command

@@ -28,14 +28,14 @@ _STILL_ALIVE = 10.0
 
 
 class Owner(NamedTuple):
-    """Who a flow's packets are from. `found_by` None: no socket of this machine is behind it."""
+    """Who a flow's packets are from. `found_by` None: nobody looked."""
 
     process: ProcessFacts | None
     found_by: Finder | None
     is_certain: bool = True
 
 
-NO_SOCKET = Owner(None, None)
+UNASKED = Owner(None, None)
 
 
 class FlowOwners:
@@ -103,7 +103,8 @@ class FlowOwners:
         """The process behind a flow, by the quickest way that is certain."""
         socket = self._sockets.find(flow)
         if socket is None:
-            return NO_SOCKET
+            # Closed already, as by a program that says one thing and ends; or the kernel's own packet.
+            return self._nobody()
         maker = self._maker_of(socket)
         if maker is not None and socket.inode and self._processes.has_open(maker.pid, socket.inode):
             facts, is_there = self._known.that_made(maker.pid, maker.made)
@@ -118,6 +119,9 @@ class FlowOwners:
             facts, is_there = self._known.that_made(maker.pid, maker.made)
             if facts is not None:
                 return Owner(facts, Finder.SOCKET_RECORD if is_there else Finder.REMEMBERED)
+        return self._nobody()
+
+    def _nobody(self) -> Owner:
         self._unfound += 1
         return Owner(None, Finder.NOBODY, is_certain=False)
 

@@ -112,6 +112,7 @@ class HostPlane:
         """What the kernel did not take or give, by reason."""
         return {
             "queue_overruns": sum(queue.overruns for queue in self._queues),
+            "queue_dropped": sum(queue.dropped for queue in self._queues),
             "send_failures": sum(socket.dropped for socket in self._sockets.values()),
             "delivery_failures": self._tun.dropped if self._tun is not None else 0,
         }

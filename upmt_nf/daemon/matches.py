@@ -50,7 +50,7 @@ def rule_of(
                 fields["dscp"] = _read(read_dscp, value)
             case "children" if isinstance(value, bool):
                 fields["children"] = value
-            case _ if key in _TEXTS and isinstance(value, str) and value:
+            case _ if key in _TEXTS and isinstance(value, str) and (value or key == "command"):
                 if "\0" in value or (key != "command" and "\n" in value):
                     raise UsageError(f"{key}={value!r}: no control group or file is called that")
                 fields[key] = value
