@@ -384,3 +384,28 @@ def test_bad_conditions_are_one_line_and_two(far: Lab) -> None:
     )
     assert unknown.returncode == 1
     assert "no-such-host.invalid has no address now" in unknown.stderr
+
+
+FROM_PORT = """
+import socket, sys, time
+open("/proc/self/comm", "w").write(sys.argv[1])
+made = socket.socket(type=socket.SOCK_STREAM if sys.argv[5] == "tcp" else socket.SOCK_DGRAM)
+made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes((1, 0, 0, 0, 0, 0, 0, 0)))
+made.bind(("", int(sys.argv[4])))
+made.settimeout(30)
+made.connect((sys.argv[2], int(sys.argv[3])))
+for _ in range(3):
+    made.send(b"x")
+    made.recv(10)
+"""
+
+
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+def test_a_port_that_another_program_has_next_is_that_programs(far: Lab, protocol: str) -> None:
+    ask(far, "assign", application="porter", match={"command": "porter"}, networks=["net1"])
+    for name, expected in (("porter", "porter"), ("stranger", "default"), ("porter", "porter")):
+        far.on("mh", PYTHON, "-c", FROM_PORT, name, FAR, str(PORT), "9999", protocol)
+        key = f"{protocol}:9999"
+        flow = flows_of(far, [key])[key]
+        assert (flow["application"], flow["is_guess"]) == (expected, False)

@@ -72,6 +72,7 @@ class HostControl:
                 **(forwarder.counters.as_dict() if forwarder is not None else {}),
                 **daemon.plane.counters(),
                 **daemon.applications.counters,
+                "socket_ends_lost": daemon.ends.lost,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
             },

@@ -16,6 +16,7 @@ from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.destination_names import DestinationNames
+from upmt_nf.daemon.flow_ends import FlowEnds
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
@@ -26,6 +27,7 @@ from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.link_monitor import LinkMonitor
 from upmt_nf.linux.process_events import ProcessEvents
+from upmt_nf.linux.socket_ends import SocketEnds
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
 from upmt_nf.mobility.commands import Announce, Level, Stopped
@@ -86,7 +88,9 @@ class HostDaemon:
         self._tokens = itertools.count(1)
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
         self._process_events: ProcessEvents | None = None
-        self._is_watching = False
+        self._is_watching = self._is_watching_ends = False
+        self._socket_ends: SocketEnds | None = None
+        self.ends = FlowEnds(self.paft)
         self._rules_in_place: tuple[dict[str, int], list[str]] | None = None
         self._control = ControlServer(HostControl(self).commands(), READING)
 
@@ -157,8 +161,10 @@ class HostDaemon:
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
             self.names.close()
-            if self._process_events is not None:
-                self._loop.remove_reader(self._process_events.fileno())
+            for source in (self._process_events, self._socket_ends):
+                if source is not None:
+                    self._loop.remove_reader(source.fileno())
+            self.ends.close()
             self.applications.close()
             self.networks.close()
             self.plane.stop()
@@ -305,6 +311,16 @@ class HostDaemon:
             log.info("%s is %s", name, ", ".join(map(str, addresses)) or "nowhere")
             self.update_rules()
 
+    def _watch_ends(self) -> None:
+        """Have the kernel tell of closed sockets, from the first rule on: before it all flows are alike."""
+        self._is_watching_ends = True
+        ends = self.ends.watch()
+        if ends is not None:
+            self._loop.add_reader(
+                ends.fileno(), lambda: self.ends.take(self.forwarder, self.networks.virtual_address)
+            )
+            self._socket_ends = ends
+
     def _watch_processes(self) -> None:
         """Have the kernel tell of processes and sockets, from the first rule on that asks for a process."""
         self._is_watching = True
@@ -316,6 +332,8 @@ class HostDaemon:
         """Bring netfilter into line with the tunnels' ports and the applications. Raises UpmtError."""
         if self.applications.needs_lookup and not self._is_watching:
             self._watch_processes()
+        if self.applications.rules and not self._is_watching_ends:
+            self._watch_ends()
         self.names.keep_fresh()
         wanted = (self.networks.ports, self.applications.netfilter_lines())
         if wanted != self._rules_in_place:

@@ -200,6 +200,8 @@ class HostPlane:
         if forwarder is None:
             packet.drop()
             return
+        if forwarder.has_ended_flows:
+            forwarder.introduce(packet.payload, packet.mark, self._loop.time())
         verdict = forwarder.outbound(packet.payload, packet.mark, self._loop.time())
         if verdict.tunnel is None:
             packet.drop()

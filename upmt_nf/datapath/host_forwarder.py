@@ -5,7 +5,7 @@ The Tunnel Forwarding Agent of the paper (section VI) without its sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from upmt_nf.datapath.coalescing import merge, runs
@@ -23,6 +23,7 @@ from upmt_nf.datapath.packet import (
     flow_of,
     is_fragment,
     is_icmp_error,
+    is_tcp_opening,
     is_to_one_host,
     is_whole,
     parse_udp,
@@ -32,10 +33,11 @@ from upmt_nf.datapath.packet import (
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
 from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
-from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
+from upmt_nf.model.flow import TCP, Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import ApplicationId, NetworkName
 from upmt_nf.model.names import MARK_MASK, MARK_OUTER, MEASUREMENT_PORT, SIGNALLING_PORT
 
+_SPARE_ENDS = 1024
 _STRAY_PACKETS = 4
 """A flow without an answer to so many packets will hardly get one."""
 
@@ -100,6 +102,7 @@ class HostForwarder:
         self._paths: dict[EndpointBytes, Path] = {}
         self._path_of: dict[NetworkName, Path] = {}
         self._tunnels: dict[NetworkName, Tunnel] = {}
+        self._over: set[FlowBytes] = set()
         self.counters = Counters()
         self._sender = Sender(virtual_address, self.counters, ErrorBudget())
         self._outgoing = Reassembler(self.counters)
@@ -127,11 +130,35 @@ class HostForwarder:
             return True, None
         key = flow_of(packet)
         entry = self._paft.flows.get(key) if key is not None else None
+        if entry is not None and key is not None and self._begins_anew(entry, packet):
+            self._paft.forget(key)
+            entry = None
         if entry is None:
             entry = self._first_packet(packet, key, mark, now)[1]
         elif mark and mark & MARK_MASK != entry.mark:
             self._mark_changed(entry, mark)
         return entry is not None, key
+
+    def end(self, keys: Iterable[FlowBytes]) -> None:
+        """The sockets of these flows were closed: what comes next under the same key may be somebody else's."""
+        self._over.update(keys)
+        if len(self._over) > 2 * len(self._paft.flows) + _SPARE_ENDS:
+            self._over.intersection_update(self._paft.flows)
+
+    @property
+    def has_ended_flows(self) -> bool:
+        """Whether a flow may begin anew: `introduce` finds out."""
+        return bool(self._over)
+
+    def _begins_anew(self, entry: FlowEntry, packet: bytes) -> bool:
+        """Whether a packet is another flow's than the one that had its key. TCP begins with a SYN, and ends slowly."""
+        if entry.key[0] == TCP:
+            if not is_tcp_opening(packet) or not (entry.packets_in or entry.key in self._over):
+                return False
+        elif entry.key not in self._over:
+            return False
+        self._over.discard(entry.key)
+        return True
 
     def outbound(self, packet: bytes, mark: int, now: float, offload: Offload | None = None) -> Outbound:
         """A packet on its way out through the virtual interface. `now` in seconds. Never raises."""

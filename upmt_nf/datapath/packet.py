@@ -158,6 +158,12 @@ def dscp_of(packet: bytes) -> int:
     return packet[1] >> 2 if packet[0] >> 4 == 4 else (packet[0] & 0x0F) << 2 | packet[1] >> 6
 
 
+def is_tcp_opening(packet: bytes) -> bool:
+    """Whether a TCP packet opens a connection: SYN without ACK (RFC 9293). Never raises."""
+    start = (packet[0] & 0x0F) * 4 if packet[0] >> 4 == 4 else 40
+    return len(packet) > start + 13 and packet[start + 13] & 0x12 == 0x02
+
+
 def is_fragment(packet: bytes) -> bool:
     """Whether the packet is a part of a larger one. Never raises."""
     try:
