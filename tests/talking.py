@@ -111,5 +111,5 @@ def flows_of(lab: Lab, keys: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def answers(program: Program, keys: list[str]) -> int:
-    counts = program.ask()
+    counts: dict[str, int] = program.ask()
     return min(counts.get(key, 0) for key in keys)

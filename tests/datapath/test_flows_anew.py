@@ -44,11 +44,11 @@ class World:
 def test_after_the_end_of_its_socket_a_udp_flow_is_asked_about_anew() -> None:
     world = World()
     assert [world.send(udp()) for _ in range(2)] == [1, 1]
-    assert not world.forwarder.has_ended_flows
     world.forwarder.end(list(world.paft.flows))
     assert world.forwarder.has_ended_flows
     assert [world.send(udp()) for _ in range(2)] == [2, 2]
-    assert not world.forwarder.has_ended_flows
+    world.forwarder.end([])
+    assert [world.send(udp()) for _ in range(2)] == [2, 2]
 
 
 def test_a_tcp_connection_ends_slowly_and_begins_with_a_syn() -> None:

@@ -134,12 +134,8 @@ def test_a_way_to_name_an_application(
         assert {flow["network"] for flow in before.values()} == {"net0"}
         assert len(before) == len(running)
 
-        match = {
-            key: {"COPY": str(tmp_path / "talker program"), "PID": programs[0].pid}.get(value, value)
-            if isinstance(value, str)
-            else value
-            for key, value in way.match.items()
-        }
+        places = {"COPY": str(tmp_path / "talker program"), "PID": programs[0].pid}
+        match: dict[str, Any] = {key: places.get(str(value), value) for key, value in way.match.items()}
         if "cgroup" in match:
             match["cgroup"] = match["cgroup"].replace("ROOT", groups.name)
         ask(lab, "assign", application=f"way-{way.name}", match=match, networks=["net1"])

@@ -74,10 +74,10 @@ def test_every_socket_that_closes_is_told(ends: SocketEnds) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as one:
         one.bind(("", 0))
         expected.add(EndedSocket(UDP, one.getsockname()[1], None, 0))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with socket.create_connection(listener.getsockname()) as one:
-            expected.add(EndedSocket(TCP, one.getsockname()[1], local, listener.getsockname()[1]))
-            listener.accept()[0].close()
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, socket.create_connection(listener.getsockname()) as one:
+        expected.add(EndedSocket(TCP, one.getsockname()[1], local, listener.getsockname()[1]))
+        listener.accept()[0].close()
     found: set[EndedSocket] = set()
     while not expected <= found and is_readable(ends):
         found |= set(ends.read())
