@@ -56,6 +56,11 @@ def program(number: int, address: str, port: int, rate: float, seconds: float, r
     os.write(report, json.dumps([flows, answered, took[:2000]]).encode() + b"\n")
 
 
+def all_of(reader: int) -> bytes:
+    with os.fdopen(reader, "rb") as file:
+        return file.read()
+
+
 def main() -> None:
     address, port, programs, rate, seconds, idle = sys.argv[1], *map(float, sys.argv[2:])
     sleepers: list[int] = []
@@ -75,7 +80,7 @@ def main() -> None:
                 os._exit(0)
             os.close(writer)
             reports.append(reader)
-        said = [json.loads(open(reader, "rb").read() or b"[0, 0, []]") for reader in reports]
+        said = [json.loads(all_of(reader) or b"[0, 0, []]") for reader in reports]
         took = sorted(value for _, _, values in said for value in values) or [0]
         print(
             json.dumps(

@@ -152,6 +152,8 @@ def test_a_program_that_ends_at_once_is_known_or_said_to_be_a_guess(far: Lab) ->
     )
     for flow in flows.values():
         assert flow["application"] == "brief" or flow["is_guess"], flow
+    if ask(far, "status")["counters"]["process_events_lost"] == 0:
+        assert sum(flow["application"] == "brief" for flow in flows.values()) > len(flows) / 2
 
 
 CONNECT_AND_END = SAY_AND_END.replace("socket.SOCK_DGRAM", "socket.SOCK_STREAM").replace(

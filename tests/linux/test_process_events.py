@@ -30,6 +30,7 @@ def message(kind: int, *ids: int) -> bytes:
         (message(0x4, 7, 7), ProcessEvent(Kind.UID_CHANGED, 7)),
         (message(0x40, 7, 7), ProcessEvent(Kind.GID_CHANGED, 7)),
         (message(0x200, 7, 7), ProcessEvent(Kind.RENAMED, 7)),
+        (message(0x200, 8, 7), None),
         (message(0x80000000, 7, 7), ProcessEvent(Kind.ENDED, 7)),
         (message(0x80000000, 8, 7), None),
         (message(0), None),

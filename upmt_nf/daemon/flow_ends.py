@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
@@ -10,6 +11,8 @@ from upmt_nf.linux.conntrack import Conntrack
 from upmt_nf.linux.socket_ends import EndedSocket, SocketEnds
 from upmt_nf.model.errors import FacilityError
 from upmt_nf.model.flow import UDP, FlowBytes, FlowKey, IPAddress
+
+_REMEMBERED = 16384
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,8 @@ class FlowEnds:
         self._paft = paft
         self._ends: SocketEnds | None = None
         self._conntrack: Conntrack | None = None
+        self._waiting: list[EndedSocket] = []
+        self._cookies: OrderedDict[tuple[int, int, IPAddress | None, int], int] = OrderedDict()
 
     def watch(self) -> SocketEnds | None:
         """Begin; gives what is to be read by `take` when it is readable. None where the kernel does not tell."""
@@ -39,7 +44,8 @@ class FlowEnds:
         """Take notice of the sockets closed until now. `own` is the virtual address."""
         if self._ends is None or self._conntrack is None:
             return
-        ended = list(self._ends.read())
+        self._read()
+        ended, self._waiting = self._waiting, []
         if forwarder is None or own is None:
             return
         keys = [key for one in ended if (key := _key_of(one, own)) is not None and key in self._paft.flows]
@@ -47,6 +53,26 @@ class FlowEnds:
         forwarder.end(keys)
         # A TCP connection that is opened anew gets a new entry by itself.
         self._conntrack.forget(key for key in keys if key[0] == UDP)
+
+    def cookie_of(self, flow: FlowKey) -> int:
+        """The cookie of the socket that a flow had a moment ago, or 0: its packets may come after its end."""
+        self._read()
+        place = (flow.protocol, flow.source_port)
+        return (
+            self._cookies.get((*place, flow.destination, flow.destination_port))
+            or self._cookies.get((*place, None, 0))
+            or 0
+        )
+
+    def _read(self) -> None:
+        if self._ends is None:
+            return
+        for one in self._ends.read():
+            self._waiting.append(one)
+            self._cookies[one[:4]] = one.cookie
+            self._cookies.move_to_end(one[:4])
+        while len(self._cookies) > _REMEMBERED:
+            self._cookies.popitem(last=False)
 
     def _of_unconnected(self, ended: list[EndedSocket]) -> list[FlowBytes]:
         """The flows of sockets that were not connected: any of their port."""

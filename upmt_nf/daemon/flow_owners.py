@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,8 @@ class FlowOwners:
         self._known = KnownProcesses(time.monotonic, self._processes.facts_of)
         self._record: SocketRecord | None = None
         self._unfound = 0
+        self.cookie_of_ended: Callable[[FlowKey], int] = lambda _: 0
+        """Tells of sockets that were closed a moment ago."""
 
     def watch(self, hierarchy: Path | None) -> ProcessEvents | None:
         """Use what the kernel offers from now on; gives the events, to be read by `catch_up`.
@@ -104,7 +106,7 @@ class FlowOwners:
         socket = self._sockets.find(flow)
         if socket is None:
             # Closed already, as by a program that says one thing and ends; or the kernel's own packet.
-            return self._nobody()
+            socket = SocketFacts(0, 0, self.cookie_of_ended(flow))
         maker = self._maker_of(socket)
         if maker is not None and socket.inode and self._processes.has_open(maker.pid, socket.inode):
             facts, is_there = self._known.that_made(maker.pid, maker.made)

@@ -320,6 +320,7 @@ class HostDaemon:
                 ends.fileno(), lambda: self.ends.take(self.forwarder, self.networks.virtual_address)
             )
             self._socket_ends = ends
+            self.applications.owners.cookie_of_ended = self.ends.cookie_of
 
     def _watch_processes(self) -> None:
         """Have the kernel tell of processes and sockets, from the first rule on that asks for a process."""

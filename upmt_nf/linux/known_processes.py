@@ -18,7 +18,7 @@ from upmt_nf.linux.processes import Processes, cgroup_of, is_in_our_network_name
 
 _REMEMBERED = 8192
 _EAGER_PER_SECOND = 300.0
-"""New programs looked at as they begin; more are looked at when they send something."""
+"""New programs and names looked at as they begin; more are looked at when they send something."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _DEEPEST = 64
 
@@ -76,14 +76,12 @@ class KnownProcesses:
             case Kind.FORKED:
                 _put(self._parents, event.pid, event.parent)
                 self._facts.pop(event.pid, None)
-            case Kind.EXECUTED:
-                self._facts.pop(event.pid, None)
-                self._look_at(event.pid)
             case Kind.ENDED:
                 if (facts := self._facts.pop(event.pid, None)) is not None:
                     _put(self._ended, event.pid, facts)
             case _:
                 self._facts.pop(event.pid, None)
+                self._look_at(event.pid)
 
     def facts_of(self, pid: int, *, with_cgroup: bool = True) -> ProcessFacts | None:
         """What is known of a process; None when it is gone.
@@ -122,7 +120,7 @@ class KnownProcesses:
         return (ended, False) if ended is not None and _was_there(ended, made) else (None, False)
 
     def _look_at(self, pid: int) -> None:
-        """A new program: see who it is before it connects, if it is in our namespace and there is time for it."""
+        """A new program, or name, or user: see who it is before it connects, if it is in our namespace and there is time for it."""
         now = self._now()
         self._tokens = min(_EAGER_PER_SECOND, self._tokens + (now - self._filled_at) * _EAGER_PER_SECOND)
         self._filled_at = now

@@ -103,11 +103,11 @@ def parse_event(data: bytes) -> ProcessEvent | None:
         case Kind.FORKED:
             _, parent, child, group = ids
             return ProcessEvent(kind, child, parent) if child == group else None
-        case Kind.ENDED:
-            pid, group, _, _ = ids
-            return ProcessEvent(kind, pid) if pid == group else None
-        case _:
+        case Kind.EXECUTED:
             return ProcessEvent(kind, ids[1])
+        case _:
+            # What a thread is called, or does, is not what its process is called.
+            return ProcessEvent(kind, ids[0]) if ids[0] == ids[1] else None
 
 
 def _ask(connector: socket.socket, what: int) -> None:

@@ -21,6 +21,8 @@ _GROUPS = 0b1111
 _SOCK_DIAG_BY_FAMILY = 20
 _HEADER = struct.Struct("=IHHII")
 _SOCKET_ID = struct.Struct("!HH16s16s")
+_COOKIE = struct.Struct("=III")
+"""Interface, then both halves."""
 _ATTRIBUTE = struct.Struct("=HH")
 _ATTRIBUTES_AT = 16 + 72
 _INET_DIAG_PROTOCOL = 10
@@ -35,6 +37,7 @@ class EndedSocket(NamedTuple):
     source_port: int
     destination: IPAddress | None
     destination_port: int
+    cookie: int = 0
 
 
 class SocketEnds:
@@ -90,9 +93,10 @@ def parse_end(data: bytes) -> EndedSocket | None:
     destination = ip_address(packed[:4] if data[16] == socket.AF_INET else packed)
     if destination.version == 6 and destination.ipv4_mapped is not None:
         destination = destination.ipv4_mapped
+    _, low, high = _COOKIE.unpack_from(data, 56)
     if destination.is_unspecified or not destination_port:
-        return EndedSocket(protocol, source_port, None, 0)
-    return EndedSocket(protocol, source_port, destination, destination_port)
+        return EndedSocket(protocol, source_port, None, 0, high << 32 | low)
+    return EndedSocket(protocol, source_port, destination, destination_port, high << 32 | low)
 
 
 def _protocol_in(attributes: bytes) -> int | None:
