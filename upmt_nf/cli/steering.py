@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from typing import Annotated
 
 import typer
@@ -10,7 +11,9 @@ import typer
 from upmt_nf.cli.reading import Json
 from upmt_nf.cli.tables import print_json
 from upmt_nf.daemon.control_client import call
+from upmt_nf.linux import resolver_view
 from upmt_nf.model.errors import UsageError
+from upmt_nf.model.flow import IPAddress
 
 _COMMAND_SETTINGS = {"allow_interspersed_args": False, "ignore_unknown_options": False}
 
@@ -27,15 +30,38 @@ def run(
     app: Annotated[
         str | None, typer.Option("--app", help="Application to belong to; the command's name by default.")
     ] = None,
+    resolver: Annotated[
+        list[str] | None,
+        typer.Option("--resolver", help="Name server that the command asks itself; may be repeated."),
+    ] = None,
+    system_resolver: Annotated[
+        bool, typer.Option("--system-resolver", help="Leave look-ups to the system, whoever makes them.")
+    ] = False,
 ) -> None:
     """Run a command as a member of an application; its first packet already goes by that application's network."""
     name = app or os.path.basename(command[0])
+    servers = _servers(resolver, system_resolver)
     # The daemon puts *this* process into the application's cgroup; the command inherits it through exec.
     call("join", application=name)
+    if servers:
+        resolver_view.own_view(servers)
     try:
         os.execvp(command[0], command)
     except OSError as reason:
         raise UsageError(f"cannot run {command[0]}: {reason.strerror}") from reason
+
+
+def _servers(asked: list[str] | None, leave: bool) -> list[IPAddress]:
+    """The name servers of a view of its own; none where the command asks the system's servers itself anyway."""
+    if asked and leave:
+        raise UsageError("either --resolver or --system-resolver")
+    if asked:
+        try:
+            return [ip_address(text) for text in asked]
+        except ValueError as reason:
+            raise UsageError(f"--resolver takes the address of a name server: {reason}") from reason
+    facts = resolver_view.look()
+    return list(facts.upstream) if facts.helpers and not leave else []
 
 
 def assign(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from enum import Enum
-from typing import Any
+from dataclasses import dataclass
 
+from upmt_nf.daemon.dns_finding import dns_finding
+from upmt_nf.daemon.findings import Finding as Finding
+from upmt_nf.daemon.findings import State as State
 from upmt_nf.linux.host_facts import HostFacts, PolicyRule
 from upmt_nf.model.names import (
     CHAIN_PREFIX,
@@ -21,30 +22,6 @@ from upmt_nf.model.names import (
 _YEAR_2025 = 1735689600.0
 _RULE_PROTOCOL_KERNEL = 2
 _STRICT = "1"
-
-
-class State(Enum):
-    """How it stands."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at. `remedy` is what to do about it, when there is something."""
-
-    check: str
-    state: State
-    detail: str
-    remedy: str | None = None
-    is_fixable: bool = False
-    """`upmt doctor --fix` does it."""
-
-    def report(self) -> dict[str, Any]:
-        """As `upmt doctor --json` prints it."""
-        return {**asdict(self), "state": self.state.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +50,7 @@ def diagnose(facts: HostFacts, daemon: DaemonFacts | None) -> list[Finding]:
         _foreign_policy_rules(facts.policy_rules),
         _foreign_marks(facts),
         _both_netfilters(facts, daemon),
+        dns_finding(facts.resolver),
         _clock(facts),
     ]
 

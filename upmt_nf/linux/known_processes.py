@@ -120,7 +120,7 @@ class KnownProcesses:
         return (ended, False) if ended is not None and _was_there(ended, made) else (None, False)
 
     def _look_at(self, pid: int) -> None:
-        """A new program, or name, or user: see who it is before it connects, if it is in our namespace and there is time for it."""
+        """A new program, name or user: see who it is before it connects, if it is in our namespace and time allows."""
         now = self._now()
         self._tokens = min(_EAGER_PER_SECOND, self._tokens + (now - self._filled_at) * _EAGER_PER_SECOND)
         self._filled_at = now
