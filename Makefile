@@ -14,7 +14,7 @@ SYSTEM_PACKAGES := iptables iproute2 iputils-ping tcpdump curl dnsutils iperf3 o
 INTEROP_PACKAGES := sip-tester sipsak kamailio
 INTEROP_STAMP := $(VENV)/.installed-interop
 
-.PHONY: help setup system setup-interop system-interop demo test test-pure test-interop lint format bench clean
+.PHONY: help setup system setup-interop system-interop demo test test-pure test-interop lint format bench fuzz clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,11 @@ format: $(STAMP) ## put the formatting right
 
 bench: setup ## measure the agent plane against the direct path, side by side
 	@$(BIN)/python -m benchmarks
+
+FUZZ_SECONDS ?= 600
+fuzz: $(STAMP) ## search for input that breaks a parser, FUZZ_SECONDS=600 for each of five
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]' || true
+	@PYTHONPATH=.:tests nice -n 19 $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
 
 clean: ## remove what was built (not the system packages)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

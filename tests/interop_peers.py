@@ -103,6 +103,8 @@ class Interop:
         file.write_text(
             f'[anchor]\naddress = "{ANCHOR}"\ninterface = "wan"\npool = "1.2.0.1-1.2.15.254"\nusers = "{known}"\n'
             f'leases = "{self.directory}/leases{self._number}.sqlite"\ndigest_algorithms = {json.dumps(algorithms)}\n'
+            # A crowd behind one address is what a flood looks like.
+            "source_rate = 5000\nstranger_rate = 5000\n"
         )
         with self.running("an", *UPMT, "anchor", "run", "--config", str(file), ready="tunnels at") as daemon:
             yield daemon

@@ -100,8 +100,9 @@ class Lab:
 
     def start_daemon(self, host: str, config: Path | None = None) -> int:
         """Start the daemon of `mh` or `an` in a lab without daemons; gives its pid, as `lab exec` becomes it."""
-        role = {"mh": "mobile-host", "an": "anchor"}[host]
-        file = config or self.directory_of_state() / f"{role}.toml"
+        role = {"mh": "mobile-host", "an": "anchor", "an2": "anchor"}[host]
+        name = "anchor2" if host == "an2" else role
+        file = config or self.directory_of_state() / f"{name}.toml"
         return self.start(host, *UPMT, role, "run", "--config", str(file)).pid
 
     def is_answering(self, host: str) -> bool:

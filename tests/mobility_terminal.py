@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from random import Random
 from typing import TYPE_CHECKING
 
+from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.commands import Announce, Stopped
 from upmt_nf.mobility.events import StopAsked
@@ -23,6 +24,7 @@ from upmt_nf.mobility.host_commands import (
     ReleaseVirtualAddress,
     SendSip,
     SendTunnelSignal,
+    UseAnchor,
 )
 from upmt_nf.mobility.host_events import (
     ApplicationDefined,
@@ -30,6 +32,7 @@ from upmt_nf.mobility.host_events import (
     HostEvent,
     NetworkAppeared,
     NetworkVanished,
+    PathNarrowed,
     SipDatagramReceived,
     TunnelSignalReceived,
 )
@@ -61,6 +64,13 @@ class Packet:
     port: int
     payload: bytes
     sent_at: float
+    anchor: IPAddress = ANCHOR
+    """The anchor's end."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the outer packet of a signal."""
+        return len(self.payload) + OVERHEAD[self.inner.address.version] + OVERHEAD[self.host.address.version]
 
 
 @dataclass(eq=False, slots=True)
@@ -77,6 +87,8 @@ class Link:
     duplication: float = 0.0
     is_up: bool = False
     is_black_hole: bool = False
+    mtu: int = 1500
+    """Largest outer packet, bytes."""
     port: int = 40000
     """Of the tunnel's mapping in the NAT."""
     dead_ports: set[int] = field(default_factory=set)
@@ -111,6 +123,8 @@ class Terminal:
         }
         self.releases = 0
         self.rebinds: list[NetworkName] = []
+        self.configured: list[tuple[IPAddress, IPAddress]] = []
+        """Each virtual address that applications got, and the anchor that it is of."""
         self.said: list[tuple[float, str]] = []
         self._tokens = itertools.count(1)
         self._ports = itertools.count(2000)
@@ -121,6 +135,9 @@ class Terminal:
         self.paft = Paft()
         self.machine = MobileHost(self.settings, self.paft, Random(self.world.random.getrandbits(64)))
         self.virtual_address: IPAddress | None = None
+        self.anchor = self.settings.anchor
+        """The one in use."""
+        self.is_asleep = False
         self.open_tunnels: dict[NetworkName, TunnelId] = {}
         self.finished: list[HandoverFinished] = []
         self.arrived: list[bytes] = []
@@ -146,6 +163,11 @@ class Terminal:
         self.links[name].is_up = False
         self.take(NetworkVanished(name, "the cable was pulled"))
 
+    def narrow(self, name: NetworkName, mtu: int) -> None:
+        """Its path takes outer packets of this size only, and the kernel has found out."""
+        self.links[name].mtu = mtu
+        self.take(PathNarrowed(name, mtu))
+
     def define(self, name: ApplicationName, id: ApplicationId, *policy: str) -> None:
         self.take(ApplicationDefined(name, id, policy or None))
 
@@ -169,6 +191,14 @@ class Terminal:
         tunnel = self.paft.tunnel_of(entry)
         if tunnel is not None:
             self._send_inside(tunnel.network, "data", 0, entry.key)
+
+    def sleep(self) -> None:
+        """Suspend: nothing is heard and no timer runs, but the clock goes on."""
+        self.is_asleep = True
+
+    def wake(self) -> None:
+        """Go on where it was."""
+        self.is_asleep = False
 
     def stop(self) -> None:
         self.take(StopAsked())
@@ -225,14 +255,20 @@ class Terminal:
         assert not self.has_stopped, f"{command} after Stopped"
         match command:
             case SendSip(name, destination, data):
-                assert destination == Endpoint(ANCHOR, SIGNALLING_PORT)
-                end = Endpoint(self.links[name].public, SIGNALLING_PORT)
-                self.world.carry(Packet("sip", True, self.links[name], end, end, 0, data, self.world.now))
+                assert destination.port == SIGNALLING_PORT
+                link, end = self.links[name], Endpoint(self.links[name].public, SIGNALLING_PORT)
+                packet = Packet("sip", True, link, end, end, 0, data, self.world.now, destination.address)
+                self.world.carry(packet)
             case SendTunnelSignal(name, port, payload):
                 self._send_inside(name, "signal", port, payload)
             case ConfigureVirtualAddress(address):
-                assert self.virtual_address is None
+                self.releases += self.virtual_address not in (None, address)
                 self.virtual_address = address
+                self.configured.append((self.anchor, address))
+            case UseAnchor(tunnels):
+                assert not self.open_tunnels, "tunnels to the anchor before"
+                assert tunnels.address != self.anchor
+                self.anchor = tunnels.address
             case ReleaseVirtualAddress(address):
                 assert self.virtual_address == address
                 self.virtual_address = None
@@ -258,14 +294,19 @@ class Terminal:
         if self.virtual_address is not None:
             link = self.links[name]
             inner = Endpoint(self.virtual_address, port)
-            self.world.carry(Packet(kind, True, link, link.reflexive, inner, port, payload, self.world.now))
+            packet = Packet(
+                kind, True, link, link.reflexive, inner, port, payload, self.world.now, self.anchor
+            )
+            self.world.carry(packet)
 
     def hear(self, packet: Packet) -> None:
         """What the forwarder lets through."""
         name = packet.link.name
+        if self.is_asleep:
+            return None
         if packet.kind == "sip":
-            return self.take(SipDatagramReceived(name, packet.payload))
-        if packet.inner.address != self.virtual_address:
+            return self.take(SipDatagramReceived(name, packet.payload, packet.anchor))
+        if packet.inner.address != self.virtual_address or packet.anchor != self.anchor:
             return None
         for tunnel in self.paft.tunnels.values():
             if tunnel.network == name:

@@ -1,6 +1,6 @@
 """A pretend world for the machines of `mobility`: a virtual clock, seeded chance, access networks that misbehave.
 
-One anchor, one or more mobile hosts; each access network is a `Link` with its own delay, jitter (which reorders),
+Anchors, mobile hosts, and between them access networks: each a `Link` with its own delay, jitter (which reorders),
 loss, duplication and NAT. What the daemons and forwarders do with the machines' commands is done here in memory.
 """
 
@@ -13,21 +13,17 @@ from ipaddress import ip_address
 from random import Random
 from typing import Any
 
+from mobility_anchor_site import AnchorSite
 from mobility_terminal import ANCHOR, Packet, Terminal
+from wire_schema import body_complaints, body_of
 
 from upmt_nf.config.values import AddressPool
-from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.anchor import Anchor
 from upmt_nf.mobility.anchor_commands import AnchorCommand, LeaseEnded, LeaseGranted
-from upmt_nf.mobility.anchor_commands import SendSip as AnchorSendSip
-from upmt_nf.mobility.anchor_commands import SendTunnelSignal as AnchorSendTunnelSignal
 from upmt_nf.mobility.anchor_events import AnchorEvent
-from upmt_nf.mobility.anchor_events import SipDatagramReceived as AnchorSipReceived
-from upmt_nf.mobility.anchor_events import TunnelSignalReceived as AnchorSignalReceived
-from upmt_nf.mobility.commands import Announce, Stopped
 from upmt_nf.mobility.events import TimeoutReached
-from upmt_nf.mobility.settings import AnchorSettings, HostSettings
+from upmt_nf.mobility.settings import AnchorPeer, AnchorSettings, HostSettings
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import (
     DEFAULT_APPLICATION_ID,
@@ -35,13 +31,17 @@ from upmt_nf.model.identity import (
     TerminalId,
 )
 from upmt_nf.model.names import SIGNALLING_PORT
+from upmt_nf.signaling.digest import REALM, DigestServer, secret_hash
 
 LONGEST_DATAGRAM = 1200
 """Bytes of SIP in one datagram: what fits in a tunnel of the smallest usual MTU."""
 
 
 class World:
-    """The clock, the anchor and the hosts. `host` is the first one."""
+    """The clock, the anchors and the hosts. `host` is the first one; `anchor` and the like are the first anchor's.
+
+    Further anchors are `160.80.100.2` and so on, each with a pool of its own (`10.100.0.1-10.100.0.50`, ...).
+    """
 
     def __init__(
         self,
@@ -50,38 +50,88 @@ class World:
         networks: int = 2,
         anchor: Mapping[str, Any] | None = None,
         pool: str = "10.99.0.1-10.99.0.50",
+        is_guarded: bool = False,
+        anchors: int = 1,
         **host: Any,
     ) -> None:
         self.now = 1000.0
         self.random = Random(seed)
-        first, _, last = pool.partition("-")
-        addresses = AddressPool(ip_address(first), ip_address(last))
-        self.anchor_settings = AnchorSettings(address=ANCHOR, pool=addresses, **(anchor or {}))
+        self.is_guarded = is_guarded
+        """The anchors ask every host for proof."""
         self.packets: list[Packet] = []
         """All that was sent, whatever became of it."""
         self.watchers: list[Callable[[], None]] = []
         """Called after everything that happens."""
-        self.granted: list[LeaseGranted] = []
-        self.ended: list[LeaseEnded] = []
+        self.oversized: list[Packet] = []
+        """What was too large for its path, and lost."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._spins = 0
         self.terminals: list[Terminal] = []
-        self.start_anchor()
+        pools = [pool, *(f"10.{99 + number}.0.1-10.{99 + number}.0.50" for number in range(1, anchors))]
+        self.sites = [
+            AnchorSite(self, AnchorSettings(address=ANCHOR + number, pool=_pool(text), **(anchor or {})))
+            for number, text in enumerate(pools)
+        ]
         self.host = self.add_host("mh@upmt", networks, **host)
 
     def add_host(self, identity: str, networks: int = 2, **settings: Any) -> Terminal:
         names = tuple(NetworkName(f"net{index}") for index in range(networks))
-        chosen = HostSettings(TerminalId(identity), ANCHOR, names, **settings)
+        if self.is_guarded:
+            settings.setdefault("secret", secret_of(identity))
+        further = tuple(
+            AnchorPeer(site.address, TerminalId(identity), secret=settings.get("secret"))
+            for site in self.sites[1:]
+        )
+        chosen = HostSettings(TerminalId(identity), ANCHOR, names, further_anchors=further, **settings)
         self.terminals.append(Terminal(self, chosen, len(self.terminals)))
         return self.terminals[-1]
 
+    # --- the first anchor ---
+
     def start_anchor(self, remembered: Mapping[TerminalId, IPAddress] | None = None) -> None:
         """A fresh anchor that knows nothing but what is remembered."""
-        self.anchor_paft = Paft()
-        seed = self.random.getrandbits(64)
-        self.anchor = Anchor(self.anchor_settings, self.anchor_paft, Random(seed), remembered)
-        self.anchor_has_stopped = False
+        self.sites[0].start(remembered)
+
+    def take(self, event: AnchorEvent) -> list[AnchorCommand]:
+        """Let something happen to the anchor; what it wants is done, and given."""
+        return self.sites[0].take(event)
+
+    @property
+    def anchor(self) -> Anchor:
+        return self.sites[0].machine
+
+    @property
+    def anchor_paft(self) -> Paft:
+        return self.sites[0].paft
+
+    @property
+    def anchor_has_stopped(self) -> bool:
+        return self.sites[0].has_stopped
+
+    @anchor_has_stopped.setter
+    def anchor_has_stopped(self, has_stopped: bool) -> None:
+        self.sites[0].has_stopped = has_stopped
+
+    @property
+    def granted(self) -> list[LeaseGranted]:
+        return self.sites[0].granted
+
+    @property
+    def ended(self) -> list[LeaseEnded]:
+        return self.sites[0].ended
+
+    def site_of(self, terminal: Terminal) -> AnchorSite:
+        """The anchor that a host uses."""
+        return next(site for site in self.sites if site.address == terminal.anchor)
+
+    def guard(self) -> DigestServer:
+        """That of an anchor which has just been started."""
+
+        def hash_of(identity: str) -> str:
+            return secret_hash(identity, REALM, secret_of(identity))
+
+        return DigestServer(REALM, self.random.randbytes(32), hash_of, lambda: self.random.randbytes(8))
 
     # --- networks ---
 
@@ -90,7 +140,12 @@ class World:
         self.packets.append(packet)
         if packet.kind != "data" and packet.port in (0, SIGNALLING_PORT):
             assert len(packet.payload) <= LONGEST_DATAGRAM, len(packet.payload)
+            if body := body_of(packet.payload):
+                assert body_complaints(body) == [], body
         link = packet.link
+        if packet.kind == "signal" and packet.size > link.mtu:
+            self.oversized.append(packet)
+            return
         if not link.carries(packet) or link.drops(packet):
             return
         for _ in range(2 if self.random.random() < link.duplication else 1):
@@ -103,58 +158,17 @@ class World:
             if packet.link.carries(packet):
                 packet.link.terminal.hear(packet)
         elif packet.link.is_up and not packet.link.is_black_hole:
-            self._reach_anchor(packet)
-
-    def _reach_anchor(self, packet: Packet) -> None:
-        if packet.kind == "sip":
-            self.take(AnchorSipReceived(packet.host, packet.payload))
-            return
-        tunnel = self.anchor_paft.tunnel_from(packed_endpoint(packet.host), packet.inner.address.packed)
-        if tunnel is not None:
-            tunnel.heard = self.now
-        if packet.kind == "data":
-            if tunnel is not None and not self.anchor_has_stopped:
-                self.anchor_paft.learn(packet.payload, tunnel, self.now).last_seen = self.now
-            return
-        if tunnel is None and packet.port != SIGNALLING_PORT:
-            return
-        self.take(AnchorSignalReceived(tunnel, packet.host, packet.inner, packet.port, packet.payload))
+            next(site for site in self.sites if site.address == packet.anchor).hear(packet)
 
     def send_down(self, flow: FlowKey) -> None:
         """A packet of the correspondent to the mobile host, by the tunnel that the anchor has for the flow."""
         entry = self.anchor_paft.flows.get(flow.packed())
         tunnel = self.anchor_paft.tunnel_of(entry) if entry is not None else None
         if tunnel is not None:
-            self._send_to(tunnel.remote, Endpoint(flow.source, flow.source_port), "data", 0, flow.packed())
-
-    def _send_to(self, remote: Endpoint, inner: Endpoint, kind: str, port: int, payload: bytes) -> None:
-        for terminal in self.terminals:
-            for link in terminal.links.values():
-                if link.public == remote.address:
-                    self.carry(Packet(kind, False, link, remote, inner, port, payload, self.now))
-
-    # --- the anchor ---
-
-    def take(self, event: AnchorEvent) -> list[AnchorCommand]:
-        """Let something happen to the anchor; what it wants is done, and given."""
-        if self.anchor_has_stopped:
-            return []
-        commands = self.anchor.handle(event, self.now)
-        for command in commands:
-            match command:
-                case AnchorSendSip(destination, data):
-                    self._send_to(destination, destination, "sip", 0, data)
-                case AnchorSendTunnelSignal(remote, destination, port, payload):
-                    self._send_to(remote, destination, "signal", port, payload)
-                case LeaseGranted():
-                    self.granted.append(command)
-                case LeaseEnded():
-                    self.ended.append(command)
-                case Stopped():
-                    self.anchor_has_stopped = True
-                case Announce():
-                    pass
-        return commands
+            tunnel.packets_out += 1
+            self.sites[0].send_to(
+                tunnel.remote, Endpoint(flow.source, flow.source_port), "data", 0, flow.packed()
+            )
 
     # --- time ---
 
@@ -167,10 +181,11 @@ class World:
         due: list[tuple[float, Callable[[], object]]] = []
         if self._queue:
             due.append((self._queue[0][0], lambda: heapq.heappop(self._queue)[2]()))
-        if not self.anchor_has_stopped and (at := self.anchor.next_timeout()) is not None:
-            due.append((at, lambda: self.take(TimeoutReached())))
+        for site in self.sites:
+            if not site.has_stopped and (at := site.machine.next_timeout()) is not None:
+                due.append((at, lambda site=site: site.take(TimeoutReached())))  # type: ignore[misc]
         for terminal in self.terminals:
-            if (at := terminal.machine.next_timeout()) is not None:
+            if not terminal.is_asleep and (at := terminal.machine.next_timeout()) is not None:
                 due.append((at, lambda terminal=terminal: terminal.take(TimeoutReached())))  # type: ignore[misc]
         at, action = min(due, key=lambda item: item[0], default=(limit + 1, lambda: None))
         if at > limit:
@@ -215,22 +230,33 @@ class World:
     def assert_agreement(self, terminal: Terminal | None = None) -> None:
         """Both ends send every flow by the same tunnel, and mean the same end by it."""
         terminal = terminal or self.host
+        anchor_paft = self.site_of(terminal).paft
         wrong = []
         for key, entry in terminal.paft.flows.items():
             ours = terminal.paft.tunnel_of(entry)
-            their_entry = self.anchor_paft.flows.get(key)
-            theirs = self.anchor_paft.tunnel_of(their_entry) if their_entry is not None else None
+            their_entry = anchor_paft.flows.get(key)
+            theirs = anchor_paft.tunnel_of(their_entry) if their_entry is not None else None
             if ours is None or theirs is None or ours.id != theirs.id:
                 wrong.append(f"{entry.flow}: here {ours}, there {theirs}")
         default = terminal.paft.applications.get(DEFAULT_APPLICATION_ID)
         if terminal.virtual_address is not None and default is not None:
-            newcomers = self.anchor_paft.newcomers.get(terminal.virtual_address.packed)
+            newcomers = anchor_paft.newcomers.get(terminal.virtual_address.packed)
             if newcomers is None or newcomers.id != default.id:
                 wrong.append(f"what others begin: here {default}, there {newcomers}")
         assert not wrong, (len(wrong), wrong[:4], terminal.said[-6:])
         for name, id in terminal.open_tunnels.items():
             if terminal.network_state(name) == "up":
-                assert self.anchor_paft.tunnels[id].remote == terminal.links[name].reflexive
+                assert anchor_paft.tunnels[id].remote == terminal.links[name].reflexive
+
+
+def _pool(text: str) -> AddressPool:
+    first, _, last = text.partition("-")
+    return AddressPool(ip_address(first), ip_address(last))
+
+
+def secret_of(identity: str) -> str:
+    """What a host shares with a guarded anchor."""
+    return f"the secret of {identity}"
 
 
 def misbehave(world: World, *, loss: float = 0.0, duplication: float = 0.0, jitter: float = 0.0) -> None:

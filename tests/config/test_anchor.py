@@ -67,3 +67,53 @@ def test_a_wrong_line_is_named_with_its_key_and_reason(old: str, new: str, compl
 def test_any_text_is_read_or_refused_with_a_line(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^an.toml:\d+: "):
         read_anchor_config(text, "an.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("86.0.0.0/8", ("86.0.0.0/8", None, None)),
+        ("86.0.0.1", ("86.0.0.1/32", None, None)),
+        ("86.0.0.1:443", ("86.0.0.1/32", 443, None)),
+        ("86.0.0.0/8:25/tcp", ("86.0.0.0/8", 25, 6)),
+        ("86.0.0.0/8:53/udp", ("86.0.0.0/8", 53, 17)),
+        ("2001:db8::/32", ("2001:db8::/32", None, None)),
+        ("::1", ("::1/128", None, None)),
+        ("[2001:db8::/32]:443/tcp", ("2001:db8::/32", 443, 6)),
+        ("[2001:db8::1]", ("2001:db8::1/128", None, None)),
+    ],
+)
+def test_correspondents_are_networks_with_or_without_port_and_protocol(
+    text: str, expected: tuple[str, int | None, int | None]
+) -> None:
+    config = read_anchor_config(GOOD + f'deny = ["{text}"]\nallow = ["{text}"]\n', "an.toml").anchor
+    assert config.allow == config.deny
+    (peers,) = config.deny
+    assert (str(peers.network), peers.port, peers.protocol) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "86.0.0.1:0",
+        "86.0.0.1:70000",
+        "86.0.0.1/8",
+        "86.0.0.1:25/icmp",
+        "86.0.0.1/tcp",
+        "a:1",
+        "[::1",
+        "*",
+    ],
+)
+def test_what_are_no_correspondents_is_named_with_its_line(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_anchor_config(GOOD + f'deny = ["86.0.0.0/8", "{text}"]\n', "an.toml")
+    assert str(caught.value).startswith(f"an.toml:6: anchor.deny.1: {text!r}")
+
+
+@pytest.mark.parametrize("key", ["stranger_rate", "source_rate", "host_rate"])
+def test_a_rate_is_at_least_one_a_second(key: str) -> None:
+    assert getattr(read_anchor_config(GOOD + f"{key} = 5\n", "an.toml").anchor, key) == 5
+    with pytest.raises(ConfigError, match=key):
+        read_anchor_config(GOOD + f"{key} = 0\n", "an.toml")

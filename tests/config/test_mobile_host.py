@@ -89,3 +89,55 @@ def test_an_empty_file_lacks_its_tables() -> None:
 def test_an_application_needs_a_condition_in_each_match() -> None:
     text = GOOD.replace('{ command = "baresip" }', "{ }")
     assert refused(text) == "mh.toml:20: application.0.match.0: a match needs at least one condition"
+
+
+# --- several anchors ---
+
+SEVERAL = GOOD.replace(
+    '[anchor]\naddress = "45.0.0.1"\n',
+    '[[anchors]]\naddress = "45.0.0.1"\n\n[[anchors]]\naddress = "46.0.0.1"\nsignalling_port = 5070\n',
+)
+
+
+def test_anchors_are_read_in_their_order_each_with_what_it_does_not_share() -> None:
+    text = SEVERAL.replace("5070", '5070\nidentity = "van7@other.example"\nsecret_file = "/etc/upmt/other"')
+    config = read_mobile_host_config(text, "mh.toml")
+    first, second = config.anchors
+    assert config.anchor == first
+    assert [str(anchor.address) for anchor in config.anchors] == ["45.0.0.1", "46.0.0.1"]
+    assert (second.tunnel_port, second.signalling_port) == (1800, 5070)
+    assert [config.identity_at(anchor) for anchor in config.anchors] == [
+        "van7@fleet.example",
+        "van7@other.example",
+    ]
+    assert [config.secret_file_of(anchor) for anchor in config.anchors] == [None, "/etc/upmt/other"]
+
+
+def test_anchors_may_be_a_list_of_addresses_and_tables() -> None:
+    list_ = 'anchors = ["45.0.0.1", { address = "46.0.0.1", tunnel_port = 1801 }]\n'
+    config = read_mobile_host_config(list_ + GOOD.replace('[anchor]\naddress = "45.0.0.1"\n', ""), "mh.toml")
+    assert [str(anchor.tunnels) for anchor in config.anchors] == ["45.0.0.1:1800", "46.0.0.1:1801"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (SEVERAL.replace("46.0.0.1", "46.0.0"), "mh.toml:8: anchors.1.address: value is not a valid IPv4"),
+        (SEVERAL.replace("46.0.0.1", "45.0.0.1"), "mh.toml:8: anchors.1.address: '45.0.0.1' is there twice"),
+        (
+            SEVERAL.replace("46.0.0.1", "2001:db8::1"),
+            "mh.toml:8: anchors.1.address: is of another address family",
+        ),
+        (SEVERAL.replace("signalling_port", "port"), "mh.toml:9: anchors.1.port: no such key"),
+        (SEVERAL + '[anchor]\naddress = "47.0.0.1"\n', "mh.toml:4: anchors: stands beside [anchor]"),
+        ("anchors = []\n" + GOOD.replace('[anchor]\naddress = "45.0.0.1"\n', ""), "mh.toml:1: anchors: "),
+        (
+            SEVERAL.replace('"46.0.0.1"', '"46.0.0.1"\nsecret_file = "/s"').replace(
+                "cost = 4.5", 'protection = "sealed"'
+            ),
+            "mh.toml:20: network.1.protection: needs a secret",
+        ),
+    ],
+)
+def test_what_is_wrong_with_several_anchors_is_named(text: str, complaint: str) -> None:
+    assert refused(text).startswith(complaint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.packet import build_udp
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.protected import Cookie, Sealed
+from upmt_nf.datapath.reach import Reach
 from upmt_nf.datapath.segmentation import segment
 from upmt_nf.datapath.verdict import Inbound
 from upmt_nf.model.flow import Endpoint
@@ -88,7 +89,7 @@ class AtAnchor:
         self.paft.add_tunnel(self.tunnel)
         self.far = Tunnel(TunnelId(7), OWNER, ANCHOR, 1400)
         self.far.format = FORMATS[name](True)
-        self.forwarder = AnchorForwarder(self.paft, ANCHOR.address, [ip_network("10.0.0.0/8")])
+        self.forwarder = AnchorForwarder(self.paft, ANCHOR.address, Reach())
 
     def take(self, data: bytes, size: int, tos: int) -> list[Inbound]:
         return list(self.forwarder.arrived(packed_endpoint(REMOTE), tos, data, size, 5.0))

@@ -105,6 +105,13 @@ def test_a_router_of_the_other_family_says_nothing() -> None:
 
 def test_the_budget_allows_a_burst_and_then_a_rate() -> None:
     budget = ErrorBudget(per_second=10)
-    assert sum(budget.allows(5.0) for _ in range(100)) == 10
-    assert sum(budget.allows(5.5) for _ in range(100)) == 5
-    assert sum(budget.allows(500.0) for _ in range(100)) == 10
+    assert sum(budget.allows(b"host", 5.0) for _ in range(100)) == 10
+    assert sum(budget.allows(b"host", 5.5) for _ in range(100)) == 5
+    assert sum(budget.allows(b"host", 500.0) for _ in range(100)) == 10
+
+
+def test_one_destination_does_not_spend_the_budget_of_another() -> None:
+    budget = ErrorBudget(per_second=10)
+    assert sum(budget.allows(b"hostile", 5.0) for _ in range(10_000)) == 10
+    assert sum(budget.allows(b"other", 5.0) for _ in range(100)) == 10
+    assert sum(budget.allows(bytes((number,)), 5.0) for number in range(200)) == 80

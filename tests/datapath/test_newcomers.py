@@ -7,6 +7,7 @@ from upmt_nf.datapath.host_forwarder import Classified, HostForwarder
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.packet import build_udp
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.datapath.reach import Reach
 from upmt_nf.model.flow import UDP, Endpoint, FlowBytes, FlowKey
 from upmt_nf.model.identity import ApplicationId, NetworkName, TunnelId
 
@@ -73,7 +74,7 @@ def test_a_flow_on_its_own_tunnel_or_with_answers_is_not_reported() -> None:
 
 def test_the_anchor_sends_what_it_never_saw_where_the_host_wants_it() -> None:
     paft = Paft()
-    forwarder = AnchorForwarder(paft, ANCHOR, ())
+    forwarder = AnchorForwarder(paft, ANCHOR, Reach())
     one, other = (
         Tunnel(TunnelId(number), VIRTUAL, Endpoint(ip_address("160.80.100.1"), 33000 + number), 1472)
         for number in (1, 2)

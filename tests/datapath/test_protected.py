@@ -158,3 +158,15 @@ def test_the_hint_names_the_tunnel() -> None:
         assert tunnel_hint(host.format.encode(host, packet())) == (0x12345678 & mask, mask)
     assert tunnel_hint(packet()) is None
     assert tunnel_hint(b"\x20") is None
+
+
+@pytest.mark.parametrize("name", PROTECTED)
+def test_payloads_too_small_for_a_packet_that_come_together_carry_nothing(name: str) -> None:
+    """A size of nothing inside each would be divided by."""
+    _, anchor = pair(name)
+    head = b"\x10\0\x56\x78" + UP[:8] if name == "cookie" else b"\x20\0\0\0\x12\x34\x56\x78"
+    for size in range(1, 60):
+        payloads = (head + bytes(60))[:size] * 3
+        packets, inner_size = anchor.format.decode_all(anchor, payloads, size)
+        assert packets == b""
+        assert inner_size > 0

@@ -27,7 +27,8 @@ def identities(interop: Interop) -> list[str]:
 
 
 def assert_answers_say_where_the_requests_came_from(messages: str) -> None:
-    answers = messages.count("\nSIP/2.0 ")
+    """All but those that are cut short because their requests were short, and proved nothing."""
+    answers = len(re.findall(r"^SIP/2\.0 \d+ \S", messages, re.MULTILINE))
     vias = re.findall(r"^Via: SIP/2.0/UDP (\S+)", messages, re.MULTILINE)
     told = [via for via in vias if "received=" in via]
     assert len(told) == answers > 0

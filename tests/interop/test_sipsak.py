@@ -57,7 +57,7 @@ def test_it_registers_refreshes_and_leaves_and_is_answered_where_it_listens(
 ) -> None:
     for _ in range(2):
         output = registered(interop, 60)
-        assert "SIP/2.0 401 Unauthorized" in output
+        assert "SIP/2.0 401 " in output
         assert "SIP/2.0 200 OK" in output
         assert "All usrloc tests completed successful" in output
         assert [one["identity"] for one in interop.status()["associations"]] == [PEER]

@@ -34,6 +34,7 @@ VALUES = {
     "queue_inbound": "7001",
     "pool": "1.2.3.4-1.2.3.254",
     "nat_ports": "40000-60999",
+    "between_hosts": "",
 }
 BOAT = TerminalId("boat7@fleet.example")
 OWN, OTHER, VIRTUAL = map(ip_address, ("45.0.0.1", "45.0.0.2", "1.2.3.4"))

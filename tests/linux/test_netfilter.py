@@ -31,6 +31,7 @@ VALUES = {
     "mark_outer": "0x1000",
     "pool": "1.2.3.4-1.2.3.254",
     "nat_ports": "40000-60999",
+    "between_hosts": "",
 }
 NETWORKS = ({"network_interface": "if0", "network_port": "1500"},)
 APPLICATION = (

@@ -11,6 +11,8 @@ from ipaddress import ip_address
 import pytest
 from kernel_namespace import Namespace, is_readable
 
+from upmt_nf.datapath.checksum import checksum
+from upmt_nf.datapath.packet import build_udp
 from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, SignallingSocket, TunnelSocket
 from upmt_nf.model.errors import KernelError
 from upmt_nf.model.flow import Endpoint
@@ -91,6 +93,18 @@ def test_an_outer_packet_on_the_wire(host: Namespace, stack: ExitStack) -> None:
         assert struct.unpack_from("!HHH", packet, 20) == (1500, 1800, 8 + 12)
         assert packet[28:] == b"inner packet"
     assert made.dropped == 0
+
+
+def test_another_anchor_is_sent_to_from_the_same_port(host: Namespace, stack: ExitStack) -> None:
+    listening, made = wire(stack), tunnel(stack)
+    made.turn_to(Endpoint(ip_address("46.0.0.1"), 1801))
+    made.send(b"inner", 0)
+    packet = listening.packet()
+    assert packet[12:20] == CARE_OF.packed + ip_address("46.0.0.1").packed
+    assert struct.unpack_from("!HH", packet, 20) == (1500, 1801)
+    host.run("ip link set if0 down")
+    with pytest.raises(KernelError, match=r"no way from 192\.168\.100\.25 on if0 to 45\.0\.0\.1:1800: "):
+        made.turn_to(ANCHOR)
 
 
 def test_an_outer_packet_of_ipv6(host: Namespace, stack: ExitStack) -> None:
@@ -238,14 +252,39 @@ def test_a_network_that_goes_is_a_lost_path(
     assert made.dropped == 1
 
 
-def test_what_an_icmp_error_makes_of_a_send_is_counted_only(namespace: Namespace, stack: ExitStack) -> None:
+def test_an_icmp_error_costs_not_even_the_packet_that_meets_it(
+    namespace: Namespace, stack: ExitStack
+) -> None:
     made = TunnelSocket("lo", LOCAL, 1500, 0, Endpoint(LOCAL, 1800))
     stack.callback(made.close)
     made.send(b"nobody listens", 0)
-    made.send(b"the kernel says so now", 0)
-    assert made.dropped == 1
-    made.send(b"and has forgotten it", 0)
-    assert made.dropped == 1
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.settimeout(2)
+        listener.bind((str(LOCAL), 1800))
+        made.send(b"the kernel says so now", 0)
+        assert listener.recv(100) == b"the kernel says so now"
+    assert made.dropped == 0
+
+
+@pytest.mark.parametrize("code", range(16))
+def test_forged_icmp_errors_of_every_code_lose_no_path(
+    namespace: Namespace, stack: ExitStack, code: int
+) -> None:
+    made = TunnelSocket("lo", LOCAL, 1500, 0, Endpoint(LOCAL, 1800))
+    stack.callback(made.close)
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as forger,
+    ):
+        listener.settimeout(2)
+        listener.bind((str(LOCAL), 1800))
+        quoted = build_udp(LOCAL, 1500, LOCAL, 1800, b"12345678")
+        body = bytes((3, code, 0, 0, 0, 0, 0, 68)) + quoted
+        forger.sendto(body[:2] + checksum(body).to_bytes(2, "big") + body[4:], (str(LOCAL), 0))
+        for number in range(3):
+            made.send(bytes([number]), 0)
+            assert listener.recv(100) == bytes([number])
+    assert made.dropped == 0
 
 
 def test_what_a_filter_of_the_host_drops_is_counted_only(host: Namespace, stack: ExitStack) -> None:

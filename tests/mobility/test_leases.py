@@ -274,3 +274,20 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_hosts_that_change_their_minds_fill_no_memory() -> None:
+    table = leases("10.0.0.9")
+    now = 0.0
+    for turn in range(20_000):
+        now += 0.01
+        lifetime, wanted = (3600, FIRST) if turn % 2 else (10, SECOND)
+        given_to(table, asked(ANNA, 3 * turn, expires=lifetime), now)
+        given_to(table, asked(BERT, 3 * turn, expires=lifetime, wanted=wanted), now)
+        table.release(asked(BERT, 3 * turn + 1))
+    assert len(table._expiries) < 1100
+    assert len(table._returned) <= 8
+    assert given_to(table, asked(ANNA, 10**6, expires=10), now).address == FIRST
+    table.expire(now + 9.9)
+    assert ANNA in table.by_identity
+    assert [lease.identity for lease in table.expire(now + 10)] == [ANNA]

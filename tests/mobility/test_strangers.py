@@ -161,3 +161,17 @@ def test_a_stopping_anchor_takes_nobody_in() -> None:
     world.host.links[NET0].is_black_hole = world.host.links[NET1].is_black_hole = True
     world.take(StopAsked())
     assert status_outside(world, register_of("other@upmt")) == 503
+
+
+def test_an_identity_that_cannot_be_shown_is_refused() -> None:
+    world = World()
+    for identity in ("\udcff@upmt", "a\x1b[2J@upmt"):
+        assert status_outside(world, register_of(identity)) == 400
+    assert world.granted == []
+
+
+def test_no_address_is_leased_twice_under_another_name() -> None:
+    world = World(pool="fd00::1-fd00::9")
+    assert status_outside(world, register_of("one@upmt", wanted="fd00::5")) == 200
+    assert status_outside(world, register_of("two@upmt", wanted="fd00::5%eth0")) == 400
+    assert [lease.address for lease in world.granted] == [ip_address("fd00::5")]

@@ -18,6 +18,7 @@ VALUES = {
     "queue_inbound": "7001",
     "pool": "1.2.3.4-1.2.3.9",
     "nat_ports": "",
+    "between_hosts": "",
 }
 BOAT = TerminalId("boat7@fleet.example")
 VIRTUAL = ip_address("1.2.3.4")

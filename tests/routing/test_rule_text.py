@@ -22,6 +22,7 @@ VALUES = {
     "queue_inbound": "",
     "judged": "0x1f07",
     "mark_mask": "0x1fff",
+    "between_hosts": "",
 }
 """With a tun interface."""
 BY_QUEUE = {"queue_inbound": "7001", "judged": ""}
@@ -146,6 +147,14 @@ def test_without_a_tun_interface_every_packet_of_the_anchor_goes_through_the_que
 def test_an_anchor_without_a_port_range_has_one_rule_for_all_protocols() -> None:
     expected = "".join(line for line in ANCHOR.splitlines(keepends=True) if "--to-ports" not in line)
     assert packaged("anchor", pool="1.2.3.4-1.2.3.9", nat_ports="", queue_outbound="") == expected
+
+
+def test_an_anchor_between_whose_hosts_packets_go_lets_them_through() -> None:
+    pool = "1.2.3.4-1.2.3.9"
+    text = packaged("anchor", pool=pool, nat_ports="", between_hosts=pool)
+    rule = f"-A UPMT-FORWARD -m iprange --src-range {pool} --dst-range {pool} -o upmt0 -j ACCEPT\n"
+    assert rule in text
+    assert text.replace(rule, "") == packaged("anchor", pool=pool, nat_ports="")
 
 
 @pytest.mark.parametrize("role", ["mobile-host", "anchor"])

@@ -2,7 +2,8 @@
 
 import pytest
 
-from upmt_nf.signaling.sip.contacts import contacts_answered, lifetime_asked
+from upmt_nf.mobility.contacts import Contacts
+from upmt_nf.signaling.sip.contacts import lifetime_asked, read_contacts
 from upmt_nf.signaling.sip.message import Request
 
 
@@ -49,13 +50,15 @@ def test_contacts_that_mean_nothing_are_refused(headers: tuple[tuple[str, str], 
         lifetime_asked(registration(*headers))
 
 
-def test_an_answer_lists_the_contacts_that_are_bound_once_each_with_the_time_given() -> None:
+def test_what_is_bound_is_listed_once_each_as_it_was_written() -> None:
     asked = registration(
         ("Contact", '"a;expires=1" <sip:a@b;ob>;expires=7200;+sip.instance="<urn:x>", sip:a@c'),
         ("m", "<sip:gone@b>;expires=0"),
     )
-    assert contacts_answered(asked, 60) == (
+    contacts = Contacts()
+    contacts.update(read_contacts(asked), 60, 0.0)
+    assert contacts.headers(0.0) == (
         ("Contact", '"a;expires=1" <sip:a@b;ob>;+sip.instance="<urn:x>";expires=60'),
         ("Contact", "sip:a@c;expires=60"),
     )
-    assert contacts_answered(registration(("Contact", "*")), 60) == ()
+    assert read_contacts(registration(("Contact", "*"))) == ()

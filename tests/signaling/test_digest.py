@@ -202,6 +202,50 @@ def test_forgotten_nonces_are_stale_and_never_fresh_again() -> None:
     assert not any(isinstance(anchor.check(proof, 111.0), Ticket) for proof in proofs)
 
 
+def test_many_nonces_of_one_host_cost_another_nothing() -> None:
+    host, anchor, busy = client(), server(max_nonces=2), client("x", "other@fleet.example")
+    challenged(host, anchor)
+    proofs = [signed(host, request())[0] for _ in range(2)]
+    assert isinstance(anchor.check(proofs[0], 101.0), Ticket)
+    for number in range(100):
+        challenged(busy, anchor, 102.0 + number)
+        assert isinstance(anchor.check(signed(busy, request())[0], 300.0), Ticket)
+    assert isinstance(anchor.check(proofs[1], 301.0), Ticket)
+    assert sum(len(uses.counts) for uses in anchor._uses.values()) == 3
+
+
+def test_a_late_first_use_of_an_old_nonce_counts_once() -> None:
+    anchor, hosts = server(max_nonces=2), [client() for _ in range(3)]
+    for number, host in enumerate(hosts):
+        challenged(host, anchor, 100.0 + number)
+    for host in (hosts[1], hosts[2], hosts[0]):
+        proof = signed(host, request())[0]
+        assert isinstance(anchor.check(proof, 110.0), Ticket)
+        assert isinstance(anchor.check(proof, 110.0), Unproven)
+
+
+@pytest.mark.parametrize("where", ["response", "username", "cnonce", "realm", "nonce", "uri", "qop", "nc"])
+def test_bytes_that_are_no_utf_8_prove_nothing_and_break_nothing(where: str) -> None:
+    host, anchor = client(), server()
+    challenged(host, anchor)
+    (name, via), *others = signed(host, request())[0].headers
+    proven = bytes(replace(request(), headers=((name, f"{via};branch=z9hG4bK1"), *others)))
+    broken = proven.replace(b" " + where.encode() + b"=", b" " + where.encode() + b'="\xff\xfe", x=')
+    assert broken != proven
+    asked = parse(broken)
+    assert isinstance(asked, Request)
+    assert isinstance(anchor.check(asked, 101.0), Unproven)
+
+
+def test_an_answer_whose_proof_is_no_utf_8_proves_nothing() -> None:
+    host, anchor = client(), server()
+    challenged(host, anchor)
+    proven, ticket = signed(host, request())
+    info = f'qop=auth-int, rspauth="\udcff", cnonce="{ticket.client_nonce}", nc={ticket.count}'
+    answer = response_to(proven, 200, tag="x", headers=(("Authentication-Info", info),))
+    assert not host.proves_itself(ticket, answer)
+
+
 def test_the_anchor_must_prove_itself() -> None:
     host, anchor = client(), server()
     challenged(host, anchor)
@@ -268,3 +312,33 @@ def test_a_hostile_header_takes_linear_time() -> None:
         with contextlib.suppress(PeerError):
             parse_digest("Digest " + hostile)
         assert time.perf_counter() - began < 0.2
+
+
+def test_a_count_that_jumps_costs_nothing_and_only_its_own_identity() -> None:
+    """A nonce is in the open: another host that uses it must not use up its owner's counts."""
+    anchor, host, other = server(), client(), client("x", "other@fleet.example")
+    challenge = anchor.check(request(), 1.0)
+    assert isinstance(challenge, Unproven)
+    answer = response_to(request(), 401, tag="t", headers=challenge.headers)
+    assert host.take_challenge(answer, None) is None
+    assert other.take_challenge(answer, None) is None
+    assert isinstance(anchor.check(host.sign(request())[0], 1.0), Ticket)
+    other._count = 2**32 - 2
+    began = time.process_time()
+    assert isinstance(anchor.check(other.sign(request())[0], 1.0), Ticket)
+    assert time.process_time() - began < 0.05, "nothing is shifted by four thousand million bits"
+    assert isinstance(anchor.check(host.sign(request())[0], 1.0), Ticket)
+
+
+@pytest.mark.parametrize("header", ["To", "Call-ID", "CSeq", "Expires"])
+def test_headers_that_the_anchor_acts_on_are_under_our_proof(header: str) -> None:
+    anchor, host = server(), client()
+    challenge = anchor.check(request(), 1.0)
+    assert isinstance(challenge, Unproven)
+    host.take_challenge(response_to(request(), 401, tag="t", headers=challenge.headers), None)
+    signed, _ = host.sign(request())
+    changed = tuple((name, value + "0" if name == header else value) for name, value in signed.headers)
+    refused = anchor.check(replace(signed, headers=changed), 1.0)
+    assert isinstance(refused, Unproven)
+    assert refused.status == 403
+    assert isinstance(anchor.check(signed, 1.0), Ticket)

@@ -41,7 +41,7 @@ def test_what_can_be_served_passes(asked: Request) -> None:
         (request(uri="tel:+358"), 416, None),
         (request(uri="sips:45.0.0.1"), 416, None),
         (request(JSON, ("Require", "100rel ,path")), 420, ("Unsupported", "100rel, path")),
-        (request(("Content-Type", "text/plain")), 415, ("Accept", "application/json")),
+        (request(("Content-Type", "text/plain")), 415, ("Accept", "application/json, application/text")),
         (request(JSON, ("Content-Encoding", "gzip")), 415, ("Accept-Encoding", "identity")),
     ],
 )

@@ -1,16 +1,17 @@
 """The JSON bodies: what is written is read, nothing else is, and nothing raises but PeerError."""
 
 import json
-from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from message_strategies import JSON_VALUES, MESSAGES, ONE_OF_EACH, mutate
 
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import FlowKey
 from upmt_nf.model.identity import TunnelId
+from upmt_nf.signaling.authors_json import AuthorsBody
 from upmt_nf.signaling.iptables_match import parse_match
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.message_writing import encode
@@ -18,102 +19,16 @@ from upmt_nf.signaling.messages import (
     ANY,
     MAX_BODY,
     AnchorNotice,
+    AssociationRequest,
+    AssociationResponse,
     HandoverPair,
     HandoverRequest,
     HandoverResponse,
-    HandoverResult,
     IptablesMatch,
     NoticeAnswer,
     TunnelSetupRequest,
     TunnelSetupResponse,
     UpmtMessage,
-)
-
-TEXTS = st.text(max_size=60)
-PORTS = st.integers(0, 65535)
-TUNNEL_IDS = st.integers(1, 2**32 - 1).map(TunnelId)
-
-
-@st.composite
-def flows(draw: st.DrawFn) -> FlowKey:
-    addresses = st.ip_addresses(v=draw(st.sampled_from((4, 6))))
-    return FlowKey(draw(st.integers(0, 255)), draw(addresses), draw(PORTS), draw(addresses), draw(PORTS))
-
-
-def pairs_with(match_texts: st.SearchStrategy[str], most_flows: int) -> st.SearchStrategy[HandoverPair]:
-    selectors = (
-        st.lists(flows(), max_size=most_flows).map(tuple)
-        | st.just(ANY)
-        | st.builds(IptablesMatch, match_texts)
-    )
-    tunnels = st.lists(TUNNEL_IDS | st.just(ANY), max_size=16).map(tuple)
-    return st.builds(HandoverPair, selectors, tunnels)
-
-
-PAIRS = st.lists(pairs_with(TEXTS, 5), max_size=4).map(tuple)
-RESULTS = st.lists(
-    st.builds(
-        HandoverResult,
-        st.booleans(),
-        st.none() | TUNNEL_IDS,
-        st.integers(0, 2**32 - 1),
-        st.none() | TEXTS,
-    ),
-    max_size=5,
-).map(tuple)
-MESSAGES: st.SearchStrategy[UpmtMessage] = st.one_of(
-    st.builds(TunnelSetupRequest, TEXTS, st.ip_addresses(), st.none() | TEXTS, PAIRS),
-    st.builds(TunnelSetupResponse, TUNNEL_IDS, st.ip_addresses(), PORTS, RESULTS),
-    st.builds(HandoverRequest, TEXTS, PAIRS),
-    st.builds(HandoverResponse, RESULTS),
-    st.builds(AnchorNotice, TEXTS, TEXTS),
-    st.just(NoticeAnswer()),
-)
-JSON_LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(allow_nan=False, allow_infinity=False),
-    TEXTS,
-    st.sampled_from(
-        ["any", "flows", "IPtables", "HandoverRequest", "udp", "1.2.3.4", "::1", "fe80::1%eth0", 1, -1]
-    ),
-)
-KEYS = TEXTS | st.sampled_from(
-    [
-        "mType",
-        "version",
-        "association",
-        "VIpAddr",
-        "network",
-        "pairs",
-        "match",
-        "syntax",
-        "tunnelID",
-        "results",
-        "accepted",
-        "flows",
-        "reason",
-        "kind",
-        "yourAddress",
-        "yourPort",
-    ]
-)
-JSON_VALUES = st.recursive(
-    JSON_LEAVES,
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(KEYS, inner, max_size=5),
-    max_leaves=12,
-)
-FLOW = FlowKey.parse("udp:1.2.3.4:2000>86.0.0.1:3000")
-ONE_OF_EACH: tuple[UpmtMessage, ...] = (
-    TunnelSetupRequest("token", ip_address("1.2.3.4"), "net0", (HandoverPair((FLOW,)), HandoverPair(ANY))),
-    TunnelSetupResponse(
-        TunnelId(7), ip_address("2001:db8::1"), 40000, (HandoverResult(True, TunnelId(7), 1),)
-    ),
-    HandoverRequest("token", (HandoverPair((FLOW,), (TunnelId(7), ANY)),)),
-    HandoverResponse((HandoverResult(False, None, 0, "no such tunnel"),)),
-    AnchorNotice("going-down", "maintenance"),
-    NoticeAnswer(),
 )
 
 
@@ -130,13 +45,13 @@ def refused(document: object) -> str:
     return str(caught.value)
 
 
-def read_if_right(body: bytes) -> UpmtMessage | None:
+def read_if_right(body: bytes) -> UpmtMessage | AuthorsBody | None:
     """What a body says, if anything; what was read must be writable and read the same again."""
     try:
         message = decode(body)
     except PeerError:
         return None
-    assert decode(encode(message)) == message
+    assert isinstance(message, AuthorsBody) or decode(encode(message)) == message
     return message
 
 
@@ -162,23 +77,6 @@ def test_no_mutated_document_raises_anything_but_a_peer_error(
     for _ in range(data.draw(st.integers(1, 3))):
         mutate(document, data)
     read_if_right(json.dumps(document).encode())
-
-
-def mutate(document: Any, data: st.DataObject) -> None:
-    """Put some other value somewhere into the document, or take something out."""
-    while True:
-        places = list(document) if isinstance(document, dict) else list(range(len(document)))
-        if not places:
-            return
-        place = data.draw(st.sampled_from(places))
-        inner = document[place]
-        if not isinstance(inner, dict | list) or data.draw(st.booleans()):
-            break
-        document = inner
-    if data.draw(st.booleans()):
-        document[place] = data.draw(JSON_VALUES)
-    else:
-        del document[place]
 
 
 @given(st.binary(max_size=300))
@@ -233,6 +131,8 @@ def test_an_unknown_key_is_passed_over() -> None:
 
 
 REQUIRED = {
+    AssociationRequest: ("mType", "expires"),
+    AssociationResponse: ("mType", "VIpAddr", "association", "expires"),
     TunnelSetupRequest: ("mType", "association", "VIpAddr"),
     TunnelSetupResponse: ("mType", "tunnelID", "yourAddress", "yourPort"),
     HandoverRequest: ("mType", "match"),
@@ -240,6 +140,8 @@ REQUIRED = {
     AnchorNotice: ("mType", "kind"),
     NoticeAnswer: ("mType",),
 }
+TOGETHER = ("format", "salt")
+"""Optional, but the one asks for the other."""
 
 
 @pytest.mark.parametrize("message", ONE_OF_EACH, ids=lambda message: type(message).__name__)
@@ -249,6 +151,8 @@ def test_what_is_required_is_missed_by_name(message: UpmtMessage) -> None:
         rest = {other: value for other, value in whole.items() if other != key}
         if key in REQUIRED[type(message)]:
             assert refused(rest) == f"{key!r} is missing"
+        elif key in TOGETHER and "format" in whole and "salt" in whole:
+            assert refused(rest) == "'salt' goes with a protected format, and with no other"
         else:
             decode(json.dumps(rest).encode())
 
@@ -366,3 +270,19 @@ def test_a_large_body_is_refused_unread() -> None:
     assert decode(body.ljust(MAX_BODY)) == NoticeAnswer()
     with pytest.raises(PeerError, match="larger than 8192"):
         decode(body.ljust(MAX_BODY + 1))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "net0\x1b[2J", "net0\nINFO all is well", "\u2028"])
+def test_text_that_cannot_be_shown_is_refused(text: str) -> None:
+    document = json.dumps(
+        {"mType": "TunnelSetupRequest", "association": "t", "VIpAddr": "1.2.3.4", "network": text}
+    )
+    with pytest.raises(PeerError, match="'network' is not a short text"):
+        decode(document.encode())
+
+
+@pytest.mark.parametrize("more", [{"format": "sealed"}, {"format": "plain", "salt": "73" * 16}])
+def test_an_answer_with_a_protected_format_has_a_salt_and_no_other_has(more: dict[str, str]) -> None:
+    document = {"mType": "TunnelSetupResponse", "tunnelID": "7", "yourAddress": "1.2.3.4", "yourPort": 4000}
+    with pytest.raises(PeerError, match="'salt' goes with a protected format"):
+        decode(json.dumps(document | more).encode())

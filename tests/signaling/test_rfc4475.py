@@ -214,6 +214,7 @@ class Answer:
     """An answer, read with forgiveness: it echoes what was wrong."""
 
     def __init__(self, data: bytes) -> None:
+        self.data = data
         first, *lines = data.decode("utf-8", "surrogateescape").partition("\r\n\r\n")[0].split("\r\n")
         self.status = int(first.removeprefix("SIP/2.0 ")[:3])
         self._headers = [
@@ -254,7 +255,7 @@ class Server:
         return only([answer for answer, _ in self.sip.datagrams_to_send()])
 
     def serve(self, event: RequestReceived[Endpoint]) -> None:
-        wrong = inspect(event.request, self.methods, "application/sdp")
+        wrong = inspect(event.request, self.methods, ("application/sdp",))
         status, headers = (200, ()) if wrong is None else wrong
         answer = response_to(event.request, status, tag="s", headers=headers)
         self.sip.respond(event.transaction, answer, 0.0)
@@ -324,16 +325,25 @@ def test_the_anchor_answers_as_a_registrar_without_calls(name: str) -> None:
     answer = anchor_answer(TORTURE[name], is_guarded=False)
     assert (answer.status if answer else None) == expected
     if answer is not None and answer.status == 405:
-        assert answer.header("allow") == "REGISTER, MESSAGE"
+        allow = "REGISTER, MESSAGE"
+        has_room = len(answer.data) + len(f"Allow: {allow}\r\n") <= len(TORTURE[name])
+        assert answer.header("allow") in (allow, allow if has_room else None)
 
 
 @pytest.mark.parametrize("name", [*REGISTRATIONS, "regaut01", "regbadct"])
 def test_a_guarded_anchor_challenges_whoever_proves_nothing(name: str) -> None:
     """Also one with credentials of a scheme that nobody knows (3.3.7)."""
-    answer = anchor_answer(TORTURE[name], is_guarded=True)
+    line, rest = TORTURE[name].split(b"\r\n", 1)
+    answer = anchor_answer(b"\r\n".join((line, b"Subject: " + b"long " * 40, rest)), is_guarded=True)
     assert answer is not None
     assert answer.status == 401
     assert (answer.header("www-authenticate") or "").startswith('Digest realm="upmt"')
+
+
+@pytest.mark.parametrize("name", sorted(TORTURE))
+def test_a_guarded_anchor_answers_nobody_with_more_than_he_sent(name: str) -> None:
+    answer = anchor_answer(TORTURE[name], is_guarded=True)
+    assert answer is None or len(answer.data) <= len(TORTURE[name])
 
 
 @pytest.mark.parametrize("name", REGISTRATIONS)

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.signaling.sip.build import message, response_to
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
+from upmt_nf.signaling.sip.message import Request
+from upmt_nf.signaling.sip.parser import parse
 from upmt_nf.signaling.sip.transactions import (
     DatagramRefused,
     RequestReceived,
@@ -145,18 +147,20 @@ def assert_all_is_well(world: World) -> None:
     """Everything was told exactly once, seen at most once, answered rightly; and nothing is kept."""
     assert world.told == dict.fromkeys(world.sent, 1)
     assert world.timed_out | set(world.answers) == set(world.sent)
-    assert all(times == 1 for times in world.seen.values())
+    again = sum(times - 1 for times in world.seen.values())
+    # What a full server forgot early may come again.
+    assert again <= world.anchor.counters["forgotten_early"]
     assert set(world.seen) <= set(world.sent.values())
     for key, (status, body) in world.answers.items():
         if status == 200:
             assert body == b"re: " + world.sent[key]
-            assert world.seen[world.sent[key]] == 1
+            assert world.seen[world.sent[key]] == 1 or again
     assert set(world.refused) <= {"an answer to nothing"}
     for sip in (world.host, world.anchor):
         assert sip.next_timeout() is None
         assert not sip._clients
         assert not sip._servers
-        assert not sip._ends
+        assert not sip._due
 
 
 @given(
@@ -279,7 +283,7 @@ def test_a_full_server_refuses_and_every_request_is_still_told_once(
     assert_all_is_well(world)
     statuses = Counter(status for status, _ in world.answers.values())
     assert set(statuses) <= {200, 503}
-    assert len(world.seen) <= most
+    assert len(world.seen) <= most + world.anchor.counters["forgotten_early"]
     if not loss:
         assert statuses == {200: most, 503: 8 - most}
 
@@ -317,7 +321,8 @@ def test_an_answer_follows_a_host_that_asks_again_by_another_network() -> None:
     data = bytes(next(iter(world.host._clients.values())).request)
     world.anchor.receive_datagram(data, "net1", world.now)
     key = next(iter(world.anchor._servers))
-    asked = world.anchor._servers[key].request
+    asked = parse(data)
+    assert isinstance(asked, Request)
     world.anchor.respond(key, response_to(asked, 200, tag="a"), world.now)
     assert [flow for _, flow in world.anchor.datagrams_to_send()] == ["net1"]
     assert world.seen == {b"question 1": 1}

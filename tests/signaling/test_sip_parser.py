@@ -329,3 +329,17 @@ def test_fields_raise_nothing_but_value_errors(text: str) -> None:
                 read(value)
             except ValueError:
                 continue
+
+
+@pytest.mark.parametrize("host", ["a<b", "<a", 'a"b', "a b", "[::1", "a]", "[]", "[a<]", "", "a\u00e4"])
+def test_a_via_names_a_host_and_nothing_that_opens_brackets_or_quotes(host: str) -> None:
+    """What an answer adds to the Via (`;received=`) must not end up inside of them."""
+    with pytest.raises(ValueError, match="Via"):
+        parse_via(f"SIP/2.0/UDP {host};branch=z9hG4bK1")
+
+
+@pytest.mark.parametrize(
+    "host", ["a", "192.168.0.2:5060", "[2001:db8::1]", "[::1]:5060", "a_b.example.", "a-b"]
+)
+def test_a_via_may_name_any_host(host: str) -> None:
+    assert f"{parse_via(f'SIP/2.0/UDP {host};rport').host}" == host.removesuffix(":5060")

@@ -310,6 +310,40 @@ def test_the_same_branch_from_another_sender_or_with_another_method_is_another_r
     assert len({event.transaction for event in received(sip)}) == 3
 
 
+def test_when_full_an_answer_older_than_t4_makes_room_for_a_new_request() -> None:
+    sip = endpoint(most=2)
+    datagrams = [incoming(number) for number in range(4)]
+    for number in (0, 1):
+        sip.receive_datagram(datagrams[number], NET0, 0.0)
+    for event in received(sip):
+        answer(sip, event, 0.0)
+    sip.receive_datagram(datagrams[2], NET0, 4.9)
+    assert not received(sip)
+    sip.receive_datagram(datagrams[2], NET0, 5.0)
+    assert len(received(sip)) == 1
+    # The younger of the two is still known; the third waits for an answer and is not forgotten.
+    sip.datagrams_to_send()
+    sip.receive_datagram(datagrams[1], NET0, 5.1)
+    assert b" 200 " in sip.datagrams_to_send()[0][0]
+    sip.receive_datagram(datagrams[3], NET0, 5.2)
+    assert len(received(sip)) == 1
+    sip.receive_datagram(datagrams[0], NET0, 20.0)
+    assert not received(sip)
+    assert sip.counters["forgotten_early"] == 2
+
+
+def test_what_is_answered_and_forgotten_leaves_nothing_behind() -> None:
+    sip = endpoint()
+    for number in range(1000):
+        sip.receive_datagram(incoming(number), NET0, 0.0)
+        (event,) = received(sip)
+        sip.respond(event.transaction, build.response_to(event.request, 401, tag="a"), 0.0, and_forget=True)
+        sip.datagrams_to_send()
+    assert sip.next_timeout() is None
+    assert not sip._servers
+    assert not sip._due
+
+
 def test_when_full_further_requests_are_answered_503_and_copies_of_known_ones_are_not() -> None:
     sip = endpoint(most=2)
     datagrams = [incoming(number) for number in range(5)]

@@ -4,36 +4,15 @@ import time
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from message_strategies import FLOW, pairs_with
 
 from upmt_nf.model.flow import FlowKey
-from upmt_nf.model.identity import TunnelId
 from upmt_nf.signaling.message_writing import encode, split_pairs
 from upmt_nf.signaling.messages import (
     ANY,
     HandoverPair,
     HandoverRequest,
-    IptablesMatch,
 )
-
-FLOW = FlowKey.parse("udp:1.2.3.4:2000>86.0.0.1:3000")
-PORTS = st.integers(0, 65535)
-TUNNEL_IDS = st.integers(1, 2**32 - 1).map(TunnelId)
-
-
-@st.composite
-def flows(draw: st.DrawFn) -> FlowKey:
-    addresses = st.ip_addresses(v=draw(st.sampled_from((4, 6))))
-    return FlowKey(draw(st.integers(0, 255)), draw(addresses), draw(PORTS), draw(addresses), draw(PORTS))
-
-
-def pairs_with(match_texts: st.SearchStrategy[str], most_flows: int) -> st.SearchStrategy[HandoverPair]:
-    selectors = (
-        st.lists(flows(), max_size=most_flows).map(tuple)
-        | st.just(ANY)
-        | st.builds(IptablesMatch, match_texts)
-    )
-    tunnels = st.lists(TUNNEL_IDS | st.just(ANY), max_size=16).map(tuple)
-    return st.builds(HandoverPair, selectors, tunnels)
 
 
 def pieces(pairs: tuple[HandoverPair, ...]) -> list[object]:

@@ -11,7 +11,7 @@ import secrets
 import sys
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from upmt_nf.cli.reading import Json
 from upmt_nf.cli.tables import print_json
 from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.names import CONFIG_DIRECTORY
+
+if TYPE_CHECKING:
+    from upmt_nf.config.mobile_host import MobileHostConfig
 
 user_app = typer.Typer(help="Who may use this anchor.", no_args_is_help=True)
 
@@ -90,20 +93,29 @@ def enroll(
     secret_file = config.parent / "secret"
     if config.exists():
         known = mobile_host_config(config)
-        if (known.mobile_host.identity, str(known.anchor.address)) != (given["identity"], given["anchor"]):
-            raise UpmtError(f"{config} is for {known.mobile_host.identity} at {known.anchor.address}")
-        if known.mobile_host.secret_file is None:
-            raise UpmtError(
-                f'{config}: add secret_file = "{secret_file}" to [mobile_host], then enroll again'
-            )
-        write_private(Path(known.mobile_host.secret_file), given["secret"] + "\n")
-        typer.echo(f"{known.mobile_host.secret_file} has the new secret; restart the daemon to use it")
+        file = _secret_file_in(config, known, given, secret_file)
+        write_private(file, given["secret"] + "\n")
+        typer.echo(f"{file} has the new secret; restart the daemon to use it")
         return
     text = _configuration(given, secret_file, _networks(network or []))
     write_private(secret_file, given["secret"] + "\n")
     write_private(config, text)
     mobile_host_config(config)
     typer.echo(f"wrote {config} and {secret_file}; start with: upmt mobile-host run --config {config}")
+
+
+def _secret_file_in(config: Path, known: MobileHostConfig, given: dict[str, Any], usual: Path) -> Path:
+    """Where a configuration that is there already wants the secret of the given anchor. Raises UpmtError."""
+    for anchor in known.anchors:
+        if (known.identity_at(anchor), str(anchor.address)) == (given["identity"], given["anchor"]):
+            if (file := known.secret_file_of(anchor)) is None:
+                raise UpmtError(f'{config}: add secret_file = "{usual}" to [mobile_host], then enroll again')
+            return Path(file)
+    present = ", ".join(f"{known.identity_at(anchor)} at {anchor.address}" for anchor in known.anchors)
+    raise UpmtError(
+        f"{config} is for {present}; for {given['identity']} at {given['anchor']} add an entry to `anchors`, "
+        "then enroll again"
+    )
 
 
 def _users(config: Path) -> tuple[Any, Any]:

@@ -33,6 +33,7 @@ def up(
     protection: Annotated[
         str, typer.Option("--protection", help="Tunnel format: plain, cookie or sealed.")
     ] = "plain",
+    anchors: Annotated[int, typer.Option("--anchors", min=1, max=2, help="The second is host an2.")] = 1,
     daemons: Annotated[
         bool, typer.Option("--daemons/--no-daemons", help="Start anchor and mobile host.")
     ] = True,
@@ -45,7 +46,14 @@ def up(
         raise UsageError(f"there is no datapath {datapath!r}: auto, agent or fast")
     if protection not in ("plain", "cookie", "sealed"):
         raise UsageError(f"there is no protection {protection!r}: plain, cookie or sealed")
-    the_lab.up(namespaces.check_lab_name(name), datapath, protection, with_daemons=daemons, say=typer.echo)
+    the_lab.up(
+        namespaces.check_lab_name(name),
+        datapath,
+        protection,
+        with_daemons=daemons,
+        say=typer.echo,
+        anchors=anchors,
+    )
 
 
 @lab_app.command()
@@ -59,7 +67,7 @@ def down(name: Name = _DEFAULT) -> None:
 
 @lab_app.command("exec", context_settings={"allow_interspersed_args": False})
 def execute(
-    host: Annotated[str, typer.Argument(help="mh, an, ch, gw0, gw1 or inet.")],
+    host: Annotated[str, typer.Argument(help="mh, an, ch, gw0, gw1 or inet; an2.")],
     command: Annotated[list[str], typer.Argument(help="The command and its arguments, after --.")],
     name: Name = _DEFAULT,
 ) -> None:

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from upmt_nf import __version__
-from upmt_nf.cli import assignments, daemons, doctor, enrolment, forwards, reading, rules, steering, why
+from upmt_nf.cli import (
+    assignments,
+    daemons,
+    doctor,
+    enrolment,
+    forwards,
+    leases,
+    reading,
+    rules,
+    schema,
+    steering,
+    why,
+)
 from upmt_nf.cli.lab import lab_app
 from upmt_nf.model.errors import UpmtError
 
@@ -22,6 +34,7 @@ app = typer.Typer(
 )
 daemons.anchor_app.add_typer(enrolment.user_app, name="user")
 daemons.anchor_app.add_typer(forwards.forward_app, name="forward")
+daemons.anchor_app.add_typer(leases.lease_app, name="lease")
 enrolment.register(daemons.mobile_host_app)
 app.add_typer(daemons.anchor_app, name="anchor")
 app.add_typer(daemons.mobile_host_app, name="mobile-host")
@@ -34,6 +47,7 @@ for register in (
     steering.register,
     rules.register,
     doctor.register,
+    schema.register,
 ):
     register(app)
 

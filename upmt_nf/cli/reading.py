@@ -33,14 +33,24 @@ def _print_host(value: dict[str, Any]) -> None:
     association = value["association"]
     out = console()
     out.print(f"mobile host, {value['datapath']} datapath, virtual interface {value['virtual_interface']}")
-    line = f"association: {association['state']}"
-    if association["virtual_address"]:
-        line += f", {association['virtual_address']} leased by {association['anchor']}"
-        line += f", expires in {association['expires_in_s']:.0f} s"
-    out.print(line + "\n")
+    out.print(_association_line(association))
+    for anchor in association["anchors"] if len(association["anchors"]) > 1 else ():
+        reason = f": {anchor['reason']}" if anchor["reason"] else ""
+        out.print(f"  anchor {anchor['address']} {anchor['state']}{reason}{', in use' * anchor['in_use']}")
+    out.print()
     _print_networks(value["networks"])
     out.print()
     _print_apps(value["applications"])
+
+
+def _association_line(association: dict[str, Any]) -> str:
+    line = f"association: {association['state']}"
+    if association["expires_in_s"] is not None:
+        line += f", {association['virtual_address']} leased by {association['anchor']}"
+        return line + f", expires in {association['expires_in_s']:.0f} s"
+    if association["failure"]:
+        line += f", anchor {association['anchor']}: {association['failure']}"
+    return line
 
 
 def _print_anchor(value: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ def _ruleset(role: Role, config: Path | None) -> RuleSet:
     # A network without a port of its own gets its line when the daemon has bound one.
     ports = {network.interface: network.tunnel_port for network in settings.network if network.tunnel_port}
     return host_rules(
-        settings,
+        settings.anchor.tunnels,
         ports,
         Applications(settings.application).netfilter_lines(),
         likely_kind(settings.mobile_host.virtual_interface),

@@ -15,9 +15,20 @@ from upmt_nf.config.forwards import (
     first_objections,
     forward_of,
 )
-from upmt_nf.config.values import AddressPool, InterfaceName, Pool, Port, Ports, Seconds, matching_blocks
+from upmt_nf.config.values import (
+    AddressPool,
+    InterfaceName,
+    Peers,
+    Pool,
+    Port,
+    Ports,
+    Seconds,
+    matching_blocks,
+)
 from upmt_nf.model.forward import Forward, StaticNat
 from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
+
+Rate = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 def _check_nat(value: Any) -> Any:
@@ -72,7 +83,21 @@ class AnchorSection(Section):
     virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"
     """What `upmt0` is made of; `auto` takes the best that the kernel has."""
     refuse_private: bool = True
-    """Do not forward to private networks (RFC 1918, RFC 4193) behind the anchor."""
+    """Do not forward to private networks (RFC 1918, RFC 4193) behind the anchor, nor from there."""
+    refuse_public: bool = False
+    """Do not forward to the Internet either: only to what `allow` names."""
+    allow: tuple[Peers, ...] = ()
+    """Correspondents that the two keys above do not refuse."""
+    deny: tuple[Peers, ...] = ()
+    """Correspondents that are always refused."""
+    between_hosts: bool = False
+    """Forward between the hosts of this anchor."""
+    stranger_rate: Rate = 1000.0
+    """Datagrams of signalling a second that are heard from all who have no association together."""
+    source_rate: Rate = 20.0
+    """The same from one address (/32, /64); five times as many from one network (/24, /48)."""
+    host_rate: Rate = 100.0
+    """Datagrams of signalling a second that are heard from one association."""
     max_associations: Annotated[int, Field(ge=1)] = 65536
     max_flows: Annotated[int, Field(ge=16)] = 1_000_000
 

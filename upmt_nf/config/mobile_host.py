@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, mode
 from upmt_nf.config.checked import Complaint, Section, checked
 from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
 from upmt_nf.config.values import InterfaceName, Name, Port
+from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
 
@@ -60,11 +61,29 @@ class MobileHostSection(Section):
 
 
 class AnchorAddress(Section):
-    """`[anchor]`: where the anchor is."""
+    """`[anchor]`, or one of `anchors`: where an anchor is, and who this host is towards it."""
 
     address: IPvAnyAddress
     tunnel_port: Port = TUNNEL_PORT
     signalling_port: Port = SIGNALLING_PORT
+    identity: Annotated[str, AfterValidator(check_identity)] | None = None
+    """Towards this anchor; by default that of `[mobile_host]`."""
+    secret_file: str | None = None
+    """Holds the secret shared with this anchor; by default that of `[mobile_host]`."""
+
+    @property
+    def tunnels(self) -> Endpoint:
+        """Its end of every tunnel."""
+        return Endpoint(self.address, self.tunnel_port)
+
+
+def _addressed(value: Any) -> Any:
+    return {"address": value} if isinstance(value, str) else value
+
+
+AnchorEntry = Annotated[AnchorAddress, BeforeValidator(_addressed)]
+"""A table, or an address alone."""
+MAX_ANCHORS = 8
 
 
 class NetworkSection(Section):
@@ -133,9 +152,36 @@ class MobileHostConfig(Section):
     """The whole file."""
 
     mobile_host: MobileHostSection
-    anchor: AnchorAddress
+    single: Annotated[AnchorAddress | None, Field(alias="anchor")]
+    several: Annotated[
+        tuple[AnchorEntry, ...] | None, Field(alias="anchors", min_length=1, max_length=MAX_ANCHORS)
+    ] = None
     network: Annotated[tuple[NetworkSection, ...], Field(min_length=1, max_length=MAX_NETWORKS)]
     application: tuple[ApplicationSection, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_several(cls, data: Any) -> Any:
+        """`anchors` stands in the place of `[anchor]`, which is missing otherwise."""
+        return {"anchor": None, **data} if isinstance(data, dict) and "anchors" in data else data
+
+    @property
+    def anchors(self) -> tuple[AnchorAddress, ...]:
+        """All anchors, in the order in which they are asked."""
+        return (self.single,) if self.single is not None else self.several or ()
+
+    @property
+    def anchor(self) -> AnchorAddress:
+        """The one that is asked first."""
+        return self.anchors[0]
+
+    def identity_at(self, anchor: AnchorAddress) -> str:
+        """Who this host is towards an anchor."""
+        return anchor.identity or self.mobile_host.identity
+
+    def secret_file_of(self, anchor: AnchorAddress) -> str | None:
+        """Where the secret shared with an anchor is."""
+        return anchor.secret_file or self.mobile_host.secret_file
 
     @property
     def default_networks(self) -> tuple[str, ...]:
@@ -154,12 +200,13 @@ def read_mobile_host_config(text: str, file: str) -> MobileHostConfig:
 def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
     yield from _twice("network", "name", [network.name for network in config.network])
     yield from _twice("network", "interface", [network.interface for network in config.network])
+    yield from _anchor_contradictions(config)
     yield from _twice("application", "name", [application.name for application in config.application])
     known = {network.name for network in config.network}
     for index, network in enumerate(config.network):
         if network.name == "any":
             yield ("network", index, "name"), "'any' stands for all networks and cannot be the name of one"
-        if network.protection != "plain" and config.mobile_host.secret_file is None:
+        if network.protection != "plain" and None in map(config.secret_file_of, config.anchors):
             yield (
                 ("network", index, "protection"),
                 "needs a secret: set mobile_host.secret_file (`enroll` does)",
@@ -173,6 +220,18 @@ def _contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                     ("application", index, "networks"),
                     f"there is no network {name!r}; there are {', '.join(sorted(known))}",
                 )
+
+
+def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
+    if config.single is not None and config.several is not None:
+        yield ("anchors",), "stands beside [anchor]: say one of the two"
+        return
+    anchors = config.anchors
+    if config.several is not None:
+        yield from _twice("anchors", "address", [str(anchor.address) for anchor in anchors])
+    for index, anchor in enumerate(anchors):
+        if anchor.address.version != anchors[0].address.version:
+            yield ("anchors", index, "address"), "is of another address family than the first anchor"
 
 
 def _twice(table: str, key: str, values: list[str]) -> Iterator[Complaint]:

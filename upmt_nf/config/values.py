@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator
 
-from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.flow import PROTOCOL_NUMBERS, IPAddress
 
 Network = IPv4Network | IPv6Network
 
@@ -136,3 +136,42 @@ def _read_ports(value: Any) -> PortRange:
 
 
 Ports = Annotated[PortRange, PlainValidator(_read_ports)]
+
+
+@dataclass(frozen=True, slots=True)
+class Correspondents:
+    """A network, there one port or all, of one protocol (by number) or all."""
+
+    network: IPv4Network | IPv6Network
+    port: int | None = None
+    protocol: int | None = None
+
+
+_CORRESPONDENTS = re.compile(
+    r"(?:\[([^\]]+)\]|([^:\[\]]+|[^\[\]]*:[^\[\]]*:[^\[\]]*))(?::(\d{1,5})(?:/([a-z]{3,4}))?)?"
+)
+
+
+def _read_correspondents(value: Any) -> Correspondents:
+    if isinstance(value, Correspondents):
+        return value
+    form = (
+        "correspondents are written 192.0.2.0/24, 192.0.2.7:443, 192.0.2.7:443/tcp or [2001:db8::/32]:443/tcp"
+    )
+    matched = _CORRESPONDENTS.fullmatch(value.strip()) if isinstance(value, str) else None
+    if matched is None:
+        raise ValueError(f"{value!r}: {form}")
+    try:
+        network = ip_network((matched[1] or matched[2]).strip())
+    except ValueError as reason:
+        raise ValueError(f"{value!r}: {reason}") from reason
+    port = int(matched[3]) if matched[3] else None
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(f"{value!r}: there is no port {port}")
+    protocol = PROTOCOL_NUMBERS.get(matched[4]) if matched[4] else None
+    if matched[4] and matched[4] not in ("tcp", "udp", "sctp"):
+        raise ValueError(f"{value!r}: ports are of tcp, udp or sctp, not of {matched[4]}")
+    return Correspondents(network, port, protocol)
+
+
+Peers = Annotated[Correspondents, PlainValidator(_read_correspondents)]

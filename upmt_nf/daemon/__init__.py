@@ -14,5 +14,5 @@ diagnosis        `upmt doctor`: facts -> findings
 doctor           has facts found and judged, and puts right what is safe
 anchor_daemon, anchor_plane, anchor_kernel: the same for the anchor
 anchor_forwards  what the anchor lets in from outside
-reports          state -> the JSON of the reading commands
+reports          state -> the JSON of the reading commands; schema/ describes it (`upmt schema`)
 """

@@ -1,4 +1,4 @@
-"""The anchor's commands on the control socket: reading, and what is open to the world."""
+"""The anchor's commands on the control socket: reading, leases, and what is open to the world."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from upmt_nf.daemon.control_server import Handler
 from upmt_nf.daemon.reports import flow_report, tunnel_report
+from upmt_nf.mobility.anchor_events import LeaseRevoked
+from upmt_nf.model.errors import UsageError
+from upmt_nf.model.identity import TerminalId
 
 if TYPE_CHECKING:
     from upmt_nf.daemon.anchor_daemon import AnchorDaemon
 
-READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "forward_list"))
+READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "leases", "forward_list"))
 """What any user may ask."""
 
 
@@ -29,6 +32,8 @@ class AnchorControl:
             "tunnels": self.tunnels,
             "flows": self.flows,
             "rules": self.rules,
+            "leases": self.leases,
+            "release": self.release,
             "forward_list": self.forward_list,
             "forward_add": self.forward_add,
             "forward_remove": self.forward_remove,
@@ -54,6 +59,7 @@ class AnchorControl:
                     "tunnels": len(association.tunnels),
                     "flows": len(daemon.paft.flows_owned_by(association.virtual_address)),
                     "expires_in_s": round(association.expires_at - now, 1),
+                    "contacts": [uri for uri, end in association.contacts if end > now],
                 }
                 for association in daemon.machine.associations
             ],
@@ -75,6 +81,32 @@ class AnchorControl:
     async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, str]:
         """The netfilter rules that are in place, in iptables-save syntax."""
         return {"rules": str(self._daemon.kernel.rules)}
+
+    async def leases(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
+        """Every address that a host has or had."""
+        daemon, now = self._daemon, asyncio.get_running_loop().time()
+        expiries = {held.identity: held.expires_at for held in daemon.machine.associations}
+        return [
+            {
+                "identity": identity,
+                "virtual_address": str(address),
+                "state": "associated" if identity in expiries else "remembered",
+                "expires_in_s": round(expiries[identity] - now, 1) if identity in expiries else None,
+            }
+            for identity, address in daemon.machine.remembered.items()
+        ]
+
+    async def release(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
+        """End the association of a host; gives what it had. The host is told, and may ask again."""
+        identity = arguments.get("identity")
+        if not isinstance(identity, str):
+            raise UsageError("release needs the identity of a host")
+        address = self._daemon.machine.remembered.get(TerminalId(identity))
+        if address is None:
+            raise UsageError(f"{identity} has no lease here")
+        is_ended = any(held.identity == identity for held in self._daemon.machine.associations)
+        self._daemon.take(LeaseRevoked(TerminalId(identity)))
+        return {"identity": identity, "virtual_address": str(address), "ended": is_ended}
 
     async def forward_list(self, arguments: Mapping[str, Any], pid: int) -> list[dict[str, Any]]:
         """Forwards and static NATs."""

@@ -17,11 +17,12 @@ from upmt_nf.daemon.anchor_kernel import AnchorKernel
 from upmt_nf.daemon.anchor_plane import AnchorPlane
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.wake_up import WakeUp
-from upmt_nf.datapath.anchor_forwarder import PRIVATE_NETWORKS, AnchorForwarder
+from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.paft import Paft
+from upmt_nf.datapath.reach import PeerRule, Reach
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.lease_store import LeaseStore
-from upmt_nf.linux.link_monitor import interface_mtu
+from upmt_nf.linux.link_monitor import interface_mtu, local_addresses
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.tunnel_socket import SignallingSocket
 from upmt_nf.linux.users import MD5_DIGITS, UsersFile
@@ -37,6 +38,7 @@ from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, Tun
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
+from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
 from upmt_nf.model.names import VIRTUAL_INTERFACE
 from upmt_nf.signaling.digest import MD5, REALM, DigestServer
@@ -88,12 +90,18 @@ class AnchorDaemon:
 
     def _begin(self, loop: asyncio.AbstractEventLoop, mtu: int) -> None:
         config = self.config
-        refused = [*config.pool.networks(), *(PRIVATE_NETWORKS if config.refuse_private else ())]
-        self.forwarder = AnchorForwarder(self.paft, config.address, refused, config.signalling_port)
         self._leases = LeaseStore(Path(config.leases))
         self.forwards = AnchorForwards(config, self.kernel)
         self.machine = Anchor(
             self._settings(mtu), self.paft, SystemRandom(), self._leases.remembered(), self._guard()
+        )
+        self.forwarder = AnchorForwarder(
+            self.paft,
+            config.address,
+            self._reach(),
+            config.signalling_port,
+            hears=lambda remote, data, now: not self.machine.limits.is_hopeless(remote, data, now),
+            salt=os.urandom(16),
         )
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
@@ -123,6 +131,18 @@ class AnchorDaemon:
             md5_hash_of=lambda identity: users.hash_of(identity, REALM, digits=MD5_DIGITS),
         )
 
+    def _reach(self) -> Reach:
+        config = self.config
+        return Reach(
+            config.pool.networks(),
+            own=local_addresses(),
+            allow=[PeerRule(peer.network, peer.port, peer.protocol) for peer in config.allow],
+            deny=[PeerRule(peer.network, peer.port, peer.protocol) for peer in config.deny],
+            between_hosts=config.between_hosts,
+            refuse_private=config.refuse_private,
+            refuse_public=config.refuse_public,
+        )
+
     def _settings(self, mtu: int) -> AnchorSettings:
         config = self.config
         return AnchorSettings(
@@ -136,6 +156,7 @@ class AnchorDaemon:
             max_associations=config.max_associations,
             outer_mtu=mtu,
             formats=config.protection,
+            rates=SourceRates(config.stranger_rate, config.source_rate, config.host_rate),
         )
 
     async def run(self) -> None:
@@ -177,7 +198,10 @@ class AnchorDaemon:
         self._wake_up.at(self.machine.next_timeout())
 
     def _read_sip(self) -> None:
-        for data, source in self._signalling.receive():
+        now = self._loop.time()
+        for data, source in self._signalling.receive(
+            lambda remote, data: self.machine.limits.is_hopeless(remote, data, now)
+        ):
             self.take(SipDatagramReceived(source, data))
 
     def _hear(self, signal: TunnelSignal) -> None:

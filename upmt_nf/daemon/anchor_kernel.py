@@ -38,6 +38,7 @@ def anchor_rules(config: AnchorSection, openings: Sequence[Opening] = (), kind: 
         "queue_outbound": str(QUEUE_OUTBOUND) if by_queue else "",
         "queue_inbound": str(QUEUE_INBOUND) if by_queue else "",
         "pool": str(config.pool),
+        "between_hosts": str(config.pool) if config.between_hosts else "",
         "nat_ports": str(config.nat_ports or ""),
     }
     external = config.external_pool

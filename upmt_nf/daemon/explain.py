@@ -201,7 +201,7 @@ class Explainer:
             "inner_rule": str(inner) if inner is not None else None,
             "inner_route": _default_of(routing, inner.table) if inner is not None else None,
             "virtual_interface": daemon.kernel.interface.name,
-            "anchor": str(daemon.config.anchor.address),
+            "anchor": str(daemon.kernel.anchor.address),
             "tunnel": None,
         }
         status = daemon.machine.networks.get(network) if network is not None else None
@@ -217,7 +217,7 @@ class Explainer:
             "care_of_address": str(status.care_of_address) if status.care_of_address else None,
             "local": str(local) if local else None,
             "reflexive": str(status.reflexive) if status.reflexive else None,
-            "remote": f"{daemon.config.anchor.address}:{daemon.config.anchor.tunnel_port}",
+            "remote": str(daemon.kernel.anchor),
             "outer_mark": f"{mark:#x}/{MARK_MASK:#x}",
             "outer_rule": str(outer) if outer is not None else None,
             "outer_route": _default_of(routing, network_table(status.index)),

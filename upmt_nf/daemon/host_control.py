@@ -72,7 +72,7 @@ class HostControl:
                 **(forwarder.counters.as_dict() if forwarder is not None else {}),
                 **daemon.plane.counters(),
                 **daemon.applications.counters,
-                "socket_ends_lost": daemon.ends.lost,
+                "socket_ends_lost": daemon.watch.ends.lost,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
             },
@@ -166,7 +166,7 @@ class HostControl:
             raise UsageError("assign takes the name of an application and its conditions")
         if "destination_name" in match:
             # Refused where it means nothing: a rule for no address would be obeyed in silence.
-            await daemon.names.learn(rule_of(DEFAULT_APPLICATION_ID, match).destination_name or "")
+            await daemon.watch.names.learn(rule_of(DEFAULT_APPLICATION_ID, match).destination_name or "")
         application, rule = daemon.applications.assign(name, match)
         is_new = self._introduce(application, policy)
         daemon.update_rules()

@@ -15,19 +15,16 @@ from random import SystemRandom
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.control_server import ControlServer
-from upmt_nf.daemon.destination_names import DestinationNames
-from upmt_nf.daemon.flow_ends import FlowEnds
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
 from upmt_nf.daemon.host_plane import HostPlane
+from upmt_nf.daemon.host_watch import HostWatch
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.link_monitor import LinkMonitor
-from upmt_nf.linux.process_events import ProcessEvents
-from upmt_nf.linux.socket_ends import SocketEnds
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
 from upmt_nf.mobility.commands import Announce, Level, Stopped
@@ -43,6 +40,7 @@ from upmt_nf.mobility.host_commands import (
     ReleaseVirtualAddress,
     SendSip,
     SendTunnelSignal,
+    UseAnchor,
 )
 from upmt_nf.mobility.host_events import (
     ApplicationDefined,
@@ -55,7 +53,7 @@ from upmt_nf.mobility.host_events import (
     TunnelSignalReceived,
 )
 from upmt_nf.mobility.mobile_host import MobileHost
-from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.settings import AnchorPeer, HostSettings
 from upmt_nf.model.errors import FacilityError, UpmtError, UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TerminalId
@@ -80,18 +78,16 @@ class HostDaemon:
         if config.mobile_host.datapath == "fast":
             raise FacilityError('the fast datapath is not built yet: say datapath = "auto" or "agent"')
         self.config = config
-        self._secret: str | None = None
+        self._secrets: list[str | None] = []
+        """Shared with each anchor, in the order of the file."""
         self.paft = Paft(max_flows=config.mobile_host.max_flows)
         self.forwarder: HostForwarder | None = None
         self._events: deque[HostEvent] = deque()
         self._is_working = False
         self._tokens = itertools.count(1)
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
-        self._process_events: ProcessEvents | None = None
-        self._is_watching = self._is_watching_ends = False
-        self._socket_ends: SocketEnds | None = None
-        self.ends = FlowEnds(self.paft)
-        self._rules_in_place: tuple[dict[str, int], list[str]] | None = None
+        self._rules_in_place: tuple[Endpoint, dict[str, int], list[str]] | None = None
+        self._signalling_port = config.anchor.signalling_port
         self._control = ControlServer(HostControl(self).commands(), READING)
 
     # --- life ---
@@ -101,13 +97,11 @@ class HostDaemon:
         loop = asyncio.get_running_loop()
         self._loop, self._stopped = loop, asyncio.Event()
         self._control.claim()
-        secret_file = self.config.mobile_host.secret_file
-        self._secret = read_secret(Path(secret_file)) if secret_file is not None else None
+        files = map(self.config.secret_file_of, self.config.anchors)
+        self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
         self.kernel = HostKernel(self.config)
         self.applications = Applications(self.config.application, self.kernel.cgroup_is_settled)
-        self.names = DestinationNames(
-            lambda: self.applications.destination_names, self._take_addresses, self.now
-        )
+        self.watch = HostWatch(self)
         try:
             self._begin(loop)
         except BaseException:
@@ -117,10 +111,14 @@ class HostDaemon:
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self.kernel.prepare()
-        anchor = Endpoint(self.config.anchor.address, self.config.anchor.tunnel_port)
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
         self.plane = HostPlane(
-            loop, anchor, tun, heard=self._hear, lost=self._lose_path, narrowed=self._narrow_path
+            loop,
+            self.kernel.anchor,
+            tun,
+            heard=self._hear,
+            lost=self._lose_path,
+            narrowed=self._narrow_path,
         )
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
@@ -132,23 +130,36 @@ class HostDaemon:
         self._look_at_networks()
         self.update_rules()
         loop.add_reader(self._monitor.fileno(), self._look_at_networks)
-        if self._secret is None:
-            log.warning("no secret_file: neither we nor the anchor can prove who we are")
-        log.info("mobile host %s, anchor %s", self.config.mobile_host.identity, anchor)
+        for anchor, secret in zip(self.config.anchors, self._secrets, strict=True):
+            if secret is None:
+                log.warning("no secret_file: neither we nor anchor %s can prove who we are", anchor.address)
+        known = ", then ".join(str(anchor.address) for anchor in self.config.anchors)
+        log.info("mobile host %s, anchor %s", self.config.mobile_host.identity, known)
 
     def _settings(self) -> HostSettings:
-        host, anchor = self.config.mobile_host, self.config.anchor
+        host = self.config.mobile_host
+        first, *further = (
+            AnchorPeer(
+                anchor.address,
+                TerminalId(self.config.identity_at(anchor)),
+                anchor.tunnel_port,
+                anchor.signalling_port,
+                secret,
+            )
+            for anchor, secret in zip(self.config.anchors, self._secrets, strict=True)
+        )
         return HostSettings(
-            identity=TerminalId(host.identity),
-            anchor=anchor.address,
+            identity=first.identity,
+            anchor=first.address,
             networks=tuple(NetworkName(section.name) for section in self.config.network),
-            tunnel_port=anchor.tunnel_port,
-            signalling_port=anchor.signalling_port,
+            tunnel_port=first.tunnel_port,
+            signalling_port=first.signalling_port,
             keepalive_interval=host.keepalive_interval,
             return_after=host.return_after,
             lifetime=host.lease_time,
             default_policy=self.config.default_networks,
-            secret=self._secret,
+            secret=first.secret,
+            further_anchors=tuple(further),
             protection={NetworkName(section.name): section.protection for section in self.config.network},
         )
 
@@ -160,12 +171,7 @@ class HostDaemon:
             self._wake_up.cancel()
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
-            self.names.close()
-            for source in (self._process_events, self._socket_ends):
-                if source is not None:
-                    self._loop.remove_reader(source.fileno())
-            self.ends.close()
-            self.applications.close()
+            self.watch.close()
             self.networks.close()
             self.plane.stop()
             self.kernel.restore()
@@ -208,8 +214,8 @@ class HostDaemon:
     def _hear(self, signal: TunnelSignal) -> None:
         self.take(TunnelSignalReceived(signal.network, signal.port, signal.payload))
 
-    def _hear_sip(self, network: NetworkName, data: bytes) -> None:
-        self.take(SipDatagramReceived(network, data))
+    def _hear_sip(self, network: NetworkName, data: bytes, anchor: IPAddress) -> None:
+        self.take(SipDatagramReceived(network, data, anchor))
 
     def _lose_path(self, network: NetworkName, reason: str) -> None:
         self.take(PathFailed(network, reason))
@@ -253,6 +259,8 @@ class HostDaemon:
             case RebindTunnel(network):
                 self.networks.rebind(network)
                 self.update_rules()
+            case UseAnchor(tunnels, signalling):
+                self._use_anchor(tunnels, signalling)
             case ConfigureVirtualAddress(address):
                 self._configure(address)
             case ReleaseVirtualAddress():
@@ -265,22 +273,36 @@ class HostDaemon:
                 self._stopped.set()
 
     def _configure(self, address: IPAddress) -> None:
-        """Address before routes: a route may name it as source. Both before the first packet can come."""
+        """Address before routes: a route may name it as source. Both before the first packet can come.
+
+        An address before it goes last: without its route, which goes with it, packets would leave natively.
+        """
         self.forwarder = HostForwarder(
             self.paft,
             address,
-            self.config.anchor.address,
+            self.kernel.anchor.address,
             self.applications.classify,
-            self.config.anchor.signalling_port,
+            self._signalling_port,
             classify_incoming=self.applications.classify_incoming,
             stray=self._adopt_stray,
         )
         for tunnel in self.paft.tunnels.values():
             self.forwarder.use_tunnel(tunnel.network, tunnel)
         self.plane.use(self.forwarder)
-        self.kernel.interface.set_addresses((address,))
+        before = self.networks.virtual_address
+        self.kernel.interface.set_addresses((address,) if before is None else (before, address))
         self.networks.virtual_address = address
         self.networks.apply_routing()
+        if before not in (None, address):
+            self.kernel.interface.set_addresses((address,))
+
+    def _use_anchor(self, tunnels: Endpoint, signalling: Endpoint) -> None:
+        """Rules and routes for the new anchor are there before those for the old one go."""
+        self.plane.use_anchor(tunnels)
+        self.forwarder = None
+        self.kernel.anchor, self._signalling_port = tunnels, signalling.port
+        self.networks.apply_routing()
+        self.update_rules()
 
     def _release(self) -> None:
         self.networks.virtual_address = None
@@ -305,39 +327,11 @@ class HostDaemon:
         if mtus:
             self.kernel.set_mtu(min(mtus))
 
-    def _take_addresses(self, name: str, addresses: tuple[IPAddress, ...]) -> None:
-        """A destination's name has other addresses now."""
-        if self.applications.set_addresses(name, addresses):
-            log.info("%s is %s", name, ", ".join(map(str, addresses)) or "nowhere")
-            self.update_rules()
-
-    def _watch_ends(self) -> None:
-        """Have the kernel tell of closed sockets, from the first rule on: before it all flows are alike."""
-        self._is_watching_ends = True
-        ends = self.ends.watch()
-        if ends is not None:
-            self._loop.add_reader(
-                ends.fileno(), lambda: self.ends.take(self.forwarder, self.networks.virtual_address)
-            )
-            self._socket_ends = ends
-            self.applications.owners.cookie_of_ended = self.ends.cookie_of
-
-    def _watch_processes(self) -> None:
-        """Have the kernel tell of processes and sockets, from the first rule on that asks for a process."""
-        self._is_watching = True
-        self._process_events = self.applications.watch_processes(self.kernel.cgroup_hierarchy())
-        if self._process_events is not None:
-            self._loop.add_reader(self._process_events.fileno(), self.applications.owners.catch_up)
-
     def update_rules(self) -> None:
         """Bring netfilter into line with the tunnels' ports and the applications. Raises UpmtError."""
-        if self.applications.needs_lookup and not self._is_watching:
-            self._watch_processes()
-        if self.applications.rules and not self._is_watching_ends:
-            self._watch_ends()
-        self.names.keep_fresh()
-        wanted = (self.networks.ports, self.applications.netfilter_lines())
+        self.watch.fit_rules()
+        wanted = (self.kernel.anchor, self.networks.ports, self.applications.netfilter_lines())
         if wanted != self._rules_in_place:
-            self.kernel.set_rules(*wanted)
+            self.kernel.set_rules(*wanted[1:])
             self.plane.judged = self.kernel.judged
             self._rules_in_place = wanted

@@ -18,7 +18,7 @@ from upmt_nf.linux.journal import Journal
 from upmt_nf.linux.rule_files import read_rules
 from upmt_nf.linux.virtual_interface import KINDS, VirtualInterface, interface_kinds
 from upmt_nf.model.errors import FacilityError
-from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import ApplicationName
 from upmt_nf.model.names import (
     MARK_MASK,
@@ -38,20 +38,20 @@ _FIRST_MTU = 1472
 
 
 def host_rules(
-    config: MobileHostConfig,
+    anchor: Endpoint,
     ports: Mapping[str, int],
     application_lines: Iterable[str],
     kind: str = KINDS[0],
     judged: int = judged_mark(0),
 ) -> RuleSet:
-    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel.
+    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel to `anchor`.
 
     `kind` is that of the virtual interface, `judged` the conntrack mark of flows that the agent knows.
     """
     by_queue = kind != "tun"
     values = {
-        "anchor": str(config.anchor.address),
-        "tunnel_port": str(config.anchor.tunnel_port),
+        "anchor": str(anchor.address),
+        "tunnel_port": str(anchor.port),
         "virtual_interface": VIRTUAL_INTERFACE,
         "queue_outbound": str(QUEUE_OUTBOUND),
         "queue_inbound": str(QUEUE_INBOUND) if by_queue else "",
@@ -68,6 +68,8 @@ class HostKernel:
 
     def __init__(self, config: MobileHostConfig) -> None:
         self._config = config
+        self.anchor = config.anchor.tunnels
+        """The other end of all tunnels, of the anchor in use."""
         self.journal = Journal()
         self.interface = VirtualInterface(self.journal)
         self._cgroups: ApplicationCgroups | None = None
@@ -93,9 +95,7 @@ class HostKernel:
         if lines != self._application_lines:
             self._application_lines = lines
             self._generation += 1
-        self.rules = host_rules(
-            self._config, ports, lines, self.interface.kind, judged_mark(self._generation)
-        )
+        self.rules = host_rules(self.anchor, ports, lines, self.interface.kind, judged_mark(self._generation))
         netfilter.install(self.rules, self.journal)
 
     @property
@@ -105,7 +105,7 @@ class HostKernel:
 
     def route(self, virtual_address: IPAddress | None, networks: Iterable[NetworkRouting]) -> None:
         """Bring policy routing into line."""
-        self.routing = host_routing(virtual_address, networks, self._config.anchor.address)
+        self.routing = host_routing(virtual_address, networks, self.anchor.address)
         routes.apply(self.routing, self.journal)
 
     def set_mtu(self, mtu: int) -> None:

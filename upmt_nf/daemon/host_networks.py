@@ -37,16 +37,16 @@ class _Present:
 
 
 class HostNetworks:
-    """All configured access networks. `heard` gets SIP that comes outside the tunnels."""
+    """All configured access networks. `heard` gets SIP of our anchors that comes outside the tunnels."""
 
     def __init__(
         self,
         config: MobileHostConfig,
         kernel: HostKernel,
         plane: HostPlane,
-        heard: Callable[[NetworkName, bytes], None],
+        heard: Callable[[NetworkName, bytes, IPAddress], None],
     ) -> None:
-        self._config = config
+        self._anchors = frozenset(anchor.address for anchor in config.anchors)
         self._kernel = kernel
         self._plane = plane
         self._heard = heard
@@ -102,7 +102,7 @@ class HostNetworks:
             self._loop.add_reader(signalling.fileno(), self._read, network, signalling)
         self.apply_routing()
         present = self._present[network]
-        if present.port == 0:
+        if self._plane.local_of(network) is None:
             present.port = self._plane.open(
                 network, routing.index, section.interface, routing.address.ip, section.tunnel_port
             )
@@ -156,5 +156,5 @@ class HostNetworks:
 
     def _read(self, network: NetworkName, signalling: SignallingSocket) -> None:
         for data, source in signalling.receive():
-            if source.address == self._config.anchor.address:
-                self._heard(network, data)
+            if source.address in self._anchors:
+                self._heard(network, data, source.address)

@@ -18,6 +18,7 @@ from upmt_nf.linux.inject import inject
 from upmt_nf.linux.packet_queue import Packet, PacketQueue
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, TunnelSocket
+from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import NetworkName
 from upmt_nf.model.names import MARK_MASK, QUEUE_INBOUND, QUEUE_OUTBOUND, outer_mark
@@ -77,6 +78,20 @@ class HostPlane:
         if forwarder is not None:
             for network, socket in self._sockets.items():
                 forwarder.open_path(network, socket.local, self._anchor)
+
+    def use_anchor(self, anchor: Endpoint) -> None:
+        """Every tunnel ends at this anchor from now on. Packets are dropped until there is a forwarder for it.
+
+        A network that has no way to it now loses its socket, which would send to the old one, until it is opened again.
+        """
+        self._anchor = anchor
+        self.use(None)
+        for network, socket in list(self._sockets.items()):
+            try:
+                socket.turn_to(anchor)
+            except UpmtError as reason:
+                self.close(network)
+                self._lost(network, str(reason))
 
     def open(self, network: NetworkName, index: int, interface: str, care_of: IPAddress, port: int) -> int:
         """Bind a network's tunnel socket; gives its local port. Port 0 lets the kernel choose."""

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import time
 from typing import Protocol
 
 from upmt_nf.model.errors import FacilityError
@@ -28,7 +29,16 @@ def run_daemon(daemon: Daemon) -> None:
     """Run `daemon` in the foreground until SIGTERM or SIGINT. Raises FacilityError without root."""
     if os.geteuid() != 0:
         raise FacilityError("a UPMT daemon changes routes and rules: run it as root")
-    asyncio.run(_live(daemon))
+    with asyncio.Runner(loop_factory=SleeplessLoop) as runner:
+        runner.run(_live(daemon))
+
+
+class SleeplessLoop(asyncio.SelectorEventLoop):
+    """Goes by a clock that counts the time that the machine is suspended: leases and nonces end meanwhile."""
+
+    def time(self) -> float:
+        """CLOCK_BOOTTIME, seconds."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 async def _live(daemon: Daemon) -> None:

@@ -21,6 +21,16 @@ def association_report(status: AssociationStatus, now: float) -> dict[str, Any]:
         "virtual_address": str(status.virtual_address) if status.virtual_address else None,
         "expires_in_s": round(status.expires_at - now, 1) if status.expires_at is not None else None,
         "failure": status.failure,
+        "anchors": [
+            {
+                "address": str(anchor.address),
+                "state": anchor.state,
+                "reason": anchor.reason,
+                "in_use": anchor.is_used,
+                "virtual_address": str(anchor.virtual_address) if anchor.virtual_address else None,
+            }
+            for anchor in status.anchors
+        ],
     }
 
 

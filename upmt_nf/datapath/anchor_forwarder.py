@@ -5,17 +5,23 @@ Believes an inner packet only inside a tunnel that was set up, and only from its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from collections.abc import Callable, Iterable, Iterator
 
 from upmt_nf.datapath.coalescing import merge, runs
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
+from upmt_nf.datapath.fair_reassembler import FairReassembler
 from upmt_nf.datapath.formats import PLAIN, decode, is_plain
-from upmt_nf.datapath.fragment import Reassembler
 from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, TIME_EXCEEDED, ErrorBudget
 from upmt_nf.datapath.offload import Offload, finished
-from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint, parse_outer, unpacked_endpoint
+from upmt_nf.datapath.outer import (
+    OVERHEAD,
+    EndpointBytes,
+    claimed_remote,
+    packed_endpoint,
+    parse_outer,
+    unpacked_endpoint,
+)
 from upmt_nf.datapath.packet import (
     build_udp,
     destination_of,
@@ -30,58 +36,54 @@ from upmt_nf.datapath.packet import (
 )
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.protected import tunnel_hint
+from upmt_nf.datapath.reach import Reach
 from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
-from upmt_nf.model.flow import Endpoint, IPAddress
+from upmt_nf.model.flow import PORTED, UDP, Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 from upmt_nf.model.names import MEASUREMENT_PORT, SIGNALLING_PORT
 
-IPNetwork = IPv4Network | IPv6Network
-
-NEVER_FORWARDED = tuple(
-    ip_network(text)
-    for text in (
-        "0.0.0.0/8",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "224.0.0.0/3",
-        "::/127",
-        "::ffff:0:0/96",
-        "fe80::/10",
-        "ff00::/8",
-    )
-)
-PRIVATE_NETWORKS = tuple(
-    ip_network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
-)
-_REMEMBERED_DESTINATIONS = 65536
+_UDP = bytes((UDP,))
 
 
 class AnchorForwarder:
-    """Decides for all hosts of one anchor. `refused` are destinations that no host may reach (its own pool, ...)."""
+    """Decides for all hosts of one anchor. `reach` says whom they may talk with.
+
+    `hears` says, by the outer endpoint and the bytes, whether signalling from outside every tunnel is worth a look.
+    `salt` as in `BucketTable`.
+    """
 
     def __init__(
         self,
         paft: Paft,
         address: IPAddress,
-        refused: Iterable[IPNetwork],
+        reach: Reach,
         signalling_port: int = SIGNALLING_PORT,
+        *,
+        hears: Callable[[EndpointBytes, bytes, float], bool] = lambda _, __, ___: True,
+        salt: bytes = b"",
     ) -> None:
         self._paft = paft
         self._address = address
         self._address_packed = address.packed
         self._signalling_port = signalling_port
-        self._refused = (*NEVER_FORWARDED, *refused)
-        self._judged: dict[bytes, bool] = {}
+        self._reach = reach
+        self._hears = hears
         self._latest: dict[bytes, TunnelId] = {}
         self.counters = Counters()
-        self._sender = Sender(address, self.counters, ErrorBudget())
-        self._uplink = Reassembler(self.counters, max_packets=4096, max_bytes=64 << 20)
-        self._downlink = Reassembler(self.counters, max_packets=4096, max_bytes=64 << 20)
+        self._sender = Sender(address, self.counters, ErrorBudget(salt=salt))
+        self._uplink = FairReassembler(self.counters)
+        self._downlink = FairReassembler(self.counters)
 
     def uplink(self, outer_packet: bytes, now: float) -> Inbound:
         """A packet that arrived at the tunnel port. `now` in seconds. Never raises."""
+        claimed = claimed_remote(outer_packet)
+        if claimed is not None and claimed not in self._paft.tunnels_by_remote:
+            # Nobody's tunnel: dropped before anything is summed up or copied, unless it may be a host's first word.
+            if not self._is_to_our_signalling(outer_packet):
+                return self._drop("unknown_tunnel")
+            if not self._hears(claimed, outer_packet, now):
+                return DROPPED_IN
         outer = parse_outer(outer_packet)
         if outer is None:
             return self._drop("malformed_outer")
@@ -140,7 +142,7 @@ class AnchorForwarder:
             return self._drop("malformed_inner")
         if tunnel is None:
             is_known = remote in self._paft.tunnels_by_remote
-            return self._stranger(remote, inner, "forged_source" if is_known else "unknown_tunnel")
+            return self._stranger(remote, inner, "forged_source" if is_known else "unknown_tunnel", now)
         return self._accept(remote, tunnel, tos, inner, now, 1, len(inner))
 
     def _accept(
@@ -166,26 +168,32 @@ class AnchorForwarder:
         tunnel.heard = now
         self._latest[tunnel.owner_packed] = tunnel.id
         if is_fragment(inner):
-            whole = self._uplink.add(inner, now)
+            whole = self._uplink.add(tunnel.owner_packed, inner, now)
             if whole is None:
                 return DROPPED_IN
             inner = whole
         destination = destination_of(inner)
         if destination == self._address_packed:
             return self._to_ourselves(remote, inner, tunnel)
-        if self._is_refused(destination):
-            self.counters.add("refused_destination", packets)
-            return self._refuse(inner, ADMINISTRATIVELY_PROHIBITED, tunnel, now)
+        key = flow_of(inner)
+        if key is None:
+            return self._drop("cut_short", packets)
+        is_error = is_icmp_error(inner)
+        entry = self._paft.flows.get(key)
+        if entry is None or is_error or not entry.is_permitted:
+            # A flow in PAFT need not be one that was judged: hosts name flows in their handover requests, too.
+            refusal = self._reach.refusal(destination, key[0], 0 if is_error else _peer_port(key))
+            if refusal is not None:
+                self.counters.add(f"refused_{refusal}", packets)
+                return self._refuse(inner, ADMINISTRATIVELY_PROHIBITED, tunnel, now)
         if (inner[8] if len(destination) == 4 else inner[7]) <= 1:
             # The kernel would answer, but cannot hand us its answer about a flow that conntrack does not know yet.
             self.counters.add("time_exceeded", packets)
             return self._refuse(inner, TIME_EXCEEDED, tunnel, now)
-        key = flow_of(inner)
-        if key is None:
-            return self._drop("cut_short", packets)
-        if is_icmp_error(inner):
+        if is_error:
             return self._error_from_host(inner, key, tunnel, now)
         entry = self._paft.learn(key, tunnel, now)
+        entry.is_permitted = True
         entry.packets_out += packets
         entry.bytes_out += size
         entry.last_seen = now
@@ -217,9 +225,29 @@ class AnchorForwarder:
                 return tunnel.format.encode(tunnel, packet)
         return packet
 
-    def _stranger(self, remote: EndpointBytes, inner: bytes, reason: str) -> Inbound:
+    def _is_to_our_signalling(self, packet: bytes) -> bool:
+        """Whether an outer packet, unchecked, holds a plain one to our signalling port."""
+        start = OVERHEAD[4 if packet[0] == 0x45 else 6]
+        match packet[start] >> 4 if len(packet) > start else 0:
+            case 4:
+                protocol, place = packet[start + 9 : start + 10], start + (packet[start] & 15) * 4 + 2
+                destination = packet[start + 16 : start + 20]
+            case 6:
+                # Our hosts put no extension headers before their signalling.
+                protocol, place = packet[start + 6 : start + 7], start + 42
+                destination = packet[start + 24 : start + 40]
+            case _:
+                return False
+        port = int.from_bytes(packet[place : place + 2], "big")
+        return destination == self._address_packed and protocol == _UDP and port == self._signalling_port
+
+    def _stranger(self, remote: EndpointBytes, inner: bytes, reason: str, now: float) -> Inbound:
         """From an endpoint that has no tunnel for this source only signalling is heard, which must prove itself."""
-        datagram = parse_udp(inner) if destination_of(inner) == self._address_packed else None
+        if destination_of(inner) != self._address_packed:
+            return self._drop(reason)
+        if not self._hears(remote, inner, now):
+            return DROPPED_IN
+        datagram = parse_udp(inner)
         if datagram is None or datagram.destination.port != self._signalling_port:
             return self._drop(reason)
         return Inbound(
@@ -249,24 +277,12 @@ class AnchorForwarder:
             )
         )
 
-    def _is_refused(self, destination: bytes) -> bool:
-        verdict = self._judged.get(destination)
-        if verdict is None:
-            if len(self._judged) >= _REMEMBERED_DESTINATIONS:
-                self._judged.clear()
-            address = ip_address(destination)
-            verdict = any(
-                address.version == network.version and address in network for network in self._refused
-            )
-            self._judged[destination] = verdict
-        return verdict
-
     def downlink(self, packet: bytes, now: float, offload: Offload | None = None) -> Outbound:
         """A packet for a virtual address, on its way out through the virtual interface. Never raises."""
         if offload is not None and not offload.segment:
             packet, offload = finished(packet, offload), None
         if is_fragment(packet):
-            whole = self._downlink.add(packet, now) if is_whole(packet) else None
+            whole = self._downlink.add(destination_of(packet), packet, now) if is_whole(packet) else None
             if whole is None:
                 return DROPPED_OUT
             packet = whole
@@ -291,6 +307,12 @@ class AnchorForwarder:
                     self.counters.add("no_tunnel")
                     return Outbound(None, (), 0, self._sender.refuse(packet, NETWORK_UNREACHABLE, now))
                 self.counters.add("guessed_tunnel")
+        if entry is None or not entry.is_permitted:
+            peer = 0 if is_icmp_error(packet) else _peer_port(reverse(key))
+            refusal = self._reach.refusal(source_of(packet), key[0], peer)
+            if refusal not in (None, "anchor"):
+                self.counters.add(f"kept_out_{refusal}")
+                return DROPPED_OUT
         verdict, count = (
             (self._sender.send(packet, tunnel, now), 1)
             if offload is None
@@ -316,7 +338,14 @@ def _protected_tunnel(tunnels: Iterable[Tunnel], payload: bytes) -> Tunnel | Non
     hint = tunnel_hint(payload)
     if hint is not None:
         number, mask = hint
-        for known in tunnels:
-            if known.id & mask == number:
-                return known
+        fitting = [known for known in tunnels if known.id & mask == number]
+        if len(fitting) > 1:
+            # A cookie tells 16 bits of the id only, and a NAT or a forger may give two hosts one end: the secret tells.
+            fitting = [known for known in fitting if known.format.decode(known, payload) is not None]
+        return fitting[0] if fitting else None
     return None
+
+
+def _peer_port(key: FlowBytes) -> int:
+    """The correspondent's port in a host's flow; 0 for a protocol without ports."""
+    return int.from_bytes(key[-2:], "big") if key[0] in PORTED else 0

@@ -153,9 +153,14 @@ class Reassembler:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def held(self) -> int:
+        """Bytes that the unfinished packets cost."""
+        return self._bytes
+
     def add(self, packet: bytes, now: float) -> bytes | None:
         """Take one fragment; the whole packet when it was the last one missing. `now` in seconds. Never raises."""
-        self._expire(now)
+        self.expire(now)
         parsed = _parts(packet)
         if parsed is None:
             self._counters.add("bad_fragment")
@@ -227,7 +232,8 @@ class Reassembler:
             self._forget(next(iter(self._waiting)))
             self._counters.add("reassembly_full")
 
-    def _expire(self, now: float) -> None:
+    def expire(self, now: float) -> None:
+        """Let go of what has waited too long."""
         while self._waiting:
             key = next(iter(self._waiting))
             if now - self._waiting[key].began < self._timeout:

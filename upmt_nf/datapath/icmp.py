@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from upmt_nf.datapath.buckets import Bucket, BucketTable
 from upmt_nf.datapath.checksum import checksum, transport_checksum
 from upmt_nf.datapath.packet import (
     ip_packet,
@@ -23,20 +24,22 @@ TIME_EXCEEDED = {4: (11, 0), 6: (3, 0)}
 
 
 class ErrorBudget:
-    """At most so many errors a second, with a burst of as many (RFC 1812 section 4.3.2.8)."""
+    """At most so many errors a second to one destination, and ten times as many to all (RFC 1812 section 4.3.2.8).
 
-    def __init__(self, per_second: float = 100.0) -> None:
-        self._per_second = self._left = per_second
-        self._at: float | None = None
+    Bursts may be as large as a second's errors. `salt` as in `BucketTable`.
+    """
 
-    def allows(self, now: float) -> bool:
+    def __init__(self, per_second: float = 100.0, salt: bytes = b"") -> None:
+        self._all = Bucket(10 * per_second, 10 * per_second)
+        self._destinations = BucketTable(per_second, per_second, salt, bits=12)
+
+    def allows(self, destination: bytes, now: float) -> bool:
         """Whether one more error may be sent; if so it is taken off the budget. `now` in seconds."""
-        if self._at is not None:
-            self._left = min(self._per_second, self._left + (now - self._at) * self._per_second)
-        self._at = now
-        if self._left < 1:
+        place = self._destinations.place(destination)
+        if not (self._all.has(now) and self._destinations.has(place, now)):
             return False
-        self._left -= 1
+        self._all.take(now)
+        self._destinations.take(place, now)
         return True
 
 

@@ -35,6 +35,15 @@ def unpacked_endpoint(packed: EndpointBytes) -> Endpoint:
     return Endpoint(ip_address(packed[:-2]), int.from_bytes(packed[-2:], "big"))
 
 
+def claimed_remote(packet: bytes) -> EndpointBytes | None:
+    """Where a tunnel packet says that it is from, unchecked; None where that takes `parse_outer` to know."""
+    if len(packet) >= 28 and packet[0] == 0x45:
+        return packet[12:16] + packet[20:22]
+    if len(packet) >= 48 and packet[0] >> 4 == 6:
+        return packet[8:24] + packet[40:42]
+    return None
+
+
 def parse_outer(packet: bytes) -> Outer | None:
     """Take a tunnel packet apart; None when it is no whole UDP packet or its checksum is wrong. Never raises.
 

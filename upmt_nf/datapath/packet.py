@@ -9,10 +9,8 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from upmt_nf.datapath.checksum import checksum, ones_sum, transport_checksum
-from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, Endpoint, FlowBytes, IPAddress
+from upmt_nf.model.flow import ICMP, ICMPV6, PORTED, UDP, Endpoint, FlowBytes, IPAddress
 
-_PORTED = frozenset((TCP, UDP, 33, 132, 136))
-"""Protocols whose header begins with two ports: TCP, UDP, DCCP, SCTP, UDP-Lite."""
 _ICMP_QUERIES = frozenset((0, 8, 13, 14, 15, 16, 17, 18))
 _ICMPV6_QUERIES = frozenset((128, 129))
 """Questions and answers of which each conversation has an identifier: both ports of its flow (as conntrack does)."""
@@ -62,7 +60,7 @@ def flow_of(packet: bytes, *, look_into_errors: bool = True) -> FlowBytes | None
                 return None
             if packet[7] or packet[6] & 0x1F:
                 return packet[9:10] + packet[12:20] + _NO_PORTS
-            if protocol in _PORTED:
+            if protocol in PORTED:
                 key = packet[9:10] + packet[12:20] + packet[start : start + 4]
                 return key if len(key) == 13 else None
             if protocol == ICMP:
@@ -88,7 +86,7 @@ def _flow_of_ipv6(packet: bytes, look_into_errors: bool) -> FlowBytes | None:
         start += 8
         if later:
             return bytes((protocol,)) + packet[8:40] + _NO_PORTS
-    if protocol in _PORTED:
+    if protocol in PORTED:
         ports = packet[start : start + 4]
         return bytes((protocol,)) + packet[8:40] + ports if len(ports) == 4 else None
     if protocol == ICMPV6:

@@ -87,7 +87,8 @@ class FlowEntry:
 
     `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
     `previous` is the one that learnt data made it leave. `mark` and `dscp` are those of the packet that it was
-    classified by, `why` what the classifier said of its reasons.
+    classified by, `why` what the classifier said of its reasons. `is_permitted`: the anchor has judged its
+    correspondent.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent.
     """
 
@@ -98,6 +99,7 @@ class FlowEntry:
         "command",
         "created",
         "dscp",
+        "is_permitted",
         "key",
         "last_seen",
         "left",
@@ -120,6 +122,7 @@ class FlowEntry:
         self.left: tuple[tuple[Tunnel, float], ...] = ()
         self.created = self.last_seen = now
         self.mark = self.dscp = 0
+        self.is_permitted = False
         self.pid = pid
         self.command = command
         self.why: object = None
@@ -270,6 +273,10 @@ class Paft:
     def flows_owned_by(self, owner: IPAddress) -> list[FlowEntry]:
         """All flows of a virtual address, oldest first."""
         return sorted(self._owned.get(owner.packed, {}).values(), key=lambda entry: entry.created)
+
+    def number_owned_by(self, owner: IPAddress) -> int:
+        """How many flows a virtual address has."""
+        return len(self._owned.get(owner.packed, ()))
 
     # --- entries ---
 

@@ -42,6 +42,11 @@ def tunnel_hint(payload: bytes) -> tuple[int, int] | None:
     return None
 
 
+def _inner_size(size: int, extra: int) -> int:
+    """What payloads of one size carry each. Those too small to carry anything are not believed."""
+    return max(size - extra, 1)
+
+
 class Cookie:
     """12 bytes more than `plain`: type, application, 16 bits of the tunnel's id, 64 bits of secret."""
 
@@ -93,7 +98,7 @@ class Cookie:
                     continue
                 known = payload[: _COOKIE_HEAD.size]
             good.append(payload[_COOKIE_HEAD.size :])
-        return b"".join(good), size - self.extra
+        return b"".join(good), _inner_size(size, self.extra)
 
     def renew(self, sending: bytes, receiving: bytes, key_id: int) -> None:
         """Other secrets from now on; those of before are still believed, for what is under way."""
@@ -194,7 +199,7 @@ class Sealed:
     def decode_all(self, tunnel: Tunnel, payloads: bytes, size: int) -> tuple[bytes, int]:
         """See `TunnelFormat`."""
         opened = [self.decode(tunnel, payloads[at : at + size]) for at in range(0, len(payloads), size)]
-        return b"".join(packet for packet in opened if packet is not None), size - self.extra
+        return b"".join(packet for packet in opened if packet is not None), _inner_size(size, self.extra)
 
     def renew(self, sending: bytes, receiving: bytes, key_id: int) -> None:
         """Other keys, which the anchor numbered; what was sealed with the old ones is still opened."""

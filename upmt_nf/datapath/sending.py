@@ -10,7 +10,7 @@ from upmt_nf.datapath.ecn import outer_tos
 from upmt_nf.datapath.fragment import split
 from upmt_nf.datapath.icmp import ErrorBudget, packet_too_big, refusal
 from upmt_nf.datapath.offload import Offload
-from upmt_nf.datapath.packet import may_fragment, tos_of
+from upmt_nf.datapath.packet import may_fragment, source_of, tos_of
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.datapath.segmentation import segment
 from upmt_nf.datapath.verdict import DROPPED_OUT, Outbound
@@ -67,7 +67,7 @@ class Sender:
 
     def refuse(self, packet: bytes, codes: dict[int, tuple[int, int]], now: float) -> bytes | None:
         """An error about a packet (`codes` from `icmp`), if one may be sent and the budget allows it."""
-        return refusal(packet, codes, self._source) if self._budget.allows(now) else None
+        return refusal(packet, codes, self._source) if self._budget.allows(source_of(packet), now) else None
 
     def _send_large(self, packet: bytes, tunnel: Tunnel, now: float) -> Outbound:
         # An IPv6 host need not heed an MTU below 1280: there the tunnel, as a link, splits (RFC 8200 section 5).
@@ -84,5 +84,6 @@ class Sender:
             encode = tunnel.format.encode
             return Outbound(tunnel, [encode(tunnel, piece) for piece in fragments], outer_tos(tos_of(packet)))
         self._counters.add("too_big")
-        error = packet_too_big(packet, tunnel.mtu, self._source) if self._budget.allows(now) else None
+        is_allowed = self._budget.allows(source_of(packet), now)
+        error = packet_too_big(packet, tunnel.mtu, self._source) if is_allowed else None
         return Outbound(None, (), 0, error)

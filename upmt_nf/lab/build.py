@@ -10,20 +10,22 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from upmt_nf.lab import namespaces
 from upmt_nf.lab.links import nat_rules
-from upmt_nf.lab.topology import CABLES, DEFAULTS, HOSTS, NETWORKS, ROUTERS, Cable, Default
+from upmt_nf.lab.topology import ALL_HOSTS, CABLES, DEFAULTS, NETWORKS, ROUTERS, Cable, Default
 from upmt_nf.model.errors import KernelError
 
 _TABLES = ("raw", "mangle", "nat", "filter", "security")
 
 
-def build(lab: str) -> None:
+def build(lab: str, hosts: tuple[str, ...]) -> None:
     """Make all of it. Raises KernelError; what was made until then is left for `remove`."""
-    for host in HOSTS:
+    for host in hosts:
         _create(namespaces.namespace(lab, host))
     for number, cable in enumerate(CABLES):
-        _lay(lab, number, cable)
+        if {cable.one.host, cable.other.host} <= set(hosts):
+            _lay(lab, number, cable)
     for default in DEFAULTS:
-        _route(lab, default)
+        if default.host in hosts:
+            _route(lab, default)
     for host in ROUTERS:
         with namespaces.entered(lab, host):
             Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
@@ -31,7 +33,7 @@ def build(lab: str) -> None:
         with namespaces.entered(lab, network.gateway):
             for rule in nat_rules(network):
                 namespaces.run("iptables-legacy", "-w", *rule)
-    for host in ("mh", "an"):
+    for host in {"mh", "an", "an2"} & set(hosts):
         # A kernel lists iptables tables from their first use on, even empty ones: use them all once, so that
         # what is listed before the daemons and after them can be compared.
         with namespaces.entered(lab, host):
@@ -41,7 +43,7 @@ def build(lab: str) -> None:
 
 def remove(lab: str) -> None:
     """Remove every namespace of the lab; interfaces, routes and rules go with them."""
-    for host in HOSTS:
+    for host in ALL_HOSTS:
         with contextlib.suppress(FileNotFoundError):
             netns.remove(namespaces.namespace(lab, host))
 

@@ -13,7 +13,7 @@ from secrets import token_urlsafe
 
 from upmt_nf.daemon.control_client import call
 from upmt_nf.lab import namespaces
-from upmt_nf.lab.topology import ANCHOR, NAT_PORTS, NETWORKS, POOL, TUNNEL_PORT
+from upmt_nf.lab.topology import ANCHOR, NAT_PORTS, NETWORKS, POOL, SECOND_ANCHOR, SECOND_POOL, TUNNEL_PORT
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.journal import Journal
 from upmt_nf.linux.users import UsersFile, write_private
@@ -21,7 +21,7 @@ from upmt_nf.model.errors import NoDaemonError, UpmtError
 from upmt_nf.model.names import STATE_DIRECTORY
 from upmt_nf.signaling.digest import REALM, secret_hash
 
-ROLES = {"an": "anchor", "mh": "mobile-host"}
+ROLES = {"an": "anchor", "an2": "anchor", "mh": "mobile-host"}
 _READY_SECONDS = 15.0
 _END_SECONDS = 5.0
 
@@ -31,26 +31,40 @@ def state_of(lab: str) -> Path:
     return Path(STATE_DIRECTORY) / f"lab-{lab}"
 
 
-def write_configurations(lab: str, datapath: str, protection: str) -> None:
-    """Both files, as an administrator would write them."""
+def config_of(lab: str, host: str) -> Path:
+    """The configuration of a host's daemon."""
+    return state_of(lab) / {"an": "anchor.toml", "an2": "anchor2.toml", "mh": "mobile-host.toml"}[host]
+
+
+def write_configurations(lab: str, datapath: str, protection: str, anchors: int = 1) -> None:
+    """All files, as an administrator would write them."""
     directory = state_of(lab)
     directory.mkdir(parents=True, exist_ok=True)
     identity, secret = f"mh@{lab.replace('_', '-')}.example", token_urlsafe(24)
     UsersFile(directory / "users").set(identity, REALM, secret_hash(identity, REALM, secret))
     write_private(directory / "secret", secret + "\n")
-    (directory / "anchor.toml").write_text(
-        f"""# The anchor of lab {lab}.
+    for host, address, pool in (("an", ANCHOR, POOL), ("an2", SECOND_ANCHOR, SECOND_POOL))[:anchors]:
+        config_of(lab, host).write_text(
+            f"""# The anchor {host} of lab {lab}.
 [anchor]
-address = "{ANCHOR}"
+address = "{address}"
 interface = "wan"
-pool = "{POOL}"
+pool = "{pool}"
 users = "{directory}/users"
-leases = "{directory}/leases.sqlite"
+leases = "{directory}/leases-{host}.sqlite"
 tunnel_port = {TUNNEL_PORT}
 nat_ports = "{NAT_PORTS}"
 datapath = "{datapath}"
 refuse_private = false
 """
+        )
+    known = "".join(
+        f"""
+{"[anchor]" if anchors == 1 else "[[anchors]]"}
+address = "{address}"
+tunnel_port = {TUNNEL_PORT}
+"""
+        for address in (ANCHOR, SECOND_ANCHOR)[:anchors]
     )
     networks = "".join(
         f"""
@@ -62,7 +76,7 @@ protection = "{protection}"
 """
         for network in NETWORKS.values()
     )
-    (directory / "mobile-host.toml").write_text(
+    config_of(lab, "mh").write_text(
         f"""# The mobile host of lab {lab}.
 [mobile_host]
 identity = "{identity}"
@@ -70,19 +84,15 @@ secret_file = "{directory}/secret"
 datapath = "{datapath}"
 keepalive_interval = 1.0
 return_after = 5.0
-
-[anchor]
-address = "{ANCHOR}"
-tunnel_port = {TUNNEL_PORT}
-{networks}"""
+{known}{networks}"""
     )
 
 
 def start(lab: str, host: str) -> None:
     """Start a host's daemon in its namespace, detached, with its log in the lab's directory."""
-    role, directory = ROLES[host], state_of(lab)
-    words = (role, "run", "--config", str(directory / f"{role}.toml"))
-    with namespaces.entered(lab, host), (directory / f"{role}.log").open("ab") as log:
+    config = config_of(lab, host)
+    words = (ROLES[host], "run", "--config", str(config))
+    with namespaces.entered(lab, host), config.with_suffix(".log").open("ab") as log:
         subprocess.Popen(
             (sys.executable, "-m", "upmt_nf.cli.main", *words),
             stdin=subprocess.DEVNULL,
@@ -152,8 +162,8 @@ def _others(lab: str, host: str) -> list[int]:
 
 def _last_lines(lab: str) -> str:
     said = []
-    for role in ROLES.values():
+    for host, role in ROLES.items():
         with contextlib.suppress(OSError):
-            lines = (state_of(lab) / f"{role}.log").read_text(errors="replace").splitlines()
+            lines = config_of(lab, host).with_suffix(".log").read_text(errors="replace").splitlines()
             said += [f"  {role}: {line}" for line in lines[-5:]]
     return "\n".join(said)

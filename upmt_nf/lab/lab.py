@@ -9,25 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from upmt_nf.lab import build, daemons, links, namespaces, shape
-from upmt_nf.lab.topology import HOSTS, NETWORKS
+from upmt_nf.lab.topology import ALL_HOSTS, NETWORKS, hosts_with
 from upmt_nf.model.errors import UpmtError
 
 
-def up(lab: str, datapath: str, protection: str, *, with_daemons: bool, say: Callable[[str], None]) -> None:
+def up(
+    lab: str,
+    datapath: str,
+    protection: str,
+    *,
+    with_daemons: bool,
+    say: Callable[[str], None],
+    anchors: int = 1,
+) -> None:
     """Build the lab and return when everything is up; a broken one is built anew."""
+    hosts = hosts_with(anchors)
     with namespaces.locked(lab):
         if _is_there(lab):
-            if all(namespaces.exists(lab, host) for host in HOSTS) and (
+            if all(namespaces.exists(lab, host) for host in hosts) and (
                 not with_daemons or daemons.is_ready(lab)
             ):
                 say(f"lab {lab!r} is up already")
                 return
             _take_down(lab)
         try:
-            build.build(lab)
-            daemons.write_configurations(lab, datapath, protection)
+            build.build(lab, hosts)
+            daemons.write_configurations(lab, datapath, protection, anchors)
             if with_daemons:
-                for host in daemons.ROLES:
+                for host in _with_daemons(lab):
                     daemons.start(lab, host)
                 daemons.await_ready(lab)
         except BaseException:
@@ -74,9 +83,11 @@ def status(lab: str) -> dict[str, Any]:
             )
     return {
         "name": lab,
-        "hosts": {host: namespaces.namespace(lab, host) for host in HOSTS},
+        "hosts": {
+            host: namespaces.namespace(lab, host) for host in ALL_HOSTS if namespaces.exists(lab, host)
+        },
         "networks": networks,
-        "daemons": {host: daemons.is_running(lab, host) for host in daemons.ROLES},
+        "daemons": {host: daemons.is_running(lab, host) for host in _with_daemons(lab)},
         "directory": str(daemons.state_of(lab)),
     }
 
@@ -90,12 +101,16 @@ def _shapes(lab: str) -> dict[str, Any]:
 
 
 def _is_there(lab: str) -> bool:
-    return daemons.state_of(lab).exists() or any(namespaces.exists(lab, host) for host in HOSTS)
+    return daemons.state_of(lab).exists() or any(namespaces.exists(lab, host) for host in ALL_HOSTS)
+
+
+def _with_daemons(lab: str) -> list[str]:
+    return [host for host in daemons.ROLES if namespaces.exists(lab, host)]
 
 
 def _take_down(lab: str) -> None:
     # The mobile host first: its goodbye needs the anchor.
-    for host in ("mh", *(host for host in HOSTS if host != "mh")):
+    for host in ("mh", *(host for host in ALL_HOSTS if host != "mh")):
         if namespaces.exists(lab, host):
             daemons.end_everything(lab, host)
             daemons.put_back(lab, host)

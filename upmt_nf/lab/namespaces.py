@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from upmt_nf.lab.topology import HOSTS
+from upmt_nf.lab.topology import ALL_HOSTS
 from upmt_nf.model.errors import FacilityError, KernelError, UpmtError, UsageError
 
 _DIRECTORY = Path("/run/netns")
@@ -30,8 +30,8 @@ def check_lab_name(name: str) -> str:
 
 def namespace(lab: str, host: str) -> str:
     """The namespace of a host. Raises UsageError for a host that labs do not have."""
-    if host not in HOSTS:
-        raise UsageError(f"a lab has no host {host!r}; it has {', '.join(HOSTS)}")
+    if host not in ALL_HOSTS:
+        raise UsageError(f"a lab has no host {host!r}; it has {', '.join(ALL_HOSTS)}")
     return f"{lab}-{host}"
 
 

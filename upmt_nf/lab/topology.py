@@ -2,7 +2,8 @@
 
 mh if0 192.168.100.25 -- lan gw0 wan 160.80.100.1 --+
                                                     inet -- 45.0.0.1 wan an
-mh if1 10.10.10.25 ----- lan gw1 wan 65.0.0.1 ------+     `- 86.0.0.1 eth0 ch
+mh if1 10.10.10.25 ----- lan gw1 wan 65.0.0.1 ------+ | `- 86.0.0.1 eth0 ch
+                                                      `--- 46.0.0.1 wan an2   (with two anchors)
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 ANCHOR = "45.0.0.1"
+SECOND_ANCHOR = "46.0.0.1"
 CORRESPONDENT = "86.0.0.1"
 POOL = "1.2.3.4-1.2.3.254"
 """The first address is the paper's VIPA."""
+SECOND_POOL = "1.2.4.3-1.2.4.254"
 TUNNEL_PORT = 1800
 NAT_PORTS = "10000-65535"
 
@@ -60,6 +63,8 @@ class AccessNetwork:
 
 
 HOSTS = ("mh", "an", "ch", "gw0", "gw1", "inet")
+ALL_HOSTS = (*HOSTS, "an2")
+"""With the second anchor, which a lab has only when it is asked for."""
 ROUTERS = ("gw0", "gw1", "inet")
 
 CABLES = (
@@ -69,6 +74,7 @@ CABLES = (
     Cable(Port("gw1", "wan", "65.0.0.1/24"), Port("inet", "gw1", "65.0.0.254/24")),
     Cable(Port("an", "wan", f"{ANCHOR}/24"), Port("inet", "an", "45.0.0.254/24")),
     Cable(Port("ch", "eth0", f"{CORRESPONDENT}/24"), Port("inet", "ch", "86.0.0.254/24")),
+    Cable(Port("an2", "wan", f"{SECOND_ANCHOR}/24"), Port("inet", "an2", "46.0.0.254/24")),
 )
 
 DEFAULTS = (
@@ -78,6 +84,7 @@ DEFAULTS = (
     Default("gw1", "65.0.0.254", "wan"),
     Default("an", "45.0.0.254", "wan"),
     Default("ch", "86.0.0.254", "eth0"),
+    Default("an2", "46.0.0.254", "wan"),
 )
 
 NETWORKS = {
@@ -87,6 +94,11 @@ NETWORKS = {
         AccessNetwork("net1", "if1", "gw1", 1600, 34000),
     )
 }
+
+
+def hosts_with(anchors: int) -> tuple[str, ...]:
+    """The hosts of a lab with one or two anchors."""
+    return HOSTS if anchors == 1 else ALL_HOSTS
 
 
 class LinkAction(Enum):

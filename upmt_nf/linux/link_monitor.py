@@ -154,6 +154,16 @@ def interface_mtu(name: str) -> int | None:
 
 
 @off_loop
+def local_addresses() -> list[IPAddress]:
+    """Every address of this network namespace, loopback included."""
+    with IPRoute() as kernel:
+        found = [
+            address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS") for address in kernel.get_addr()
+        ]
+    return [ip_address(address) for address in found if address]
+
+
+@off_loop
 def interfaces_with_default_route() -> list[str]:
     """Interfaces that somebody else's default route leads to, the best metric first."""
     found: dict[str, None] = {}

@@ -12,20 +12,22 @@ import contextlib
 import errno
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from upmt_nf.datapath.outer import EndpointBytes
 from upmt_nf.model.errors import KernelError, UpmtError
 from upmt_nf.model.flow import Endpoint, IPAddress
 
-_IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_MTU = 10, 2, 14
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 2, 3, 14
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24
 _IP_RECVTOS, _IPV6_RECVTCLASS = 13, 66
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _SEND_BUFFER = 8 << 20
 _RECEIVE_BUFFER = 8 << 20
-_BATCH = 64
+_BATCH, _LOOKED_AT = 64, 1024
 _UDP_SEGMENT, _UDP_GRO = 103, 104
 _MOST_SEGMENTS = 64
 """UDP_MAX_SEGMENTS of the kernels up to 6.8."""
@@ -34,6 +36,9 @@ _TOS_AND_SIZE = socket.CMSG_SPACE(4) * 3
 
 _IGNORED = frozenset((errno.ECONNREFUSED, errno.EPERM, errno.EPROTO, errno.EHOSTUNREACH))
 """What an ICMP error on the way or a filter of the host makes of a send: the packet is gone, the path may be well."""
+_PATIENCE = 4
+"""Sends of one packet. An ICMP error, which anybody may forge, fails the next send, whatever that was; a path that is
+lost fails all of them."""
 _FULL = frozenset((errno.EAGAIN, errno.ENOBUFS))
 _NO_SEGMENTS = frozenset((errno.EIO, errno.EINVAL, errno.EOPNOTSUPP))
 
@@ -82,10 +87,12 @@ class TunnelSocket:
     ) -> None:
         self.dropped = 0
         self._segments = True
+        self._from = f"{address} on {interface}"
         self._version = address.version
         self._tos = 0
         self._socket = _bound_socket(interface, address, port, mark)
-        _send_whole(self._socket, self._version)
+        # The anchor learns nothing from ICMP: forged by anybody, it would stop all that is larger for minutes.
+        _send_whole(self._socket, self._version, learns=remote is not None)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
         if takes:
             self._take()
@@ -94,17 +101,22 @@ class TunnelSocket:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         if remote is not None:
             try:
-                self._socket.connect((str(remote.address), remote.port))
-            except OSError as reason:
+                self.turn_to(remote)
+            except KernelError:
                 self._socket.close()
-                raise KernelError(
-                    f"no way from {address} on {interface} to {remote}: {reason.strerror}"
-                ) from reason
+                raise
         self.local = _local(self._socket)
 
     def fileno(self) -> int:
         """Readable when datagrams wait."""
         return self._socket.fileno()
+
+    def turn_to(self, remote: Endpoint) -> None:
+        """Send to this remote end from now on, from the same port. Raises KernelError when there is no way to it."""
+        try:
+            self._socket.connect((str(remote.address), remote.port))
+        except OSError as reason:
+            raise KernelError(f"no way from {self._from} to {remote}: {reason.strerror}") from reason
 
     def send(self, payload: bytes, tos: int, size: int = 0, remote: SocketAddress | None = None) -> None:
         """Send to the remote end, or to another: one datagram, or with `size` as many as `payload` has of that size.
@@ -130,6 +142,29 @@ class TunnelSocket:
         count: int,
         remote: SocketAddress | None,
     ) -> None:
+        reason = self._put(payload, ancillary, remote)
+        # What failed may be an earlier packet's error: the kernel tells it once and takes the packet then.
+        for _ in range(_PATIENCE - 1):
+            if reason is None or reason.errno in _FULL:
+                break
+            reason = self._put(payload, ancillary, remote)
+        if reason is None:
+            return
+        if ancillary and reason.errno in _NO_SEGMENTS:
+            # Too large for the path, which one of them will tell; or this interface or kernel cannot.
+            size, dropped = int.from_bytes(ancillary[0][2], sys.byteorder), self.dropped
+            for at in range(0, len(payload), size):
+                self._send(payload[at : at + size], (), 1, remote)
+            self._segments = self.dropped != dropped
+            return
+        self._failed(reason, count)
+
+    def _put(
+        self,
+        payload: bytes | memoryview,
+        ancillary: tuple[tuple[int, int, bytes], ...],
+        remote: SocketAddress | None,
+    ) -> OSError | None:
         try:
             if ancillary:
                 self._socket.sendmsg((payload,), ancillary, 0, *(() if remote is None else (remote,)))
@@ -138,14 +173,8 @@ class TunnelSocket:
             else:
                 self._socket.sendto(payload, remote)
         except OSError as reason:
-            if ancillary and reason.errno in _NO_SEGMENTS:
-                # Too large for the path, which one of them will tell; or this interface or kernel cannot.
-                size, dropped = int.from_bytes(ancillary[0][2], sys.byteorder), self.dropped
-                for at in range(0, len(payload), size):
-                    self._send(payload[at : at + size], (), 1, remote)
-                self._segments = self.dropped != dropped
-                return
-            self._failed(reason, count)
+            return reason
+        return None
 
     def receive(self) -> Iterator[Arrival]:
         """At most one batch of what waits."""
@@ -218,10 +247,15 @@ class SignallingSocket:
         """Readable when datagrams wait."""
         return self._socket.fileno()
 
-    def receive(self) -> list[tuple[bytes, Endpoint]]:
-        """At most one batch of waiting datagrams, each with where it came from."""
+    def receive(
+        self, is_hopeless: Callable[[EndpointBytes, bytes], bool] = lambda _, __: False
+    ) -> list[tuple[bytes, Endpoint]]:
+        """At most one batch of waiting datagrams, each with where it came from.
+
+        Those that `is_hopeless` are left out; many are read at a time, as those that are not wait behind them.
+        """
         found: list[tuple[bytes, Endpoint]] = []
-        for _ in range(_BATCH):
+        for _ in range(_LOOKED_AT):
             try:
                 data, source = self._socket.recvfrom(65536)
             except BlockingIOError:
@@ -229,7 +263,12 @@ class SignallingSocket:
             except OSError:
                 # An ICMP error about something that we sent earlier: retransmission takes care of it.
                 continue
-            found.append((data, Endpoint(ip_address(source[0].partition("%")[0]), source[1])))
+            address = _address_in(source[0])
+            if is_hopeless(address.packed + source[1].to_bytes(2, "big"), data):
+                continue
+            found.append((data, Endpoint(address, source[1])))
+            if len(found) == _BATCH:
+                break
         return found
 
     def send_to(self, data: bytes, remote: Endpoint) -> bool:
@@ -243,6 +282,12 @@ class SignallingSocket:
     def close(self) -> None:
         """Give the port back."""
         self._socket.close()
+
+
+@lru_cache(1024)
+def _address_in(text: str) -> IPAddress:
+    """An address as the socket names it; a zone is the interface's, which the socket knows."""
+    return ip_address(text.partition("%")[0])
 
 
 def _bound_socket(interface: str | None, address: IPAddress, port: int, mark: int) -> socket.socket:
@@ -262,13 +307,15 @@ def _bound_socket(interface: str | None, address: IPAddress, port: int, mark: in
     return made
 
 
-def _send_whole(made: socket.socket, version: int) -> None:
+def _send_whole(made: socket.socket, version: int, *, learns: bool) -> None:
+    """Never fragment; heed what the kernel has learnt of the path, or only the interface's own MTU."""
+    mode = _IP_PMTUDISC_DO if learns else _IP_PMTUDISC_PROBE
     if version == 4:
-        made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
+        made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, mode)
     else:
-        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IP_PMTUDISC_DO)
+        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)
 
 
 def _local(made: socket.socket) -> Endpoint:
     name = made.getsockname()
-    return Endpoint(ip_address(name[0].partition("%")[0]), name[1])
+    return Endpoint(_address_in(name[0]), name[1])

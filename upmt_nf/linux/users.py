@@ -18,7 +18,10 @@ SHA256_DIGITS, MD5_DIGITS = 64, 32
 
 
 class UsersFile:
-    """The anchor's users. Read again when it has changed, so that users come and go while the anchor runs."""
+    """The anchor's users. Read again when it has changed, so that users come and go while the anchor runs.
+
+    A file that others may read or write is refused with ConfigError: its hashes are as good as the secrets.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -26,8 +29,8 @@ class UsersFile:
         self._hashes: dict[tuple[str, str, int], str] = {}
 
     def hash_of(self, identity: str, realm: str, *, digits: int = SHA256_DIGITS) -> str | None:
-        """HA1 of an identity (hex, so many digits), or None. Keeps what it knew while the file cannot be read."""
-        with contextlib.suppress(OSError):
+        """HA1 of an identity (hex, so many digits), or None. Keeps what it knew while it may not read the file."""
+        with contextlib.suppress(OSError, UnicodeDecodeError, ConfigError):
             found = self.path.stat()
             seen = (found.st_mtime_ns, found.st_size, found.st_ino)
             if seen != self._seen:
@@ -65,6 +68,8 @@ class UsersFile:
             return []
 
     def _lines(self) -> list[tuple[str, str, str]]:
+        if stat.S_IMODE(self.path.stat().st_mode) & 0o077:
+            raise ConfigError(f"{self.path}: others may read the users' hashes: chmod 600 {self.path}")
         lines = [line.strip().split(":") for line in self.path.read_text(encoding="utf-8").splitlines()]
         return [(fields[0], fields[1], fields[2].lower()) for fields in lines if len(fields) == 3]
 

@@ -12,9 +12,12 @@ host_signalling  the host's SIP requests and what they were for
 host_answers     the anchor's answers, read
 host_status      the host's state as values to show
 anchor           the anchor: anchor_events in, anchor_commands out
+anchor_authors   hosts that speak the authors' later JSON
+answer_size      how much an answer of the anchor may say
 leases           who has which virtual address
 forwards         wanted forwards and leases -> what is open to the world
 anchor_tunnels   which association has which tunnels
+anchor_notices   what hosts are told unasked
 flow_moves       handover requests, obeyed
 events, commands what both ends share
 """

@@ -6,15 +6,16 @@ not refreshed. Its owner performs the commands in order and calls again at `next
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from random import Random
-from typing import NamedTuple
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.formats import PLAIN
+from upmt_nf.datapath.outer import OVERHEAD, packed_endpoint
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.anchor_authors import AuthorsAnswers
 from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
     LeaseEnded,
@@ -22,8 +23,15 @@ from upmt_nf.mobility.anchor_commands import (
     SendSip,
     SendTunnelSignal,
 )
-from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
+from upmt_nf.mobility.anchor_events import (
+    AnchorEvent,
+    LeaseRevoked,
+    SipDatagramReceived,
+    TunnelSignalReceived,
+)
+from upmt_nf.mobility.anchor_notices import AnchorNotices, AnchorPath
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
+from upmt_nf.mobility.answer_size import LONGEST, most_pairs, room_for_results, with_short_reasons
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.flow_moves import FlowMoves
@@ -31,27 +39,28 @@ from upmt_nf.mobility.host_answers import NO_ASSOCIATION
 from upmt_nf.mobility.host_signalling import TOKEN_HEADER
 from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseKeys, LeaseRefused, Leases
 from upmt_nf.mobility.settings import AnchorSettings
+from upmt_nf.mobility.source_limits import SourceLimits
 from upmt_nf.mobility.tunnel_keys import SALT_BYTES, expose, protect
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, IPAddress
-from upmt_nf.model.identity import TerminalId
+from upmt_nf.model.identity import TerminalId, TunnelId
 from upmt_nf.model.names import MEASUREMENT_PORT
-from upmt_nf.signaling.digest import DigestServer, Unproven
+from upmt_nf.signaling.authors_json import CONTENT_TYPE, AuthorsBody, write_answers
+from upmt_nf.signaling.digest import DigestServer, Ticket, Unproven
 from upmt_nf.signaling.keys import KeyPair
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.message_writing import encode
 from upmt_nf.signaling.messages import (
-    AnchorNotice,
     AssociationRequest,
     AssociationResponse,
+    HandoverPair,
     HandoverRequest,
     HandoverResponse,
     TunnelSetupRequest,
     TunnelSetupResponse,
-    UpmtMessage,
 )
-from upmt_nf.signaling.sip.build import message, response_to
-from upmt_nf.signaling.sip.contacts import contacts_answered, lifetime_asked
+from upmt_nf.signaling.sip.build import response_to
+from upmt_nf.signaling.sip.contacts import lifetime_asked, read_contacts
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
 from upmt_nf.signaling.sip.fields import parse_address, parse_cseq
 from upmt_nf.signaling.sip.inspection import inspect
@@ -61,15 +70,10 @@ from upmt_nf.signaling.stamp import reflect
 
 METHODS = ("REGISTER", "MESSAGE")
 SWEEP_INTERVAL = 5.0
+PLACES = "REGISTER comes outside the tunnels, MESSAGE inside"
+HIGHEST_ID = TunnelId(2**32 - 1)
 OUTSIDE = SipTimers(t1=0.5, t2=2.0, give_up=32.0)
 INSIDE = SipTimers(t1=0.1, t2=1.0, t4=2.0, give_up=16.0)
-
-
-class AnchorPath(NamedTuple):
-    """Where SIP comes from and goes to; inside a tunnel, `remote` is the outer endpoint and `inner` the inner one."""
-
-    remote: Endpoint
-    inner: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,8 @@ class AnchorAssociation:
     virtual_address: IPAddress
     expires_at: float
     tunnels: tuple[Tunnel, ...]
+    contacts: tuple[tuple[str, float], ...] = ()
+    """Where the host says it can be reached, and until when."""
 
 
 class Anchor:
@@ -102,19 +108,22 @@ class Anchor:
         self._random = random
         self._leases = Leases(settings, lambda: f"{random.getrandbits(128):032x}", remembered)
         self._tunnels = AnchorTunnels(paft, settings, random)
-        self._moves = FlowMoves(paft, self._tunnels)
+        self._moves = FlowMoves(paft, self._tunnels, self._may_look_at)
+        self._authors = AuthorsAnswers(settings, self._leases, self._tunnels, self._moves, self._associate)
         self._endpoint: SipEndpoint[AnchorPath] = SipEndpoint(
             token=lambda: f"{random.getrandbits(64):016x}",
             timers=lambda path: OUTSIDE if path.inner is None else INSIDE,
             source_of=lambda path: path.inner or path.remote,
         )
-        self._tag = f"{random.getrandbits(64):016x}"
+        self._notices = AnchorNotices(settings, paft, self._leases, self._tunnels, self._endpoint, random)
+        self._tag = f"{random.getrandbits(32):08x}"
         self._commands: list[AnchorCommand] = []
         self._sweep_at: float | None = None
         self._stop_at: float | None = None
-        self._notices = 0
         self._is_stopped = False
         self._counters = Counters()
+        identity_in = guard.identity_in if guard is not None else lambda _: None
+        self.limits = SourceLimits(settings.rates, self._counters, random.randbytes(16), identity_in)
 
     # --- views ---
 
@@ -123,10 +132,19 @@ class Anchor:
         """Every association now."""
         return [
             AnchorAssociation(
-                lease.identity, lease.address, lease.expires_at, tuple(self._tunnels.of(lease.address))
+                lease.identity,
+                lease.address,
+                lease.expires_at,
+                tuple(self._tunnels.of(lease.address)),
+                lease.contacts.ends(),
             )
             for lease in self._leases.by_identity.values()
         ]
+
+    @property
+    def remembered(self) -> dict[TerminalId, IPAddress]:
+        """Which address is kept for which host, associated or not."""
+        return self._leases.remembered
 
     @property
     def counters(self) -> dict[str, int]:
@@ -140,7 +158,13 @@ class Anchor:
         """When `TimeoutReached` should come at the latest (seconds), or None."""
         if self._is_stopped:
             return None
-        times = (self._leases.next_expiry(), self._endpoint.next_timeout(), self._sweep_at, self._stop_at)
+        times = (
+            self._leases.next_expiry(),
+            self._endpoint.next_timeout(),
+            self._notices.next_timeout(),
+            self._sweep_at,
+            self._stop_at,
+        )
         return min((time for time in times if time is not None), default=None)
 
     def handle(self, event: AnchorEvent, now: float) -> list[AnchorCommand]:
@@ -149,14 +173,23 @@ class Anchor:
             return []
         match event:
             case SipDatagramReceived(source, data):
+                if not self.limits.admits(packed_endpoint(source), data, now):
+                    return []
                 self._endpoint.receive_datagram(data, AnchorPath(source), now)
-            case TunnelSignalReceived(_, remote, source, port, payload):
+            case TunnelSignalReceived(tunnel, remote, source, port, payload):
                 if port == MEASUREMENT_PORT:
                     self._reflect(event, now)
                 elif port == self._settings.signalling_port:
+                    lease = self._leases.by_address.get(tunnel.owner) if tunnel is not None else None
+                    owner = lease.identity if lease is not None else None
+                    if not self.limits.admits(packed_endpoint(remote), payload, now, owner):
+                        return []
                     self._endpoint.receive_datagram(payload, AnchorPath(remote, source), now)
                 else:
                     self._counters.add("unknown_port")
+            case LeaseRevoked(identity):
+                if (lease := self._leases.revoke(identity)) is not None:
+                    self._end(lease, "an administrator ended it", now)
             case StopAsked():
                 self._stop(now)
             case TimeoutReached():
@@ -170,11 +203,13 @@ class Anchor:
 
     def _pass_time(self, now: float) -> None:
         self._endpoint.handle_timeout(now)
+        self._notices.handle_timeout(now)
         for lease in self._leases.expire(now):
-            self._end(lease, "it was not refreshed")
+            self._end(lease, "it was not refreshed", now, is_told=self._notices.is_heard(lease, now))
         if self._sweep_at is not None and now >= self._sweep_at:
             self._sweep_at = now + SWEEP_INTERVAL
             self._paft.age(now)
+            self._notices.watch(now)
             for tunnel in self._tunnels.expire(now):
                 self._say(Level.INFO, f"tunnel {tunnel.id} of {tunnel.owner} was silent too long")
         if self._stop_at is not None and now >= self._stop_at:
@@ -184,10 +219,10 @@ class Anchor:
         for event in self._endpoint.events():
             if isinstance(event, RequestReceived):
                 self._receive(event, now)
-            elif self._stop_at is not None and event.flow.inner is not None:
-                # An answer to one of our last notices, or none; when all are in, there is nothing to wait for.
-                self._notices -= 1
-                self._is_stopped = self._is_stopped or self._notices <= 0
+            else:
+                self._notices.hear(event)
+        # When all have answered our goodbye, there is nothing to wait for.
+        self._is_stopped = self._is_stopped or (self._stop_at is not None and not self._notices.waiting)
 
     def _receive(self, event: RequestReceived[AnchorPath], now: float) -> None:
         """Ask for proof first. A stranger costs one answer, of which nothing is kept."""
@@ -203,14 +238,14 @@ class Anchor:
                 response = self._no(request, proof.status, proof.reason, proof.headers)
                 return self._endpoint.respond(event.transaction, response, now, and_forget=True)
             ticket = proof
-        identity = TerminalId(ticket.identity) if ticket is not None else None
-        response = self._answer(request, event.flow, identity, now)
+        response = self._answer(request, event.flow, ticket, now)
         if response.status != 200:
             self._counters.add(f"refused_{response.status}")
         if ticket is not None and self._guard is not None:
             proof_of_ours = self._guard.info(ticket, response.body, now)
             response = replace(response, headers=(*response.headers, proof_of_ours))
-        return self._endpoint.respond(event.transaction, response, now)
+        is_stranger = ticket is None and self._guard is not None
+        return self._endpoint.respond(event.transaction, response, now, and_forget=is_stranger)
 
     def _flush(self) -> None:
         for data, path in self._endpoint.datagrams_to_send():
@@ -227,64 +262,72 @@ class Anchor:
 
     # --- requests ---
 
-    def _answer(
-        self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
-    ) -> Response:
-        """`identity` is proven; None: nobody asks for proof here."""
+    def _answer(self, request: Request, path: AnchorPath, ticket: Ticket | None, now: float) -> Response:
+        """`ticket` is the proof of who asks; None: nobody asks for proof here."""
         if request.method == "REGISTER" and path.inner is None:
-            return self._answer_register(request, path, identity, now)
-        if request.method == "MESSAGE" and path.inner is not None:
-            return self._answer_message(request, path, path.inner, identity, now)
-        return self._no(request, 403, "REGISTER comes outside the tunnels, MESSAGE inside")
+            return self._answer_register(request, path, ticket, now)
+        if request.method == "MESSAGE":
+            return self._answer_message(request, path, ticket, now)
+        return self._no(request, 403, PLACES)
 
     def _answer_register(
-        self, request: Request, path: AnchorPath, identity: TerminalId | None, now: float
+        self, request: Request, path: AnchorPath, ticket: Ticket | None, now: float
     ) -> Response:
         try:
             asked = self._read_register(request)
         except ValueError as reason:
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
-        if identity not in (None, asked.identity):
-            return self._no(request, 403, "that is another host's identity")
-        if self._stop_at is not None:
-            return self._no(request, 503, "the anchor is going down", (("Retry-After", "2"),))
-        if asked.expires == 0:
-            lease = self._leases.release(asked)
-            if lease is not None:
-                self._end(lease, "the host left")
+        if ticket is not None:
+            if ticket.identity != asked.identity:
+                return self._no(request, 403, "that is another host's identity")
+            asked = replace(asked, proven_at=ticket.made_at)
+        if asked.expires == 0 and self._stop_at is None:
+            if (left := self._leases.release(asked)) is not None:
+                self._end(left, "the host left", now, is_told=False)
             return response_to(request, 200, tag=self._tag, headers=(("Expires", "0"),))
-        given = self._leases.ask(asked, now)
-        if isinstance(given, LeaseRefused):
-            return self._refuse_lease(request, asked, given)
-        lease = given.lease
+        lease = self._associate(asked, path.remote, now)
+        if isinstance(lease, LeaseRefused):
+            return self._refuse_lease(request, lease)
         if asked.key is not None and self._guard is not None:
             try:
                 self._agree(lease, asked.key)
             except PeerError as reason:
                 return self._no(request, 400, f"Bad Request: {reason}")
-        if given.has_restarted:
-            self._tunnels.remove_all(lease.address)
-            self._moves.start_over(lease.address)
-            self._say(Level.INFO, f"{lease.identity} has restarted and keeps {lease.address}")
-        if given.is_new:
-            self._commands.append(LeaseGranted(lease.identity, lease.address))
-            self._say(Level.INFO, f"{lease.identity} at {path.remote} is associated as {lease.address}")
         expires = max(1, round(lease.expires_at - now))
         headers: tuple[Header, ...] = (
             ("VIpAddr", str(lease.address)),
             ("Expires", str(expires)),
             (TOKEN_HEADER, lease.token),
         )
-        headers = (*contacts_answered(request, expires), *headers)
+        headers = (*lease.contacts.headers(now), *headers)
         key = lease.keys.ours if lease.keys is not None else None
         body = encode(AssociationResponse(lease.address, lease.token, expires, key))
         return response_to(request, 200, tag=self._tag, headers=headers, body=body)
 
+    def _associate(self, asked: LeaseAsked, remote: Endpoint, now: float) -> Lease | LeaseRefused:
+        """The lease of a host at `remote`, given or refreshed, with all that follows from it."""
+        if self._stop_at is not None:
+            return LeaseRefused(503, "the anchor is going down", retry_after=2)
+        given = self._leases.ask(asked, now)
+        if isinstance(given, LeaseRefused):
+            self._say(Level.WARNING, f"no association for {asked.identity}: {given.reason}")
+            return given
+        lease = given.lease
+        if given.has_restarted:
+            self._tunnels.remove_all(lease.address)
+            self._moves.start_over(lease.address)
+            self._say(Level.INFO, f"{lease.identity} has restarted and keeps {lease.address}")
+        self.limits.know(lease.identity, packed_endpoint(remote))
+        if given.is_new:
+            self._commands.append(LeaseGranted(lease.identity, lease.address))
+            self._say(Level.INFO, f"{lease.identity} at {remote} is associated as {lease.address}")
+        return lease
+
     def _read_register(self, request: Request) -> LeaseAsked:
         """Raises ValueError."""
         identity = parse_address(request.header("to") or "").record
-        if len(identity) > 256:
-            raise ValueError("the identity is too long")
+        if len(identity) > 256 or not identity.isprintable():
+            raise ValueError("the identity is too long or not printable")
         cseq, _ = parse_cseq(request.header("cseq") or "")
         expires = lifetime_asked(request) or str(self._settings.lifetime)
         if not (expires.isascii() and expires.isdigit()):
@@ -296,8 +339,9 @@ class Anchor:
             call_id=request.header("call-id") or "",
             cseq=cseq,
             expires=min(int(expires[:10]), 2**32 - 1),
-            wanted=ip_address(wanted.strip()) if wanted else None,
+            wanted=_address_in(wanted) if wanted else None,
             key=key,
+            contacts=read_contacts(request),
         )
 
     @staticmethod
@@ -309,7 +353,7 @@ class Anchor:
             raise ValueError(str(reason)) from reason
         if not isinstance(body, AssociationRequest):
             raise ValueError("the body is no association request")
-        address = None if wanted is None else ip_address(wanted.strip())
+        address = None if wanted is None else _address_in(wanted)
         if (body.expires, body.virtual_address) != (int(expires[:10]), address):
             raise ValueError("headers and body contradict each other")
         return body.key
@@ -321,36 +365,38 @@ class Anchor:
             pair = KeyPair()
             lease.keys = LeaseKeys(key, pair.public, pair.agree(key, is_host=False))
 
-    def _refuse_lease(self, request: Request, asked: LeaseAsked, refused: LeaseRefused) -> Response:
+    def _refuse_lease(self, request: Request, refused: LeaseRefused) -> Response:
         headers: list[Header] = []
         if refused.least_lifetime is not None:
             headers.append(("Min-Expires", str(refused.least_lifetime)))
         if refused.retry_after is not None:
             headers.append(("Retry-After", str(refused.retry_after)))
-        self._say(Level.WARNING, f"no association for {asked.identity}: {refused.reason}")
         return self._no(request, refused.status, refused.reason, tuple(headers))
 
     def _answer_message(
-        self,
-        request: Request,
-        path: AnchorPath,
-        inner: Endpoint,
-        identity: TerminalId | None,
-        now: float,
+        self, request: Request, path: AnchorPath, ticket: Ticket | None, now: float
     ) -> Response:
         try:
             body = decode(request.body)
             cseq, _ = parse_cseq(request.header("cseq") or "")
         except (PeerError, ValueError) as reason:
+            if path.inner is None and b'"MType"' not in request.body:
+                return self._no(request, 403, PLACES)
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
-        lease = self._leases.by_address.get(inner.address)
-        if lease is not None and identity not in (None, lease.identity):
+        inner = path.inner
+        lease = self._leases.by_address.get(inner.address) if inner is not None else None
+        if lease is not None and ticket is not None and ticket.identity != lease.identity:
             return self._no(request, 403, "that is another host's virtual address")
+        if isinstance(body, AuthorsBody):
+            answers = self._authors.answer(body, path.remote, inner, ticket, now)
+            return self._yes(request, write_answers(body, answers), CONTENT_TYPE)
+        if inner is None:
+            return self._no(request, 403, PLACES)
         match body:
             case TunnelSetupRequest():
                 return self._set_up(request, body, path, inner, cseq, now)
             case HandoverRequest():
-                return self._hand_over(request, body, path, inner, cseq, now)
+                return self._hand_over(request, body, path, inner, ticket is not None, cseq, now)
             case _:
                 return self._no(request, 400, "Bad Request: not a request of a mobile host")
 
@@ -372,16 +418,28 @@ class Anchor:
             return self._no(request, 403, f"tunnels here are {' or '.join(self._settings.formats)}")
         if body.format != PLAIN.name and lease.keys is None:
             return self._no(request, 403, "no keys were agreed with this association")
-        tunnel = self._tunnels.set_up(lease, body.network, path.remote, cseq, now)
+        remote = path.remote
+        longest = TunnelSetupResponse(
+            HIGHEST_ID,
+            remote.address,
+            65535,
+            (),
+            body.format,
+            255,
+            None if body.format == PLAIN.name else bytes(16),
+        )
+        room = self._room(request, longest, body.handover, inner)
+        if len(body.handover) > (most := most_pairs(room)):
+            return self._no(request, 513, f"at most {most} pairs in a message")
+        tunnel = self._tunnels.set_up(lease, body.network, remote, cseq, now)
         if isinstance(tunnel, str):
             return self._no(request, 403, tunnel)
         key_id, salt = self._protect(tunnel, lease, body.format)
-        results = self._moves.apply(lease, body.handover, tunnel, cseq, now)
-        remote = path.remote
-        return self._yes(
-            request,
-            TunnelSetupResponse(tunnel.id, remote.address, remote.port, results, body.format, key_id, salt),
+        results = with_short_reasons(self._moves.apply(lease, body.handover, tunnel, cseq, now), room)
+        answer = TunnelSetupResponse(
+            tunnel.id, remote.address, remote.port, results, body.format, key_id, salt
         )
+        return self._yes(request, encode(answer))
 
     def _protect(self, tunnel: Tunnel, lease: Lease, format: str) -> tuple[int, bytes | None]:
         """Give a tunnel the format that its host chose; gives the number and the salt of its keys."""
@@ -399,20 +457,45 @@ class Anchor:
         body: HandoverRequest,
         path: AnchorPath,
         inner: Endpoint,
+        is_proven: bool,
         cseq: int,
         now: float,
     ) -> Response:
-        tunnel = self._tunnels.at(path.remote, inner.address)
-        if tunnel is None:
-            return self._no(request, NO_ASSOCIATION, "this message came by no tunnel of yours")
-        lease = self._leases.by_address.get(tunnel.owner)
+        lease = self._leases.by_address.get(inner.address)
         if lease is None or body.association not in ("", lease.token):
             return self._no(request, NO_ASSOCIATION, "no such association")
+        tunnel: Tunnel | str | None = self._tunnels.at(path.remote, inner.address)
+        if tunnel is None and is_proven and not body.association:
+            # The paper's opportunistic set-up: its own form of the request has no token. Proven, it is as good as
+            # a setup request; a host that has a token agrees on a format, and sets up in so many words.
+            tunnel = self._tunnels.set_up_plain(lease, path.remote, cseq, now)
+        if isinstance(tunnel, str):
+            return self._no(request, 403, tunnel)
+        if tunnel is None:
+            return self._no(request, NO_ASSOCIATION, "this message came by no tunnel of yours")
+        room = self._room(request, HandoverResponse(()), body.pairs, inner)
+        if len(body.pairs) > (most := most_pairs(room)):
+            return self._no(request, 513, f"at most {most} pairs in a message")
         results = self._moves.apply(lease, body.pairs, tunnel, cseq, now)
-        return self._yes(request, HandoverResponse(results))
+        return self._yes(request, encode(HandoverResponse(with_short_reasons(results, room))))
 
-    def _yes(self, request: Request, body: UpmtMessage) -> Response:
-        return response_to(request, 200, tag=self._tag, body=encode(body))
+    def _room(
+        self,
+        request: Request,
+        bare: TunnelSetupResponse | HandoverResponse,
+        pairs: Sequence[HandoverPair],
+        inner: Endpoint,
+    ) -> int:
+        """Bytes that an answer has for its results; one alone always has enough."""
+        if len(pairs) < 2:
+            return LONGEST
+        answer = self._yes(request, encode(bare) + b',"results":[]')
+        mtu = self._settings.outer_mtu - OVERHEAD[self._settings.address.version]
+        is_proven = self._guard is not None
+        return room_for_results(len(bytes(answer)), mtu, inner.address.version, is_proven=is_proven)
+
+    def _yes(self, request: Request, body: bytes, content_type: str = "application/json") -> Response:
+        return response_to(request, 200, tag=self._tag, body=body, content_type=content_type)
 
     def _no(
         self, request: Request, status: int, reason: str | None, headers: tuple[Header, ...] = ()
@@ -420,6 +503,9 @@ class Anchor:
         return response_to(request, status, tag=self._tag, headers=headers, reason=reason)
 
     # --- the rest ---
+
+    def _may_look_at(self, lease: Lease, flows: int, now: float) -> bool:
+        return self.limits.may_look_at(lease.identity, flows, now)
 
     def _reflect(self, event: TunnelSignalReceived, now: float) -> None:
         if event.tunnel is None:
@@ -431,35 +517,29 @@ class Anchor:
         self._commands.append(SendTunnelSignal(event.remote, event.source, MEASUREMENT_PORT, answer))
         return None
 
-    def _end(self, lease: Lease, reason: str) -> None:
+    def _end(self, lease: Lease, reason: str, now: float, *, is_told: bool = True) -> None:
+        if is_told and self._stop_at is None:
+            self._notices.tell(lease, "lease-ended", reason, now)
         self._tunnels.remove_all(lease.address)
         self._moves.forget(lease.address)
+        self.limits.forget(lease.identity)
         self._commands.append(LeaseEnded(lease.identity, lease.address, reason))
         self._say(Level.INFO, f"the association of {lease.identity} as {lease.address} ended: {reason}")
 
     def _stop(self, now: float) -> None:
-        """Tell every host, in the tunnel that was heard last; wait a moment for the answers."""
-        if self._stop_at is not None:
-            return
-        self._stop_at = now + self._settings.notice_patience
-        local = Endpoint(self._settings.address, self._settings.signalling_port)
-        for lease in self._leases.by_identity.values():
-            tunnel = self._tunnels.latest_of(lease.address)
-            if tunnel is None:
-                continue
-            self._notices += 1
-            inner = Endpoint(lease.address, self._settings.signalling_port)
-            request = message(
-                anchor=inner,
-                local=local,
-                identity="anchor@upmt",
-                call_id=f"{self._random.getrandbits(64):016x}",
-                cseq=1,
-                tag=self._tag,
-                body=encode(AnchorNotice("going-down", "the anchor was stopped")),
+        """Tell every host, and wait a moment for the answers."""
+        if self._stop_at is None:
+            self._stop_at = now + self._settings.notice_patience
+            self._notices.tell_all(
+                "going-down", "the anchor was stopped", self._settings.notice_patience, now
             )
-            self._endpoint.send_request(request, AnchorPath(tunnel.remote, inner), now)
-        self._is_stopped = self._notices == 0
+
+
+def _address_in(text: str) -> IPAddress:
+    """Raises ValueError. With a zone, one address would have many names, and so many owners."""
+    if "%" in text:
+        raise ValueError("VIpAddr has a zone")
+    return ip_address(text.strip())
 
 
 def _one_line(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.model.flow import Endpoint
+from upmt_nf.model.identity import TerminalId
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +32,11 @@ class TunnelSignalReceived:
     payload: bytes
 
 
-AnchorEvent = SipDatagramReceived | TunnelSignalReceived | StopAsked | TimeoutReached
+@dataclass(frozen=True, slots=True)
+class LeaseRevoked:
+    """An administrator ends the association of a host."""
+
+    identity: TerminalId
+
+
+AnchorEvent = SipDatagramReceived | TunnelSignalReceived | LeaseRevoked | StopAsked | TimeoutReached

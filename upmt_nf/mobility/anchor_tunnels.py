@@ -14,7 +14,7 @@ from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.leases import Lease
 from upmt_nf.mobility.settings import AnchorSettings
-from upmt_nf.mobility.tunnel_keys import inner_mtu
+from upmt_nf.mobility.tunnel_keys import expose, inner_mtu
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 
@@ -77,6 +77,16 @@ class AnchorTunnels:
             self._paft.move_endpoint(kept.tunnel, remote)
         return kept.tunnel
 
+    def set_up_plain(self, lease: Lease, remote: Endpoint, cseq: int, now: float) -> Tunnel | str:
+        """A tunnel for a request that names neither network nor format: one for each end."""
+        if PLAIN.name not in self._settings.formats:
+            return f"tunnels here are {' or '.join(self._settings.formats)}"
+        tunnel = self.set_up(lease, None, remote, cseq, now)
+        if isinstance(tunnel, Tunnel):
+            tunnel.mtu = self.mtu_of(remote, PLAIN.name)
+            expose(tunnel)
+        return tunnel
+
     def mtu_of(self, remote: Endpoint, format: str) -> int:
         """The largest inner packet of a tunnel, as far as we know the path to its end."""
         return inner_mtu(self._settings.outer_mtu, remote.address.version, format)
@@ -118,6 +128,6 @@ class AnchorTunnels:
 
     def _new_id(self) -> TunnelId:
         while True:
-            id = TunnelId(self._random.getrandbits(32))
+            id = TunnelId(self._random.getrandbits(31))  # a signed number of 32 bits for others
             if id and id not in self._paft.tunnels:
                 return id

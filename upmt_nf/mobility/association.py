@@ -36,6 +36,7 @@ class AssociationInput(Enum):
     REFRESH_DUE = auto()
     EXPIRED = auto()
     DISOWNED = auto()
+    WITHDRAWN = auto()
     STOP_ASKED = auto()
     LEFT = auto()
 
@@ -48,10 +49,14 @@ TRANSITIONS: dict[tuple[AssociationState, AssociationInput], AssociationState] =
     (S.REGISTERING, I.NETWORKS_GONE): S.IDLE,
     (S.REGISTERING, I.ACCEPTED): S.ASSOCIATED,
     (S.REGISTERING, I.FAILED): S.LOST,
+    (S.REGISTERING, I.WITHDRAWN): S.IDLE,
     (S.REGISTERING, I.STOP_ASKED): S.LEAVING,
     (S.ASSOCIATED, I.ACCEPTED): S.ASSOCIATED,
+    (S.ASSOCIATED, I.NETWORK_APPEARED): S.REFRESHING,
     (S.ASSOCIATED, I.REFRESH_DUE): S.REFRESHING,
+    (S.ASSOCIATED, I.EXPIRED): S.LOST,
     (S.ASSOCIATED, I.DISOWNED): S.LOST,
+    (S.ASSOCIATED, I.WITHDRAWN): S.IDLE,
     (S.ASSOCIATED, I.STOP_ASKED): S.LEAVING,
     (S.REFRESHING, I.NETWORK_APPEARED): S.REFRESHING,
     (S.REFRESHING, I.ACCEPTED): S.ASSOCIATED,
@@ -59,16 +64,20 @@ TRANSITIONS: dict[tuple[AssociationState, AssociationInput], AssociationState] =
     (S.REFRESHING, I.FAILED): S.LOST,
     (S.REFRESHING, I.EXPIRED): S.LOST,
     (S.REFRESHING, I.DISOWNED): S.LOST,
+    (S.REFRESHING, I.WITHDRAWN): S.IDLE,
     (S.REFRESHING, I.STOP_ASKED): S.LEAVING,
     (S.LOST, I.NETWORK_APPEARED): S.REGISTERING,
     (S.LOST, I.RETRY_DUE): S.REGISTERING,
     (S.LOST, I.ACCEPTED): S.ASSOCIATED,
+    (S.LOST, I.WITHDRAWN): S.IDLE,
     (S.LOST, I.STOP_ASKED): S.LEAVING,
     (S.LEAVING, I.LEFT): S.IDLE,
 }
 
 REFRESH_AFTER = 0.8
 """Part of the lifetime after which a refresh is due (less up to a tenth, so that hosts do not refresh in step)."""
+LONGEST_PAUSE = 5.0
+"""Seconds between the attempts of one refresh."""
 FIRST_RETRY, LONGEST_RETRY = 0.5, 30.0
 """Seconds between attempts to associate again: doubling, with jitter."""
 
@@ -139,6 +148,11 @@ class HostAssociation:
         self._retry = FIRST_RETRY
 
     @property
+    def lifetime(self) -> int:
+        """Seconds of association that are asked for."""
+        return self._lifetime
+
+    @property
     def is_held(self) -> bool:
         """Whether the anchor leases us our virtual address now."""
         return self.state in (AssociationState.ASSOCIATED, AssociationState.REFRESHING)
@@ -149,9 +163,12 @@ class HostAssociation:
         """A network can be used; all of them register at once, so that a dead first one costs nothing."""
         if not self._enter(AssociationInput.NETWORK_APPEARED):
             return []
-        self._next_at = None if self.state is AssociationState.REGISTERING else self._next_at
         if self.state is AssociationState.REFRESHING:
+            # The anchor learns of the new care-of address; should it not answer there, the others are asked.
+            due, soon = self._next_at, now + LONGEST_PAUSE
+            self._next_at = soon if due is None else min(due, soon)
             return self._register([network])
+        self._next_at = None
         return self._register([name for name in self.networks if name not in self._asked])
 
     def vanish(self, network: NetworkName, now: float) -> list[AssociationAction]:
@@ -221,6 +238,20 @@ class HostAssociation:
             return []
         return self._lose(reason, now, retry_after)
 
+    def ask_again(self, now: float) -> list[AssociationAction]:
+        """Refresh at once, by every network that is there: nobody knows which of them still leads to the anchor."""
+        if not self._enter(AssociationInput.REFRESH_DUE):
+            return []
+        self._next_at = now + LONGEST_PAUSE
+        return self._register(self.networks)
+
+    def withdraw(self) -> None:
+        """Another anchor is used: nothing is wanted of this one but the same address, if we ever come back."""
+        if self._enter(AssociationInput.WITHDRAWN):
+            self.token = self.expires_at = self._next_at = None
+            self._asked.clear()
+            self._turn, self._retry = 0, FIRST_RETRY
+
     def stop(self, now: float) -> list[AssociationAction]:
         """Leave: say goodbye by every network that is there."""
         had_asked = self.state is not AssociationState.IDLE
@@ -275,7 +306,7 @@ class HostAssociation:
     def _refresh(self, now: float) -> list[AssociationAction]:
         """One network after the other, those that live first, six times before the association expires."""
         assert self.expires_at is not None
-        self._next_at = now + max(0.5, min(5.0, (self.expires_at - now) / 6))
+        self._next_at = now + max(0.5, min(LONGEST_PAUSE, (self.expires_at - now) / 6))
         if not self.networks:
             return []
         network = self.networks[self._turn % len(self.networks)]

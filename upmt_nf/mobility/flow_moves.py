@@ -5,7 +5,7 @@ Requests of one host may overtake each other: each flow follows the newest (by C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from upmt_nf.datapath.paft import SETTLE_SECONDS, Paft, Tunnel
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
@@ -26,11 +26,14 @@ _SPARE_ORDERS = 1024
 
 
 class FlowMoves:
-    """Moves flows in PAFT and remembers by which request."""
+    """Moves flows in PAFT and remembers by which request. `may_look_at` limits how many flows one host keeps us at."""
 
-    def __init__(self, paft: Paft, tunnels: AnchorTunnels) -> None:
+    def __init__(
+        self, paft: Paft, tunnels: AnchorTunnels, may_look_at: Callable[[Lease, int, float], bool]
+    ) -> None:
         self._paft = paft
         self._tunnels = tunnels
+        self._may_look_at = may_look_at
         self._orders: dict[IPAddress, dict[FlowBytes, int]] = {}
 
     def apply(
@@ -56,8 +59,12 @@ class FlowMoves:
         tunnel = self._choose(lease, pair.tunnels, came_by)
         if tunnel is None:
             return HandoverResult(False, reason="none of these tunnels is yours")
+        match = pair.match
+        looked_at = len(match) if isinstance(match, tuple) else self._paft.number_owned_by(lease.address)
+        if not self._may_look_at(lease, looked_at, now):
+            return HandoverResult(False, reason="too many flows at once: try again later")
         try:
-            keys = self._select(lease, pair.match)
+            keys = self._select(lease, match)
         except PeerError as reason:
             return HandoverResult(False, reason=str(reason)[:200])
         orders = self._orders.setdefault(lease.address, {})
@@ -102,7 +109,7 @@ class FlowMoves:
         return [*known, newcomers]
 
     def _prune(self, orders: dict[FlowBytes, int], owner: IPAddress) -> None:
-        if len(orders) > 2 * len(self._paft.flows_owned_by(owner)) + _SPARE_ORDERS:
+        if len(orders) > 2 * self._paft.number_owned_by(owner) + _SPARE_ORDERS:
             gone = [key for key in orders if key not in self._paft.flows and not stands_for_newcomers(key)]
             for key in gone:
                 del orders[key]

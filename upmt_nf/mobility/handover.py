@@ -17,11 +17,8 @@ from enum import Enum, auto
 from upmt_nf.mobility.host_commands import Mode, Receipt
 from upmt_nf.model.flow import FlowBytes, FlowKey, stands_for_newcomers
 from upmt_nf.model.identity import ApplicationName, NetworkName
-from upmt_nf.signaling.message_writing import split_pairs
-from upmt_nf.signaling.messages import HandoverPair
+from upmt_nf.signaling.message_writing import flows_in_groups
 
-BODY_BYTES = 740
-"""Of JSON in one request, so that the whole message stays under 1200 bytes."""
 WINDOW = 32
 """Requests on their way at a time."""
 ATTEMPTS = 5
@@ -128,18 +125,23 @@ class Handover:
         self.known.update(flow.packed() for flow in fresh)
         open_flows = tuple(flow for flow in fresh if flow.packed() not in confirmed)
         if open_flows:
-            for group in split_pairs((HandoverPair(open_flows),), BODY_BYTES):
-                for pair in group:
-                    assert isinstance(pair.match, tuple)
-                    self._unsent.append(FlowRequest(self, pair.match))
+            self._unsent.append(FlowRequest(self, open_flows))
 
-    def take_requests(self, is_ours: Callable[[FlowBytes], bool]) -> list[FlowRequest]:
-        """What to send now. `is_ours` is false for flows that ended, or that another handover moves by now."""
+    def take_requests(self, is_ours: Callable[[FlowBytes], bool], room: int) -> list[FlowRequest]:
+        """What to send now, with no more than `room` bytes of flows in one request, and at least one flow.
+
+        `is_ours` is false for flows that ended, or that another handover moves by now.
+        """
         found: list[FlowRequest] = []
         while self.is_running and self._unsent and len(self._asked) < WINDOW:
             request = self._unsent.popleft()
             request.flows = tuple(flow for flow in request.flows if is_ours(flow.packed()))
             if request.flows:
+                # Only now, as the path may have become narrower since the request was made.
+                request.flows, *others = flows_in_groups(request.flows, room)
+                self._unsent.extendleft(
+                    FlowRequest(self, flows, request.attempt) for flows in reversed(others)
+                )
                 self.touched.update(flow.packed() for flow in request.flows)
                 self._asked.add(request)
                 found.append(request)

@@ -30,6 +30,18 @@ class Refusal:
     is_disowned: bool = False
     least_lifetime: int | None = None
     retry_after: float = 0.0
+    status: int = 0
+    """Of the SIP answer, when it was one of 300 or more."""
+
+    @property
+    def is_distrust(self) -> bool:
+        """The anchor does not believe our proof, or we not its challenge."""
+        return self.status in (401, 403)
+
+    @property
+    def sends_us_on(self) -> bool:
+        """Asking the same anchor again soon is of no use, another may take us."""
+        return self.is_distrust or self.status == 503
 
 
 def read_registration(purpose: Registering, response: Response, *, is_proven: bool) -> Grant | Refusal:
@@ -39,6 +51,7 @@ def read_registration(purpose: Registering, response: Response, *, is_proven: bo
             f"{response.status} {response.reason}",
             least_lifetime=_number(response, "min-expires") if response.status == 423 else None,
             retry_after=float(_number(response, "retry-after") or 0),
+            status=response.status,
         )
     if is_proven:
         return _read_proven(purpose, response)

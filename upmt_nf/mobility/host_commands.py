@@ -29,8 +29,16 @@ class SendTunnelSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class UseAnchor:
+    """Every tunnel ends at this anchor from now on; `ConfigureVirtualAddress` follows. Until then nothing is sent."""
+
+    tunnels: Endpoint
+    signalling: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigureVirtualAddress:
-    """Applications get this address as their source from now on."""
+    """Applications get this address as their source from now on, in the place of any that they have."""
 
     address: IPAddress
 
@@ -104,6 +112,7 @@ class HandoverFinished:
 HostCommand = (
     SendSip
     | SendTunnelSignal
+    | UseAnchor
     | ConfigureVirtualAddress
     | ReleaseVirtualAddress
     | OpenTunnel

@@ -49,10 +49,11 @@ class PathNarrowed:
 
 @dataclass(frozen=True, slots=True)
 class SipDatagramReceived:
-    """SIP outside the tunnels, on that network's signalling socket."""
+    """SIP outside the tunnels, on that network's signalling socket, from an anchor's address (None: the one in use)."""
 
     network: NetworkName
     data: bytes
+    anchor: IPAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)

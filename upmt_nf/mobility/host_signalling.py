@@ -6,13 +6,15 @@ tunnels or flows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import NamedTuple
 
+from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.mobility.handover import FlowRequest
 from upmt_nf.mobility.host_commands import SendSip, SendTunnelSignal
+from upmt_nf.mobility.notice_proofs import NoticeProofs
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
@@ -49,8 +51,12 @@ INSIDE_T1, LEAST_T1 = 0.1, 0.05
 INSIDE_T2, INSIDE_GIVE_UP = 1.0, 6.4
 MAX_TRIES = 3
 """Challenges that are met for one request."""
-CLAIMED_BYTES = 640
-"""Of flows in a tunnel setup request, so that it stays under 1200 bytes; the rest follows."""
+LONGEST = 1200
+"""Bytes of a SIP message inside a tunnel, on paths that take it: a little less than what every usual path takes."""
+_LONGEST_BRANCH = ";branch=z9hG4bK" + 16 * "0"
+_HIGHEST_CSEQ = 2**31 - 1
+_MOST_DIGITS = 4
+"""Of Content-Length."""
 
 
 class SipPath(NamedTuple):
@@ -123,14 +129,24 @@ class Doubted(NamedTuple):
 
 
 class HostSignalling:
-    """One SIP identity: one Call-ID and one rising CSeq for all requests, so that the anchor can order them."""
+    """One SIP identity: one Call-ID and one rising CSeq for all requests, so that the anchor can order them.
+
+    `association_key` gives the key of the association that is held, or None. While it is held only proven answers
+    and notices count: whoever can read the path could otherwise end it with a forged refusal.
+    """
 
     def __init__(
-        self, settings: HostSettings, random: Random, round_trip: Callable[[NetworkName], float | None]
+        self,
+        settings: HostSettings,
+        random: Random,
+        round_trip: Callable[[NetworkName], float | None],
+        association_key: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._random = random
         self._round_trip = round_trip
+        self._association_key = association_key
+        self._notice_proofs = NoticeProofs()
         self._endpoint: SipEndpoint[SipPath] = SipEndpoint(
             token=self._token, timers=self._timers, is_proven=self._is_proven
         )
@@ -164,8 +180,11 @@ class HostSignalling:
         token: str | None,
         key: bytes | None,
         now: float,
+        others: Sequence[IPAddress] = (),
+        gone: Sequence[IPAddress] = (),
     ) -> None:
-        """Association request (M1 of the paper's figure 9), outside the tunnels."""
+        """Association request (M1 of the paper's figure 9), outside the tunnels. See `build.register`."""
+        port = self._settings.signalling_port
         self._cseq += 1
         request = register(
             anchor=self._settings.anchor_signalling,
@@ -177,6 +196,8 @@ class HostSignalling:
             expires=expires,
             virtual_address=None if virtual_address is None else str(virtual_address),
             body=encode(AssociationRequest(expires, virtual_address, key)),
+            others=[Endpoint(address, port) for address in others],
+            gone=[Endpoint(address, port) for address in gone],
         )
         if token is not None:
             request = replace(request, headers=(*request.headers, (TOKEN_HEADER, token)))
@@ -188,17 +209,25 @@ class HostSignalling:
         token: str,
         virtual_address: IPAddress,
         flows: list[FlowKey],
+        mtu: int,
         now: float,
     ) -> None:
-        """Tunnel setup request, in the network's tunnel socket; takes along as many `flows` as fit."""
+        """Tunnel setup request, in the network's tunnel socket; takes along as many `flows` as fit.
+
+        `mtu`: the largest inner packet, bytes.
+        """
         claimed: tuple[FlowKey, ...] = ()
-        pairs: tuple[HandoverPair, ...] = ()
-        if flows:
-            pairs = next(iter(split_pairs((HandoverPair(tuple(flows)),), CLAIMED_BYTES)))
-            claimed = tuple(flow for pair in pairs if isinstance(pair.match, tuple) for flow in pair.match)
         body = TunnelSetupRequest(
-            token, virtual_address, network, pairs, self._settings.protection.get(network, "plain")
+            token, virtual_address, network, format=self._settings.protection.get(network, "plain")
         )
+        room = self._room(body, virtual_address, mtu)
+        if flows:
+            pairs = next(iter(split_pairs((HandoverPair(tuple(flows)),), room)))
+            if len(encode(replace(body, handover=pairs))) <= len(encode(body)) + room:
+                body = replace(body, handover=pairs)
+                claimed = tuple(
+                    flow for pair in pairs if isinstance(pair.match, tuple) for flow in pair.match
+                )
         self._send_message(body, network, virtual_address, SettingUp(network, now, claimed), now)
 
     def move(
@@ -208,20 +237,34 @@ class HostSignalling:
         body = HandoverRequest(token, (HandoverPair(request.flows),))
         self._send_message(body, network, virtual_address, Moving(network, request), now)
 
+    def room_for_flows(self, token: str, virtual_address: IPAddress, mtu: int) -> int:
+        """Bytes of pairs for which a handover request has room, in a tunnel whose inner packets have up to `mtu`."""
+        return self._room(HandoverRequest(token, ()), virtual_address, mtu)
+
+    def _room(self, body: UpmtMessage, source: IPAddress, mtu: int) -> int:
+        """What is left beside the headers, which the host's name and its proof make longer, and the bare body."""
+        request = self._message(body, source, _HIGHEST_CSEQ)
+        if self._credentials is not None:
+            request = self._credentials.with_space(request)
+        used = len(bytes(request)) + len(_LONGEST_BRANCH) + _MOST_DIGITS
+        return min(LONGEST, mtu - OVERHEAD[source.version]) - used
+
     def _send_message(
         self, body: UpmtMessage, network: NetworkName, source: IPAddress, purpose: Purpose, now: float
     ) -> None:
         self._cseq += 1
-        request = message(
+        self._send(self._message(body, source, self._cseq), SipPath(network, True), purpose, now)
+
+    def _message(self, body: UpmtMessage, source: IPAddress, cseq: int) -> Request:
+        return message(
             anchor=self._settings.anchor_signalling,
             local=Endpoint(source, self._settings.signalling_port),
             identity=self._settings.identity,
             call_id=self._call_id,
-            cseq=self._cseq,
+            cseq=cseq,
             tag=self._tag,
             body=encode(body),
         )
-        self._send(request, SipPath(network, True), purpose, now)
 
     def _send(self, request: Request, path: SipPath, purpose: Purpose, now: float, tries: int = 0) -> None:
         ticket = None
@@ -232,8 +275,10 @@ class HostSignalling:
         self._sent[key] = _Sent(purpose, request, path, ticket, tries)
 
     def _is_proven(self, key: TransactionKey, response: Response) -> bool:
-        """Whether a success is the anchor's: with a secret, only one who knows it can say yes."""
-        if self._credentials is None:
+        """Whether an answer is the anchor's: with a secret, only one who knows it can say yes, or end what we have."""
+        if self._credentials is None or response.status == 401:
+            return True
+        if response.status >= 300 and self._association_key() is None:
             return True
         sent = self._sent.get(key)
         if sent is None:
@@ -301,6 +346,10 @@ class HostSignalling:
                 return self._send(
                     request, sent.path, _renewed(sent.purpose, self._cseq, now), now, sent.tries + 1
                 )
+            if self._association_key() is not None:
+                # Nobody proves a challenge. Whoever sends false ones may cost us requests, not the association.
+                self._heard.append(Answered(sent.purpose, None))
+                return None
             response = replace(response, reason=failure or "the anchor challenges without end")
         self._heard.append(Answered(sent.purpose, response))
         return None
@@ -317,6 +366,11 @@ class HostSignalling:
             notice = None
         if not isinstance(notice, AnchorNotice):
             return response_to(request, 400, tag=self._tag)
+        if self._credentials is not None and not self._notice_proofs.accepts(
+            request, self._association_key()
+        ):
+            self._endpoint.counters["unproven_notice"] += 1
+            return response_to(request, 403, tag=self._tag)
         self._heard.append(Noticed(path.network, notice))
         return response_to(request, 200, tag=self._tag, body=encode(NoticeAnswer()))
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from upmt_nf.mobility.applications import Application
-from upmt_nf.mobility.association import HostAssociation
+from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_tunnel import HostTunnel
-from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName, TunnelId
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorStatus:
+    """One of the configured anchors; `state` is a value of AssociationState, `reason` why there is no association."""
+
+    address: IPAddress
+    state: str
+    reason: str | None
+    is_used: bool
+    virtual_address: IPAddress | None
+    """Leased by it now, or the last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +33,8 @@ class AssociationStatus:
     expires_at: float | None
     failure: str | None
     """Why there is no association, when there is none."""
+    anchors: tuple[AnchorStatus, ...]
+    """All of them, in the order in which they are asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +66,25 @@ class ApplicationStatus:
     is_moving: bool
 
 
-def association_status(association: HostAssociation, settings: HostSettings) -> AssociationStatus:
+def association_status(anchors: HostAnchors) -> AssociationStatus:
     """The association now."""
+    association = anchors.used.association
     return AssociationStatus(
         association.state.value,
-        settings.anchor,
+        anchors.used.address,
         association.virtual_address,
         association.expires_at,
         association.failure,
+        tuple(
+            AnchorStatus(
+                anchor.address,
+                anchor.state,
+                anchor.association.failure,
+                anchor is anchors.used,
+                anchor.association.virtual_address,
+            )
+            for anchor in anchors.all
+        ),
     )
 
 

@@ -80,6 +80,7 @@ TRANSITIONS: dict[tuple[TunnelState, TunnelInput], TunnelState] = {
 EWMA = 0.2
 LEAST_TIMEOUT = 0.2
 BURST = 5
+DOUBTED_PAUSE = 0.5
 LOSSY = 0.1
 """Measured loss from which a burst alone proves nothing."""
 FIRST_BACKOFF = 0.5
@@ -150,6 +151,8 @@ class HostTunnel:
         self._suspect_since = 0.0
         self._loss_before = 0.0
         self._burst = 0
+        self._is_doubted = False
+        """The anchor says that it hears nothing: what arrives here is no excuse then."""
         self._failures = 0
 
     @property
@@ -192,6 +195,7 @@ class HostTunnel:
         self._failures = 0
         self._setup_at = None
         self._answered_at = now
+        self._is_doubted = False
         self._sent.clear()
         self._late.clear()
         if self.up_since is None:
@@ -224,11 +228,19 @@ class HostTunnel:
         if not self.is_usable:
             return []
         self._answered_at = now
+        self._is_doubted = False
         was_suspect = self.state is TunnelState.SUSPECT
         actions = self._enter(TunnelInput.ANSWERED, "the anchor answered")
         if was_suspect:
             self._probe_at = now + self._jittered_interval()
         return actions
+
+    def doubt(self, now: float) -> None:
+        """The anchor hears nothing of us here: probe at once, unless a probe is on its way."""
+        is_asking = any(now - sent < self.answer_timeout for sent in self._sent.values())
+        if self.state is TunnelState.UP and not is_asking:
+            self._is_doubted = True
+            self._probe_at = now
 
     def break_path(self, reason: str, now: float) -> list[TunnelAction]:
         """The kernel refuses to send on the path."""
@@ -339,10 +351,15 @@ class HostTunnel:
             self._late.discard(lost)
         if self.state is TunnelState.SUSPECT:
             self._burst += 1
-            self._probe_at = now + self.interval / 8
+            self._probe_at = now + self._pause()
         else:
             self._probe_at = now + self._jittered_interval()
         return SendProbe(self._sequence)
+
+    def _pause(self) -> float:
+        """Between the probes of a burst."""
+        eighth = self.interval / 8
+        return min(eighth, max(self.answer_timeout, DOUBTED_PAUSE)) if self._is_doubted else eighth
 
     def _jittered_interval(self) -> float:
         return self.interval * self._random.uniform(0.95, 1.05)
@@ -360,9 +377,9 @@ class HostTunnel:
             self.state is TunnelState.SUSPECT
             and self._burst >= BURST
             and self._loss_before < LOSSY
-            and heard < self._suspect_since
+            and (heard < self._suspect_since or self._is_doubted)
         ):
-            fifth = self._suspect_since + (BURST - 1) * interval / 8
+            fifth = self._suspect_since + (BURST - 1) * self._pause()
             return min(latest, fifth + timeout)
         return latest
 

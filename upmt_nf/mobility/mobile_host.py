@@ -7,22 +7,15 @@ owner performs the commands in order, calls again at `next_timeout`, and may rea
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from random import Random
 
 from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.paft import Paft, Tunnel
-from upmt_nf.mobility.association import (
-    AssociationAction,
-    AssociationLost,
-    GoodbyeSaid,
-    Granted,
-    HostAssociation,
-    RegisterOn,
-)
+from upmt_nf.mobility.association import AssociationLost, GoodbyeSaid, Granted, HostAssociation
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
-from upmt_nf.mobility.host_answers import Refusal, read_handover, read_registration, read_setup
+from upmt_nf.mobility.host_anchors import AnchorChanged, HostAnchors
+from upmt_nf.mobility.host_answers import Refusal, read_handover, read_setup
 from upmt_nf.mobility.host_commands import (
     CloseTunnel,
     ConfigureVirtualAddress,
@@ -31,6 +24,7 @@ from upmt_nf.mobility.host_commands import (
     RebindTunnel,
     ReleaseVirtualAddress,
     SendTunnelSignal,
+    UseAnchor,
 )
 from upmt_nf.mobility.host_events import (
     ApplicationAssigned,
@@ -48,7 +42,6 @@ from upmt_nf.mobility.host_events import (
 from upmt_nf.mobility.host_signalling import (
     INSIDE_T1,
     Answered,
-    Doubted,
     HostSignalling,
     Moving,
     Noticed,
@@ -86,13 +79,13 @@ from upmt_nf.model.identity import (
     TunnelId,
 )
 from upmt_nf.model.names import MEASUREMENT_PORT
-from upmt_nf.signaling.keys import KeyPair
-from upmt_nf.signaling.messages import TunnelSetupResponse
+from upmt_nf.signaling.messages import AnchorNotice, TunnelSetupResponse
 from upmt_nf.signaling.sip.message import Response
 from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
 
-LEAST_MTU = 512
-"""No path is believed to be narrower: a forged ICMP error must not stop everything."""
+LEAST_MTU = 552 - 60
+"""No path is believed to be narrower: a forged ICMP error must not stop everything. Linux believes 552 (min_pmtu),
+which a sealed tunnel must still fit."""
 AGEING_INTERVAL = 5.0
 ENDING_NOTICES = ("going-down", "lease-ended")
 """Notices after which the association is worth nothing."""
@@ -108,14 +101,18 @@ class MobileHost:
             name: HostTunnel(name, index, settings.keepalive_interval, settings.setup_backoff, random)
             for index, name in enumerate(settings.networks, start=1)
         }
-        self._association = HostAssociation(settings.lifetime, settings.leave_patience, random)
-        self._placement = Placement(paft, self._tunnels, settings.return_after)
-        self._signalling = HostSignalling(settings, random, lambda name: self._tunnels[name].rtt)
-        self._keys = KeyPair() if settings.secret is not None else None
-        self._association_key: bytes | None = None
+        self._placement = Placement(paft, self._tunnels, settings.return_after, self._room)
+        self._anchors = HostAnchors(
+            settings,
+            random,
+            lambda name: self._tunnels[name].rtt,
+            lambda name: self._tunnels[name].care_of_address,
+        )
         self._commands: list[HostCommand] = []
         self._age_at: float | None = None
         self._configured: IPAddress | None = None
+        self._is_configured = False
+        """Towards the anchor in use."""
         self._is_stopped = False
         self._placement.define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy)
 
@@ -124,7 +121,7 @@ class MobileHost:
     @property
     def association(self) -> AssociationStatus:
         """The association now."""
-        return association_status(self._association, self._settings)
+        return association_status(self._anchors)
 
     @property
     def networks(self) -> dict[NetworkName, NetworkStatus]:
@@ -142,7 +139,15 @@ class MobileHost:
     @property
     def counters(self) -> dict[str, int]:
         """What the signalling counted, by reason."""
-        return self._signalling.counters
+        return self._anchors.counters
+
+    @property
+    def _association(self) -> HostAssociation:
+        return self._anchors.used.association
+
+    @property
+    def _signalling(self) -> HostSignalling:
+        return self._anchors.used.signalling
 
     # --- driving ---
 
@@ -150,7 +155,7 @@ class MobileHost:
         """When `TimeoutReached` should come at the latest (seconds), or None."""
         if self._is_stopped:
             return None
-        times = [self._association.next_timeout(), self._signalling.next_timeout(), self._age_at]
+        times = [self._anchors.next_timeout(), self._age_at]
         times += [tunnel.next_timeout() for tunnel in self._tunnels.values() if self._may_act(tunnel)]
         times.append(self._placement.next_timeout())
         return min((time for time in times if time is not None), default=None)
@@ -170,9 +175,9 @@ class MobileHost:
             case PathNarrowed(network, mtu):
                 if (tunnel := self._known(network)) is not None:
                     self._set_mtu(tunnel, min(tunnel.mtu, self._inner_mtu(tunnel, mtu)))
-            case SipDatagramReceived(network, data):
+            case SipDatagramReceived(network, data, anchor):
                 if self._known(network) is not None:
-                    self._signalling.receive(data, SipPath(network, False), now)
+                    self._anchors.receive(data, anchor, network, now)
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
                     self._receive_signal(tunnel, port, payload, now)
@@ -186,7 +191,7 @@ class MobileHost:
             case FlowsAdopted(name, flows):
                 self._placement.adopt(name, flows, now)
             case StopAsked():
-                self._on_association(self._association.stop(now), now)
+                self._anchors.stop(now)
             case TimeoutReached():
                 self._pass_time(now)
         self._work_off(now)
@@ -194,8 +199,8 @@ class MobileHost:
         return commands
 
     def _pass_time(self, now: float) -> None:
-        self._signalling.handle_timeout(now)
-        self._on_association(self._association.handle_timeout(now), now)
+        self._anchors.handle_timeout(now)
+        self._follow_anchors(now)
         for tunnel in self._tunnels.values():
             if self._may_act(tunnel):
                 self._on_tunnel(tunnel, tunnel.handle_timeout(now), now)
@@ -205,17 +210,15 @@ class MobileHost:
 
     def _work_off(self, now: float) -> None:
         """Digest what was heard, bring applications into line, send."""
-        while heard := self._signalling.heard():
+        while heard := self._anchors.heard(now):
             for item in heard:
                 match item:
                     case Answered(purpose, response):
                         self._hear(purpose, response, now)
-                    case Doubted(network):
-                        self._say(Level.WARNING, f"network {network}: {self._association.doubt()}")
                     case Noticed(network, notice):
-                        self._say(Level.WARNING, f"the anchor by {network}: {notice.kind}: {notice.reason}")
-                        if notice.kind in ENDING_NOTICES:
-                            self._disown(f"the anchor said {notice.kind}", now)
+                        self._heed(network, notice, now)
+        self._watch_anchor(now)
+        self._follow_anchors(now)
         self._placement.settle(now)
         if self._placement.has_lost:
             self._placement.has_lost = False
@@ -223,9 +226,23 @@ class MobileHost:
         self._send_flow_requests(now)
         self._commands += self._placement.commands
         self._placement.commands.clear()
-        self._commands += self._signalling.commands()
+        self._commands += self._anchors.commands()
         if self._is_stopped:
             self._commands.append(Stopped())
+
+    def _heed(self, network: NetworkName, notice: AnchorNotice, now: float) -> None:
+        """Do what a notice asks for. One that does not know our association is late, or a stranger's."""
+        if notice.association != self._association.token:
+            return
+        self._say(Level.WARNING, f"the anchor by {network}: {notice.kind}: {notice.reason}")
+        if notice.kind in ENDING_NOTICES:
+            # An anchor that goes down has no other association for us; one that ended ours may give another.
+            self._disown(f"the anchor said {notice.kind}", now, sends_us_on=notice.kind == "going-down")
+        elif notice.kind == "tunnel-unheard":
+            for tunnel in self._tunnels.values():
+                if tunnel.tunnel is not None and tunnel.tunnel.id == notice.tunnel_id:
+                    tunnel.doubt(now)
+                    self._pass_time_of(tunnel, now)
 
     def _may_act(self, tunnel: HostTunnel) -> bool:
         return tunnel.is_usable or self._association.is_held
@@ -251,7 +268,8 @@ class MobileHost:
         tunnel.gateway, tunnel.mtu = event.gateway, self._inner_mtu(tunnel, event.mtu)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
-        self._on_association(self._association.appear(event.network, now), now)
+        self._anchors.appear(event.network, now)
+        self._follow_anchors(now)
         if self._association.is_held:
             self._pass_time_of(tunnel, now)
         return None
@@ -265,10 +283,10 @@ class MobileHost:
             return
         actions = tunnel.vanish(reason)
         self._close(tunnel)
-        self._signalling.cancel(lambda purpose: purpose.network == network)
         self._on_tunnel(tunnel, actions, now)
         self._rank_networks()
-        self._on_association(self._association.vanish(network, now), now)
+        self._anchors.vanish(network, now)
+        self._follow_anchors(now)
 
     def _inner_mtu(self, tunnel: HostTunnel, outer: int) -> int:
         return max(LEAST_MTU, inner_mtu(outer, self._settings.anchor.version, self._format_of(tunnel)))
@@ -281,7 +299,7 @@ class MobileHost:
     def _rank_networks(self) -> None:
         there = [tunnel for tunnel in self._tunnels.values() if tunnel.state is not TunnelState.DOWN]
         there.sort(key=lambda tunnel: not tunnel.is_usable)
-        self._association.networks = [tunnel.network for tunnel in there]
+        self._anchors.rank([tunnel.network for tunnel in there])
 
     # --- tunnels ---
 
@@ -314,7 +332,7 @@ class MobileHost:
         claims = self._placement.claims(network)
         if claims:
             self._placement.note_claims(network, now)
-        self._signalling.set_up(network, token, address, claims, now)
+        self._signalling.set_up(network, token, address, claims, tunnel.mtu, now)
 
     def _hurry_setup(self, now: float) -> None:
         """Applications lost their last network: set the next one up at once, with their flows in the request."""
@@ -342,46 +360,48 @@ class MobileHost:
 
     # --- the association ---
 
-    def _on_association(self, actions: Iterable[AssociationAction], now: float) -> None:
-        for action in actions:
-            match action:
-                case RegisterOn(network, expires):
-                    self._register(network, expires, now)
+    def _watch_anchor(self, now: float) -> None:
+        """Tell whether the anchor in use is out of reach by every network that is there."""
+        there = [tunnel.state for tunnel in self._tunnels.values() if tunnel.state is not TunnelState.DOWN]
+        is_cut_off = bool(there) and not any(tunnel.is_usable for tunnel in self._tunnels.values())
+        is_proven = all(state is TunnelState.DEAD for state in there)
+        self._anchors.watch(is_cut_off and self._association.is_held, now, is_proven=is_proven)
+
+    def _follow_anchors(self, now: float) -> None:
+        for event in self._anchors.events():
+            match event:
+                case AnchorChanged():
+                    settings = self._anchors.used.settings
+                    self._drop_tunnels(now)
+                    self._commands.append(UseAnchor(settings.anchor_tunnels, settings.anchor_signalling))
+                    self._is_configured = False
                 case Granted(is_new):
                     self._on_granted(is_new, now)
                 case AssociationLost(reason):
-                    self._say(Level.WARNING, f"no association with anchor {self._settings.anchor}: {reason}")
+                    self._say(Level.WARNING, f"no association with anchor {self._anchor}: {reason}")
                     self._drop_tunnels(now)
                 case GoodbyeSaid():
                     self._leave(now)
+                case Announce():
+                    self._commands.append(event)
 
-    def _register(self, network: NetworkName, expires: int, now: float) -> None:
-        care_of = self._tunnels[network].care_of_address
-        if care_of is not None:
-            association = self._association
-            self._signalling.register(
-                network,
-                care_of,
-                expires,
-                association.virtual_address,
-                association.token,
-                self._keys.public if self._keys is not None else None,
-                now,
-            )
+    @property
+    def _anchor(self) -> IPAddress:
+        return self._anchors.used.address
 
     def _on_granted(self, is_new: bool, now: float) -> None:
-        association, anchor = self._association, self._settings.anchor
-        assert association.virtual_address is not None
-        self._signalling.cancel(lambda purpose: isinstance(purpose, Registering))
-        if self._configured != association.virtual_address:
-            if self._configured is not None:
-                self._say(Level.WARNING, f"anchor {anchor} took {self._configured} away: its flows break")
-                self._commands.append(ReleaseVirtualAddress(self._configured))
-            self._configured = association.virtual_address
-            self._commands.append(ConfigureVirtualAddress(self._configured))
-            self._placement.newcomers = newcomers_of(self._configured)
+        address = self._association.virtual_address
+        assert address is not None
+        if self._configured not in (None, address):
+            self._say(Level.WARNING, f"{address} takes the place of {self._configured}: its flows break")
+            for entry in [entry for entry in self._paft.flows.values() if entry.owner != address.packed]:
+                self._paft.forget(entry.key)
+        if self._configured != address or not self._is_configured:
+            self._configured, self._is_configured = address, True
+            self._commands.append(ConfigureVirtualAddress(address))
+            self._placement.newcomers = newcomers_of(address)
         if is_new:
-            self._say(Level.INFO, f"associated with anchor {anchor} as {association.virtual_address}")
+            self._say(Level.INFO, f"associated with anchor {self._anchor} as {address}")
             self._drop_tunnels(now)
             for tunnel in self._tunnels.values():
                 self._pass_time_of(tunnel, now)
@@ -393,8 +413,9 @@ class MobileHost:
             self._on_tunnel(tunnel, tunnel.disown(now), now)
         self._placement.settle(now)
 
-    def _disown(self, reason: str, now: float) -> None:
-        self._on_association(self._association.disown(reason, now), now)
+    def _disown(self, reason: str, now: float, *, sends_us_on: bool = False) -> None:
+        self._anchors.disown(reason, now, sends_us_on=sends_us_on)
+        self._follow_anchors(now)
 
     def _leave(self, now: float) -> None:
         self._drop_tunnels(now)
@@ -407,8 +428,6 @@ class MobileHost:
 
     def _hear(self, purpose: Purpose, response: Response | None, now: float) -> None:
         match purpose:
-            case Registering():
-                self._on_association(self._hear_registration(purpose, response, now), now)
             case SettingUp(network, asked_at, claimed):
                 self._hear_setup(self._tunnels[network], asked_at, claimed, response, now)
             case Moving(network, request) if response is None:
@@ -423,24 +442,6 @@ class MobileHost:
                 if answer.is_disowned:
                     self._disown(answer.reason, now)
         return None
-
-    def _hear_registration(
-        self, purpose: Registering, response: Response | None, now: float
-    ) -> list[AssociationAction]:
-        network = purpose.network
-        if response is None:
-            return self._association.go_unanswered(network, now)
-        if not purpose.expires:
-            return self._association.accept_goodbye()
-        answer = read_registration(purpose, response, is_proven=self._settings.secret is not None)
-        if not isinstance(answer, Refusal):
-            if self._keys is not None and answer.key is not None:
-                with suppress(PeerError):
-                    self._association_key = self._keys.agree(answer.key, is_host=True)
-            return self._association.accept(network, answer, now)
-        return self._association.refuse(
-            network, answer.reason, now, least_lifetime=answer.least_lifetime, retry_after=answer.retry_after
-        )
 
     def _hear_setup(
         self,
@@ -474,7 +475,7 @@ class MobileHost:
         wanted = self._format_of(tunnel)
         if answer.format != wanted:
             return f"the anchor offers the format {answer.format}, not {wanted}"
-        if wanted != PLAIN.name and (answer.salt is None or self._association_key is None):
+        if wanted != PLAIN.name and (answer.salt is None or self._anchors.used.key is None):
             return f"the anchor gave no keys for the format {wanted}"
         return None
 
@@ -496,7 +497,12 @@ class MobileHost:
             self._paft.remove_tunnel(old.id)
         if old is None or old.id != answer.tunnel_id:
             tunnel.tunnel = Tunnel(
-                answer.tunnel_id, address, self._settings.anchor_tunnels, tunnel.mtu, tunnel.network, now
+                answer.tunnel_id,
+                address,
+                self._anchors.used.settings.anchor_tunnels,
+                tunnel.mtu,
+                tunnel.network,
+                now,
             )
             self._protect(tunnel.tunnel, answer)
             self._paft.add_tunnel(tunnel.tunnel)
@@ -504,10 +510,17 @@ class MobileHost:
         self._commands.append(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
 
     def _protect(self, tunnel: Tunnel, answer: TunnelSetupResponse) -> None:
-        if answer.salt is not None and self._association_key is not None:
-            protect(tunnel, answer.format, self._association_key, answer.key_id, answer.salt, is_host=True)
+        if answer.salt is not None and self._anchors.used.key is not None:
+            protect(tunnel, answer.format, self._anchors.used.key, answer.key_id, answer.salt, is_host=True)
 
     # --- handovers ---
+
+    def _room(self, network: NetworkName) -> int:
+        """Bytes of flows for which a request by a network has room."""
+        token, address = self._association.token, self._association.virtual_address
+        if token is None or address is None:
+            return 0
+        return self._signalling.room_for_flows(token, address, self._tunnels[network].mtu)
 
     def _send_flow_requests(self, now: float) -> None:
         """What the placement wants the anchor to know, and what it does not want any more."""

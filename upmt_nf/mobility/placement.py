@@ -29,13 +29,17 @@ RETURN_PATIENCE = 5.0
 
 
 class Placement:
-    """Where everything is. `tunnels` is shared with its owner and read only."""
+    """Where everything is. `tunnels` is shared with its owner and read only.
+
+    `room` gives how many bytes of flows one request by a network can carry.
+    """
 
     def __init__(
         self,
         paft: Paft,
         tunnels: Mapping[NetworkName, HostTunnel],
         return_after: float,
+        room: Callable[[NetworkName], int],
     ) -> None:
         self.applications: dict[ApplicationName, Application] = {}
         self.commands: list[HostCommand] = []
@@ -50,6 +54,7 @@ class Placement:
         self._tunnels = tunnels
         self._configured: Sequence[NetworkName] = tuple(tunnels)
         self._return_after = return_after
+        self._room = room
         self._settled_at = 0.0
         self._pins: dict[FlowBytes, NetworkName] = {}
         self._moving: dict[FlowBytes, Handover] = {}
@@ -336,14 +341,17 @@ class Placement:
 
     def _advance(self, handover: Handover, now: float) -> None:
         """Do what a handover's phase asks for, until it waits or is over."""
-        self.requests += handover.take_requests(self._filter_of(handover))
+        self._take_requests(handover)
         if handover.phase is HandoverPhase.CONFIRMING and not handover.has_steered:
             if not self._steer(handover):
                 return self._end(handover, HandoverInput.TARGET_LOST, "the flow has ended", now)
-            self.requests += handover.take_requests(self._filter_of(handover))
+            self._take_requests(handover)
         if not handover.is_running:
             self._finish(handover, now)
         return None
+
+    def _take_requests(self, handover: Handover) -> None:
+        self.requests += handover.take_requests(self._filter_of(handover), self._room(handover.target))
 
     def _filter_of(self, handover: Handover) -> Callable[[FlowBytes], bool]:
         if handover.order.flow is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TerminalId
 from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
@@ -16,6 +17,17 @@ class AddressPool(Sized, Iterable[IPAddress], Protocol):
 
     def __contains__(self, address: IPAddress, /) -> bool: ...
     def __iter__(self) -> Iterator[IPAddress]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorPeer:
+    """An anchor as a mobile host knows it: where it is, and who the host is towards it."""
+
+    address: IPAddress
+    identity: TerminalId
+    tunnel_port: int = TUNNEL_PORT
+    signalling_port: int = SIGNALLING_PORT
+    secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,24 @@ class HostSettings:
     """Tunnel format by network; `plain` where it says nothing. Others need a secret."""
     secret: str | None = field(default=None, repr=False)
     """Shared with the anchor. With it both ends must prove that they know it; without, neither does."""
+    further_anchors: tuple[AnchorPeer, ...] = ()
+    """Asked in this order when the first anchor does not answer."""
+
+    def for_each_anchor(self) -> tuple[HostSettings, ...]:
+        """The settings towards each anchor alone, in the order in which they are asked."""
+        others = (
+            replace(
+                self,
+                identity=peer.identity,
+                anchor=peer.address,
+                tunnel_port=peer.tunnel_port,
+                signalling_port=peer.signalling_port,
+                secret=peer.secret,
+                further_anchors=(),
+            )
+            for peer in self.further_anchors
+        )
+        return (replace(self, further_anchors=()), *others)
 
     @property
     def anchor_signalling(self) -> Endpoint:
@@ -76,5 +106,9 @@ class AnchorSettings:
     """Largest outer packet that the anchor's own interface takes."""
     formats: tuple[str, ...] = ("plain", "cookie", "sealed")
     """Tunnel formats that hosts may choose."""
+    unheard_after: float = 6.0
+    """Silence after which a host is told of a tunnel that packets for it go to, if another tunnel of it lives."""
+    rates: SourceRates = field(default_factory=SourceRates)
+    """How much signalling is heard, and of whom."""
     notice_patience: float = 1.0
     """How long a stopping anchor waits for the answers to its notices."""

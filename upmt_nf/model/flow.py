@@ -11,6 +11,8 @@ from upmt_nf.model.errors import UsageError
 IPAddress = IPv4Address | IPv6Address
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+PORTED = frozenset((TCP, UDP, 33, 132, 136))
+"""Protocols whose header begins with two ports: TCP, UDP, DCCP, SCTP, UDP-Lite."""
 PROTOCOL_NAMES = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "icmp6", 47: "gre", 50: "esp", 132: "sctp"}
 PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import math
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from upmt_nf.model.errors import PeerError
 from upmt_nf.signaling.sip.message import Header, Request, Response
@@ -26,8 +26,22 @@ NONCE_LIFETIME = 7200.0
 """Seconds; longer than the refresh interval of an association, so that a refresh costs one round trip."""
 _WINDOW = 256
 """Counts below the highest that may still come: messages in two tunnels overtake each other."""
+_MAX_NONCES = 8
+"""Nonces in use that are remembered of one identity: its networks, each challenged on its own."""
 _MAX_HEADER = 2048
+_NONCE_HEAD, _NONCE_MAC = 12, 12
+"""Bytes of a nonce: the time in milliseconds and what makes it unique; what shows that it is ours. No more than that:
+a challenge may not be larger than a short request."""
+_USUAL_NONCE = 32
+"""Characters of the nonces that our anchors make."""
+_NONCE_PARAMETER, _NAME_PARAMETER = b' nonce="', b'username="'
+_BOUND = "u1-"
+"""How a client nonce begins that ends with the digest of `_BOUND_HEADERS`."""
+_BOUND_HEADERS = ("to", "call-id", "cseq", "expires", "vipaddr")
+"""What the anchor acts on outside of the body. RFC 7616 covers none of it, but it covers the client nonce."""
 _PARAMETER = re.compile(r'\s*([A-Za-z-]{1,32})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]*))\s*(?:,|\Z)')
+_ESCAPED = re.compile(r"\\(.)")
+_COUNT = re.compile(r"[0-9a-fA-F]{8}")
 
 
 def secret_hash(identity: str, realm: str, secret: str, algorithm: str = ALGORITHM) -> str:
@@ -53,7 +67,8 @@ def _parameters(text: str) -> dict[str, str]:
         name = matched[1].lower()
         if name in found:
             raise PeerError(f"a Digest header says {name} twice")
-        found[name] = re.sub(r"\\(.)", r"\1", matched[2]) if matched[2] is not None else matched[3]
+        quoted, plain = matched[2], matched[3]
+        found[name] = plain if quoted is None else _ESCAPED.sub(r"\1", quoted) if "\\" in quoted else quoted
         place = matched.end()
     return found
 
@@ -70,6 +85,8 @@ class Ticket:
     qop: str
     uri: str
     algorithm: str = ALGORITHM
+    made_at: float = 0.0
+    """When the anchor made the nonce (seconds); the host does not know."""
 
     def proof(self, method: str, body: bytes) -> str:
         """`response`, or with an empty method `rspauth` (RFC 7616 sections 3.4.1 and 3.5)."""
@@ -91,15 +108,19 @@ class Unproven:
 
 @dataclass(slots=True)
 class _Counts:
-    """Which counts of a nonce were used: the highest, and a bitmap of those below it."""
+    """Which counts of an identity's nonce were used: the highest, and a bitmap of those below it."""
 
+    nonce: bytes
+    made_at: float
     highest: int = 0
     seen: int = 0
 
     def use(self, count: int) -> bool:
         """False when it was used before, or is too old to tell."""
         if count > self.highest:
-            self.seen = (self.seen << (count - self.highest) | 1) & ((1 << _WINDOW) - 1)
+            # A count may jump by 2**32: never shift by what somebody else says.
+            shift = count - self.highest
+            self.seen = (self.seen << shift | 1) & ((1 << _WINDOW) - 1) if shift < _WINDOW else 1
             self.highest = count
             return True
         age = self.highest - count
@@ -109,10 +130,37 @@ class _Counts:
         return True
 
 
+@dataclass(slots=True)
+class _Uses:
+    """The nonces that one identity uses. Unknown ones from `forgotten` or before may have been used and forgotten."""
+
+    forgotten: float = -math.inf
+    counts: list[_Counts] = field(default_factory=list)
+
+    def knows(self, nonce: bytes) -> bool:
+        return any(counts.nonce == nonce for counts in self.counts)
+
+    def of(self, nonce: bytes, made_at: float, most: int) -> _Counts | None:
+        """A nonce's counts; None when it may have been forgotten."""
+        for counts in self.counts:
+            if counts.nonce == nonce:
+                return counts
+        if made_at <= self.forgotten:
+            return None
+        counts = _Counts(nonce, made_at)
+        self.counts.append(counts)
+        if len(self.counts) > most:
+            oldest = min(self.counts, key=lambda kept: kept.made_at)
+            self.counts.remove(oldest)
+            self.forgotten = oldest.made_at
+        return counts
+
+
 class DigestServer:
     """Asks for proofs and checks them. `key` is secret and random; `token` gives 8 fresh random bytes a call.
 
-    `hash_of` gives an identity's HA1 or None. At most `max_nonces` nonces in use are remembered; older ones are stale.
+    `hash_of` gives an identity's HA1 or None. At most `max_nonces` nonces in use are remembered of each identity that
+    has proven itself, so that no host costs another anything; older ones are stale.
     `algorithms` are those that hosts may use; `md5_hash_of` is `hash_of` for MD5, which is for testing only.
     """
 
@@ -123,7 +171,7 @@ class DigestServer:
         hash_of: Callable[[str], str | None],
         token: Callable[[], bytes],
         *,
-        max_nonces: int = 262_144,
+        max_nonces: int = _MAX_NONCES,
         algorithms: Collection[str] = (ALGORITHM,),
         md5_hash_of: Callable[[str], str | None] = lambda _: None,
     ) -> None:
@@ -133,16 +181,14 @@ class DigestServer:
         self._hash_of = {name: finders[name] for name in _FUNCTIONS if name in algorithms}
         self._token = token
         self._max_nonces = max_nonces
-        self._counts: OrderedDict[str, _Counts] = OrderedDict()
-        self._oldest = 0.0
-        """Nonces from before this time may have been forgotten, with their counts."""
+        self._uses: dict[str, _Uses] = {}
 
     def challenge(self, now: float, *, is_stale: bool = False) -> Unproven:
         """401 with a fresh nonce, one challenge an algorithm."""
-        nonce, end = self._nonce(now), ", stale=true" if is_stale else ""
-        asked = f'Digest realm="{self._realm}", qop="auth-int,auth"'
+        nonce, end = self._nonce(now), ",stale=true" if is_stale else ""
+        asked = f'Digest realm="{self._realm}",qop="auth-int,auth"'
         headers = tuple(
-            ("WWW-Authenticate", f'{asked}, algorithm={name}, nonce="{nonce}"{end}') for name in self._hash_of
+            ("WWW-Authenticate", f'{asked},algorithm={name},nonce="{nonce}"{end}') for name in self._hash_of
         )
         return Unproven(401, "Unauthorized", headers)
 
@@ -155,10 +201,10 @@ class DigestServer:
         if given is None:
             return self.challenge(now)
         made_at = self._time_of(given.get("nonce", ""))
-        if made_at is None or not now - NONCE_LIFETIME <= made_at <= now or made_at < self._oldest:
+        if made_at is None or not now - NONCE_LIFETIME <= made_at <= now:
             return self.challenge(now, is_stale=True)
         qop, count = given.get("qop", ""), given.get("nc", "")
-        if qop not in ("auth", "auth-int") or not re.fullmatch(r"[0-9a-fA-F]{8}", count):
+        if qop not in ("auth", "auth-int") or not _COUNT.fullmatch(count):
             return Unproven(400, "the Digest lacks qop or nc")
         if given.get("uri") != request.uri:
             return Unproven(400, "the Digest is for another URI")
@@ -175,11 +221,14 @@ class DigestServer:
             qop,
             request.uri,
             algorithm,
+            made_at,
         )
         proof = ticket.proof(request.method, request.body)
-        if not hmac.compare_digest(proof.encode(), given.get("response", "").lower().encode()) or not known:
+        if not _is_same(proof, given.get("response", "")) or not known:
             return Unproven(403, "Forbidden")
-        if not self._use(given["nonce"], int(count, 16), made_at):
+        if ticket.client_nonce.startswith(_BOUND) and not ticket.client_nonce.endswith(_bound(request)):
+            return Unproven(403, "Forbidden")
+        if not self._use(identity, given["nonce"], int(count, 16), made_at):
             return self.challenge(now, is_stale=True)
         return ticket
 
@@ -198,17 +247,42 @@ class DigestServer:
         """The anchor's own proof, for an answer with this body; with the next nonce when this one ages."""
         proof = ticket.proof("", body)
         value = f'qop={ticket.qop}, rspauth="{proof}", cnonce="{ticket.client_nonce}", nc={ticket.count}'
-        made_at = self._time_of(ticket.nonce)
-        if made_at is None or now - made_at > NONCE_LIFETIME / 4:
-            value += f', nextnonce="{self._nonce(now)}"'
+        if now - _seconds_in(_head_of(ticket.nonce)) > NONCE_LIFETIME / 4:
+            value += f', nextnonce="{self._next_nonce(ticket.identity, now)}"'
         return ("Authentication-Info", value)
 
+    def identity_in(self, data: bytes) -> str | None:
+        """Who has proven the nonce that a datagram mentions: cheap, before it is parsed, and itself no proof."""
+        identity = _quoted(data, _NAME_PARAMETER)
+        uses = self._uses.get(identity) if identity is not None else None
+        nonce = _quoted(data, _NONCE_PARAMETER) if uses is not None else None
+        if uses is None or nonce is None:
+            return None
+        try:
+            return identity if uses.knows(_head_of(nonce)) else None
+        except ValueError:
+            return None
+
+    def _next_nonce(self, identity: str, now: float) -> str:
+        """One for all answers of a while, known as this identity's before it is used."""
+        uses = self._uses.setdefault(identity, _Uses())
+        newest = max(uses.counts, key=lambda kept: kept.made_at, default=None)
+        if newest is not None and now - newest.made_at <= NONCE_LIFETIME / 4:
+            return self._text(newest.nonce)
+        nonce = self._nonce(now)
+        head = _head_of(nonce)
+        uses.of(head, _seconds_in(head), self._max_nonces)
+        return nonce
+
     def _nonce(self, now: float) -> str:
-        head = int(now * 1000).to_bytes(6, "big") + self._token()
+        # Six random bytes a millisecond are enough.
+        return self._text(int(now * 1000).to_bytes(6, "big") + self._token()[2:])
+
+    def _text(self, head: bytes) -> str:
         return base64.urlsafe_b64encode(head + self._mac(head)).decode()
 
     def _mac(self, head: bytes) -> bytes:
-        return hmac.digest(self._key, head, "sha256")[:16]
+        return hmac.digest(self._key, head, "sha256")[:_NONCE_MAC]
 
     def _time_of(self, nonce: str) -> float | None:
         """When we made a nonce (seconds); None when we did not."""
@@ -216,22 +290,17 @@ class DigestServer:
             raw = base64.b64decode(nonce.encode("ascii"), altchars=b"-_", validate=True)
         except ValueError:
             return None
-        head, mac = raw[:14], raw[14:]
-        if len(raw) != 30 or not hmac.compare_digest(mac, self._mac(head)):
+        head, mac = raw[:_NONCE_HEAD], raw[_NONCE_HEAD:]
+        if len(raw) != _NONCE_HEAD + _NONCE_MAC or not hmac.compare_digest(mac, self._mac(head)):
             return None
-        return int.from_bytes(head[:6], "big") / 1000
+        return _seconds_in(head)
 
-    def _use(self, nonce: str, count: int, made_at: float) -> bool:
-        counts = self._counts.get(nonce)
-        if counts is None:
-            counts = self._counts[nonce] = _Counts()
-            while len(self._counts) > self._max_nonces:
-                forgotten, _ = self._counts.popitem(last=False)
-                self._oldest = max(self._oldest, (self._time_of(forgotten) or 0.0) + 0.001)
-            if made_at < self._oldest:
-                self._counts.pop(nonce, None)
-                return False
-        return count > 0 and counts.use(count)
+    def _use(self, identity: str, nonce: str, count: int, made_at: float) -> bool:
+        uses = self._uses.get(identity)
+        if uses is None:
+            uses = self._uses[identity] = _Uses()
+        counts = uses.of(_head_of(nonce), made_at, self._max_nonces)
+        return counts is not None and count > 0 and counts.use(count)
 
 
 class DigestClient:
@@ -263,16 +332,31 @@ class DigestClient:
             self._hash,
             self._nonce,
             f"{self._count:08x}",
-            self._token(),
+            self._client_nonce(request),
             self._qop,
             request.uri,
         )
+        proof = ticket.proof(request.method, request.body)
+        return replace(request, headers=(*headers, self._header(ticket, proof))), ticket
+
+    def with_space(self, request: Request) -> Request:
+        """The request as long as it will be with its proof, also before the first challenge; proves nothing."""
+        nonce = self._nonce or " " * _USUAL_NONCE
+        ticket = Ticket(
+            self._identity, "", nonce, " " * 8, self._client_nonce(request), self._qop, request.uri
+        )
+        return replace(request, headers=(*request.headers, self._header(ticket, " " * 64)))
+
+    def _client_nonce(self, request: Request) -> str:
+        return f"{_BOUND}{self._token()}-{_bound(request)}"
+
+    def _header(self, ticket: Ticket, proof: str) -> Header:
         value = (
-            f'Digest username="{self._identity}", realm="{self._realm}", nonce="{ticket.nonce}", uri="{ticket.uri}", '
-            f'response="{ticket.proof(request.method, request.body)}", algorithm={ALGORITHM}, '
+            f'Digest username="{self._identity}", realm="{self._realm or REALM}", nonce="{ticket.nonce}", '
+            f'uri="{ticket.uri}", response="{proof}", algorithm={ALGORITHM}, '
             f'cnonce="{ticket.client_nonce}", qop={ticket.qop}, nc={ticket.count}'
         )
-        return replace(request, headers=(*headers, ("Authorization", value))), ticket
+        return ("Authorization", value)
 
     def take_challenge(self, response: Response, used: Ticket | None) -> str | None:
         """Learn the nonce of a 401; gives why another try makes no sense, or None when it does."""
@@ -299,7 +383,12 @@ class DigestClient:
         return None
 
     def proves_itself(self, ticket: Ticket, response: Response) -> bool:
-        """Whether an answer is of one who knows our secret, and its body as it was sent."""
+        """Whether an answer is of one who knows our secret, and its body as it was sent.
+
+        The proof does not cover the status, but refusals have no body and what grants something has one.
+        """
+        if response.status >= 300 and response.body:
+            return False
         try:
             info = _parameters(response.header("authentication-info") or "")
         except PeerError:
@@ -310,12 +399,33 @@ class DigestClient:
             ticket.qop,
         )
         proof = ticket.proof("", response.body)
-        if not same or not hmac.compare_digest(proof.encode(), info.get("rspauth", "").lower().encode()):
+        if not same or not _is_same(proof, info.get("rspauth", "")):
             return False
         nonce = info.get("nextnonce", "")
         if nonce and nonce != self._nonce and '"' not in nonce and "\\" not in nonce:
             self._nonce, self._count = nonce, 0
         return True
+
+
+def _head_of(nonce: str) -> bytes:
+    """Its time and random part. Raises ValueError."""
+    return base64.urlsafe_b64decode(nonce)[:_NONCE_HEAD]
+
+
+def _seconds_in(head: bytes) -> float:
+    return int.from_bytes(head[:6], "big") / 1000
+
+
+def _quoted(data: bytes, name: bytes) -> str | None:
+    """The value of a quoted parameter, found without parsing."""
+    start = data.find(name) + len(name)
+    end = data.find(b'"', start, start + _MAX_HEADER)
+    return data[start:end].decode("utf-8", "surrogateescape") if start >= len(name) and end >= 0 else None
+
+
+def _is_same(proof: str, given: str) -> bool:
+    """In constant time, whatever bytes a stranger gives."""
+    return hmac.compare_digest(proof.encode(), given.lower().encode("utf-8", "surrogateescape"))
 
 
 def _algorithm(given: dict[str, str]) -> str:
@@ -330,6 +440,11 @@ def _is_digest(value: str) -> bool:
 def _is_good_enough(offer: dict[str, str], qop: str) -> bool:
     offered = [word.strip() for word in offer.get("qop", "").split(",")]
     return _algorithm(offer) == ALGORITHM and qop in offered
+
+
+def _bound(request: Request) -> str:
+    """The digest of the headers that a proof of ours covers besides the body, 96 bits in hex."""
+    return _hash("\n".join((request.header(name) or "").strip() for name in _BOUND_HEADERS))[:24]
 
 
 def _hash(data: str | bytes, algorithm: str = ALGORITHM) -> str:

@@ -23,11 +23,8 @@ class KeyPair:
 
     def __init__(self) -> None:
         self._private = X25519PrivateKey.generate()
-
-    @property
-    def public(self) -> bytes:
+        self.public = self._private.public_key().public_bytes_raw()
         """32 bytes."""
-        return self._private.public_key().public_bytes_raw()
 
     def agree(self, theirs: bytes, *, is_host: bool) -> bytes:
         """The association's key, the same at both ends. Raises PeerError for a key that is none."""

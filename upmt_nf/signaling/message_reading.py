@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import PROTOCOL_NUMBERS, FlowKey, IPAddress
 from upmt_nf.model.identity import TunnelId
+from upmt_nf.signaling.authors_json import AuthorsBody, is_authors, read_authors
 from upmt_nf.signaling.messages import (
     ANY,
     MAX_BODY,
@@ -31,14 +32,16 @@ from upmt_nf.signaling.messages import (
 )
 
 
-def decode(body: bytes) -> UpmtMessage:
-    """Read a body. Raises PeerError that names the key."""
+def decode(body: bytes) -> UpmtMessage | AuthorsBody:
+    """Read a body, also in the dialect of the authors' later implementation. Raises PeerError that names the key."""
     if len(body) > MAX_BODY:
         raise PeerError(f"the body is larger than {MAX_BODY} bytes")
     try:
-        value = json.loads(body, object_pairs_hook=_no_twins, parse_constant=_refuse_constant)
+        value = _DECODER.decode(body.decode())
     except (ValueError, RecursionError) as reason:
         raise PeerError(f"the body is not JSON: {reason}") from reason
+    if is_authors(value):
+        return read_authors(value)
     if not isinstance(value, dict):
         raise PeerError("the body is not a JSON object")
     document = _Document(value)
@@ -73,7 +76,8 @@ class _Document:
 
     def text(self, key: str, default: Any = _MISSING) -> str:
         value = self.get(key, default)
-        if not isinstance(value, str) or len(value) > 1024:
+        # What is shown and logged: no control characters, no halves of characters.
+        if not isinstance(value, str) or len(value) > 1024 or not value.isprintable():
             raise PeerError(f"{key!r} is not a short text")
         return value
 
@@ -145,14 +149,18 @@ def _read_setup_request(document: _Document) -> TunnelSetupRequest:
 
 
 def _read_setup_response(document: _Document) -> TunnelSetupResponse:
+    format, salt = document.text("format", "plain"), document.octets("salt", 16)
+    if (format == "plain") != (salt is None):
+        raise PeerError("'salt' goes with a protected format, and with no other")
+    key_id = _integer("keyID", document.get("keyID", 0), 256)
     return TunnelSetupResponse(
         tunnel_id=_read_tunnel_id("tunnelID", document.get("tunnelID")),
         your_address=_address("yourAddress", document.get("yourAddress")),
         your_port=_integer("yourPort", document.get("yourPort"), 65536),
         results=_read_results(document),
-        format=document.text("format", "plain"),
-        key_id=_integer("keyID", document.get("keyID", 0), 256),
-        salt=document.octets("salt", 16),
+        format=format,
+        key_id=key_id if salt is not None else 0,
+        salt=salt,
     )
 
 
@@ -166,7 +174,12 @@ def _read_handover_response(document: _Document) -> HandoverResponse:
 
 
 def _read_notice(document: _Document) -> AnchorNotice:
-    return AnchorNotice(document.text("kind"), document.text("reason", ""))
+    return AnchorNotice(
+        document.text("kind"),
+        document.text("reason", ""),
+        document.text("association", ""),
+        _read_tunnel_id("tunnelID", document.get("tunnelID")) if document.has("tunnelID") else None,
+    )
 
 
 def _read_notice_answer(_: _Document) -> NoticeAnswer:
@@ -210,6 +223,8 @@ def _read_selector(value: Any) -> FlowSelector:
     match document.text("syntax"):
         case "IPtables":
             return IptablesMatch(document.text("match"))
+        case "flow":
+            return (_read_flow(document.get("match")),)
         case "flows":
             return tuple(_read_flow(flow) for flow in document.list("match"))
         case "any":
@@ -263,3 +278,6 @@ def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_refuse_constant)

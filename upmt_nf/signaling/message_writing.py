@@ -24,10 +24,12 @@ from upmt_nf.signaling.messages import (
     UpmtMessage,
 )
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+
 
 def encode(message: UpmtMessage) -> bytes:
     """A message as compact JSON."""
-    return json.dumps(_document(message), separators=(",", ":")).encode()
+    return _COMPACT.encode(_document(message)).encode()
 
 
 def split_pairs(pairs: Iterable[HandoverPair], max_bytes: int) -> Iterator[tuple[HandoverPair, ...]]:
@@ -35,35 +37,47 @@ def split_pairs(pairs: Iterable[HandoverPair], max_bytes: int) -> Iterator[tuple
     group: list[HandoverPair] = []
     room = max_bytes
     for pair in pairs:
-        flows: tuple[FlowKey | None, ...] = (pair.match if isinstance(pair.match, tuple) else ()) or (None,)
-        rest = flows
-        while rest:
-            overhead = 90 + 14 * len(pair.tunnels)
-            taken = 0
-            used = overhead
-            for flow in rest:
-                cost = (
-                    len(json.dumps(_flow(flow))) + 1
-                    if flow is not None
-                    else len(json.dumps(_selector(pair.match)))
-                )
-                if used + cost > room:
-                    break
-                used += cost
-                taken += 1
-            if taken == 0 and group:
+        rest = pair.match if isinstance(pair.match, tuple) else ()
+        # Each with the comma behind it.
+        bare = _size(_pair(HandoverPair((), pair.tunnels) if rest else pair)) + 1
+        costs = [_size(_flow(flow)) + 1 for flow in rest]
+        while True:
+            taken, used = _fitting(costs, room - bare) if rest else (0, 0)
+            if group and (bare + used > room or (rest and not taken)):
                 yield tuple(group)
                 group, room = [], max_bytes
                 continue
-            taken = max(taken, 1)
-            part: FlowSelector = pair.match
-            if isinstance(pair.match, tuple):
-                part = tuple(flow for flow in rest[:taken] if flow is not None)
-            group.append(HandoverPair(part, pair.tunnels))
-            room -= used
-            rest = rest[taken:]
+            if rest:
+                taken = max(taken, 1)
+                group.append(HandoverPair(rest[:taken], pair.tunnels))
+                rest, costs = rest[taken:], costs[taken:]
+            else:
+                group.append(pair)
+            room -= bare + used
+            if not rest:
+                break
     if group:
         yield tuple(group)
+
+
+def _fitting(costs: list[int], room: int) -> tuple[int, int]:
+    """How many of the first fit, and what they cost."""
+    used = 0
+    for taken, cost in enumerate(costs):
+        if used + cost > room:
+            return taken, used
+        used += cost
+    return len(costs), used
+
+
+def _size(value: object) -> int:
+    return len(json.dumps(value, separators=(",", ":")))
+
+
+def flows_in_groups(flows: tuple[FlowKey, ...], max_bytes: int) -> list[tuple[FlowKey, ...]]:
+    """Flows in groups, each for a request of its own in which it takes `max_bytes`, or is one flow alone."""
+    groups = split_pairs((HandoverPair(flows),), max_bytes)
+    return [pair.match for group in groups for pair in group if isinstance(pair.match, tuple)]
 
 
 # --- writing ---
@@ -105,8 +119,12 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 "yourAddress": str(message.your_address),
                 "yourPort": message.your_port,
             }
+            if message.format != "plain":
+                found["format"] = message.format
+            if message.key_id or message.salt is not None:
+                found["keyID"] = message.key_id
             if message.salt is not None:
-                found |= {"format": message.format, "keyID": message.key_id, "salt": message.salt.hex()}
+                found["salt"] = message.salt.hex()
             if message.results:
                 found["results"] = [_result(result) for result in message.results]
         case HandoverRequest():
@@ -118,7 +136,14 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
         case HandoverResponse():
             found = {"mType": "HandoverResponse", "results": [_result(result) for result in message.results]}
         case AnchorNotice():
-            found = {"mType": "AnchorNotice", "kind": message.kind, "reason": message.reason}
+            found = {
+                "mType": "AnchorNotice",
+                "kind": message.kind,
+                "reason": message.reason,
+                "association": message.association,
+            }
+            if message.tunnel_id is not None:
+                found["tunnelID"] = str(message.tunnel_id)
         case NoticeAnswer():
             found = {"mType": "NoticeAnswer"}
     return found | {"version": VERSION}

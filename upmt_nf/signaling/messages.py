@@ -112,10 +112,15 @@ class HandoverResponse:
 
 @dataclass(frozen=True, slots=True)
 class AnchorNotice:
-    """The anchor tells something without being asked: `going-down`, `lease-ended`, ..."""
+    """The anchor tells something without being asked: `going-down`, `lease-ended`, `tunnel-unheard`.
+
+    `association` is the token of the association that it is about; `tunnel_id` the tunnel, where it is about one.
+    """
 
     kind: str
     reason: str
+    association: str = ""
+    tunnel_id: TunnelId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ As printed there, To and From lack a scheme and Via ends in `;`: we send valid S
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.signaling.sip.fields import parse_address, parse_via
 from upmt_nf.signaling.sip.message import Header, Request, Response, canonical
@@ -41,8 +43,14 @@ def register(
     expires: int,
     virtual_address: str | None = None,
     body: bytes = b"",
+    others: Sequence[Endpoint] = (),
+    gone: Sequence[Endpoint] = (),
 ) -> Request:
-    """M1, the association request; `expires` 0 de-associates. The Via's branch is added on sending."""
+    """M1, the association request; `expires` 0 de-associates. The Via's branch is added on sending.
+
+    Contacts are `local`, the `others` by which the host can be reached as well, and those `gone` since it said so.
+    """
+    user = identity.partition("@")[0]
     headers: list[Header] = [
         ("Via", f"SIP/2.0/UDP {local};rport;TID={identity}"),
         ("Max-Forwards", "70"),
@@ -50,7 +58,8 @@ def register(
         ("From", f"<sip:{identity}>;tag={tag}"),
         ("Call-ID", call_id),
         ("CSeq", f"{cseq} REGISTER"),
-        ("Contact", f"<sip:{identity.partition('@')[0]}@{local}>"),
+        *(("Contact", f"<sip:{user}@{contact}>") for contact in (local, *others)),
+        *(("Contact", f"<sip:{user}@{contact}>;expires=0") for contact in gone),
         ("Expires", str(expires)),
         ("User-Agent", PRODUCT),
     ]
@@ -90,6 +99,7 @@ def response_to(
     headers: tuple[Header, ...] = (),
     body: bytes = b"",
     reason: str | None = None,
+    content_type: str = "application/json",
 ) -> Response:
     """An answer that echoes what RFC 3261 section 8.2.6 asks for, the header lines as they came.
 
@@ -108,7 +118,7 @@ def response_to(
         elif known == "to" and _lacks_tag(value):
             value = f"{value};tag={tag}"
         echoed.append((name, value))
-    content: tuple[Header, ...] = (("Content-Type", "application/json"),) if body else ()
+    content: tuple[Header, ...] = (("Content-Type", content_type),) if body else ()
     text = reason or REASONS.get(status, "Unknown")
     return Response((*echoed, *headers, ("Server", PRODUCT), *content), status=status, reason=text, body=body)
 

@@ -1,9 +1,42 @@
-"""The Contact header of REGISTER (RFC 3261 sections 10.2 and 10.3): how long, and what the answer says."""
+"""The Contact header of REGISTER (RFC 3261 sections 10.2 and 10.3): where, and for how long."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from upmt_nf.signaling.sip.fields import parse_address, split_outside_quotes
-from upmt_nf.signaling.sip.message import Header, Request
+from upmt_nf.signaling.sip.message import Request
+
+MAX_CONTACTS = 16
+"""In one REGISTER, and of one association."""
+MAX_LENGTH = 256
+_LONGEST = 2**31
+
+
+class NamedContact(NamedTuple):
+    """A Contact of a REGISTER; `expires` in seconds when it says so itself, 0: not there any more.
+
+    `text` is all of it but its lifetime.
+    """
+
+    uri: str
+    expires: int | None
+    text: str
+
+
+def read_contacts(request: Request) -> tuple[NamedContact, ...]:
+    """All Contacts of a REGISTER but `*`, which is about all of them. Raises ValueError."""
+    found = []
+    for contact in _contacts(request):
+        if contact == "*":
+            continue
+        text = _without_lifetime(contact)
+        if len(text) > MAX_LENGTH:
+            raise ValueError("a Contact is too long")
+        found.append(NamedContact(parse_address(contact).uri, _seconds(_own_lifetime(contact)), text))
+    if len(found) > MAX_CONTACTS:
+        raise ValueError(f"more than {MAX_CONTACTS} Contacts")
+    return tuple(found)
 
 
 def lifetime_asked(request: Request) -> str | None:
@@ -23,15 +56,6 @@ def lifetime_asked(request: Request) -> str | None:
     return max(given, key=_number, default=stated) if len(given) == len(longest) else stated
 
 
-def contacts_answered(request: Request, expires: int) -> tuple[Header, ...]:
-    """The Contacts that are bound now, each with its time (RFC 3261 section 10.3 step 8)."""
-    return tuple(
-        ("Contact", f"{_without_lifetime(contact)};expires={expires}")
-        for contact in _contacts(request)
-        if contact != "*" and (_own_lifetime(contact) or "1").strip("0")
-    )
-
-
 def _contacts(request: Request) -> list[str]:
     return [
         contact.strip() for value in request.all("contact") for contact in split_outside_quotes(value, ",")
@@ -49,6 +73,14 @@ def _own_lifetime(contact: str) -> str | None:
 def _without_lifetime(contact: str) -> str:
     parts = split_outside_quotes(contact, ";")
     return ";".join(part for part in parts if part.partition("=")[0].strip().lower() != "expires")
+
+
+def _seconds(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError("a Contact's expires is not a number")
+    return min(int(text[:11]), _LONGEST)
 
 
 def _number(text: str) -> int:

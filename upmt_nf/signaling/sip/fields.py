@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 _TOKEN = re.compile(r"[A-Za-z0-9\-.!%*_+`'~]+\Z")
 _VIA = re.compile(r"SIP[ \t]*/[ \t]*2\.0[ \t]*/[ \t]*([A-Za-z0-9\-.!%*_+`'~]+)[ \t]+", re.IGNORECASE)
+_HOST = re.compile(r"(?:[A-Za-z0-9_.\-]+|\[[0-9A-Fa-f:.]+\])\Z")
 _CSEQ = re.compile(r"([0-9]{1,40})[ \t]+([A-Za-z0-9\-.!%*_+`'~]+)\Z")
 _ESCAPED = re.compile(r"%([0-9A-Fa-f]{2})")
 _UNRESERVED = re.compile(r"[A-Za-z0-9\-_.!~*'()&=+$,;?/]\Z")
 _BRANCH_COOKIE = "z9hG4bK"
+_REMEMBERED = 64
+"""Values whose reading is remembered: parser, transactions, registrar and answer each ask about the same ones."""
 
 
+@lru_cache(512)
 def is_token(text: str) -> bool:
     """RFC 3261 section 25.1."""
     return _TOKEN.match(text) is not None
@@ -20,6 +26,8 @@ def is_token(text: str) -> bool:
 
 def split_outside_quotes(text: str, separator: str) -> list[str]:
     """Split at `separator`, but neither inside quoted strings nor inside angle brackets."""
+    if separator not in text:
+        return [text]
     if '"' not in text and "<" not in text:
         return text.split(separator)
     parts: list[str] = []
@@ -63,7 +71,7 @@ class Via:
     transport: str
     host: str
     port: int | None
-    parameters: dict[str, str | None] = field(hash=False)
+    parameters: Mapping[str, str | None] = field(hash=False)
 
     @property
     def branch(self) -> str | None:
@@ -77,6 +85,7 @@ class Via:
         return f"{self.host.lower()}:{self.port or 5060}"
 
 
+@lru_cache(_REMEMBERED)
 def parse_via(value: str) -> Via:
     """The first of a Via header's values. Raises ValueError."""
     values = split_outside_quotes(value, ",")
@@ -97,13 +106,14 @@ def parse_via(value: str) -> Via:
     if not all(part.strip() for part in rest[:-1]):
         raise ValueError("Via has an empty parameter")
     host, port = host.strip(), port.strip()
-    if not host or " " in host:
+    if not _HOST.match(host):
         raise ValueError("Via names no host")
     if port and (not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535):
         raise ValueError("Via has a wrong port")
     return Via(matched[1].upper(), host, int(port) if port else None, parameters(rest))
 
 
+@lru_cache(_REMEMBERED)
 def parse_cseq(value: str) -> tuple[int, str]:
     """Number and method of a CSeq header (RFC 3261 section 8.1.1.5). Raises ValueError."""
     matched = _CSEQ.match(value)
@@ -120,7 +130,7 @@ class Address:
     """A From, To or Contact: the URI and the header's parameters."""
 
     uri: str
-    parameters: dict[str, str | None] = field(hash=False)
+    parameters: Mapping[str, str | None] = field(hash=False)
 
     @property
     def tag(self) -> str | None:
@@ -137,13 +147,14 @@ class Address:
         return _ESCAPED.sub(_unescaped, rest if colon and scheme.lower() in ("sip", "sips") else text)
 
 
+@lru_cache(_REMEMBERED)
 def parse_address(value: str) -> Address:
     """One name-addr or addr-spec (RFC 3261 section 20.10). Raises ValueError.
 
     A URI without a scheme is accepted, as the paper's figure 9 prints `To: <Terminal_ID>`.
     """
     if "<" in value:
-        quoted_end = _end_of_quoted(value)
+        quoted_end = _end_of_quoted(value) if '"' in value else 0
         start = value.find("<", quoted_end)
         end = value.find(">", start)
         if start < 0 or end < 0:
@@ -157,7 +168,7 @@ def parse_address(value: str) -> Address:
     else:
         uri, *parts = split_outside_quotes(value, ";")
         uri = uri.strip()
-    if not uri or any(character.isspace() for character in uri):
+    if uri.split() != [uri]:
         raise ValueError("an address has no proper URI")
     return Address(uri, parameters(parts))
 

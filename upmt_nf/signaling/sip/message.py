@@ -47,14 +47,32 @@ class Message:
 
     headers: tuple[Header, ...]
     body: bytes = field(default=b"", kw_only=True)
+    _first: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The first value of each header, filled when the first is asked for: a dozen questions follow."""
 
     def header(self, name: str) -> str | None:
         """The first value of a header, or None. `name` is the lower-case long form."""
-        return next(self.all(name), None)
+        return (self._first or self._indexed()).get(name)
 
     def all(self, name: str) -> Iterator[str]:
         """Every value of a header, in order."""
+        first = self._indexed().get(name)
+        if first is None:
+            return iter(())
+        if not self.has_twins():
+            return iter((first,))
         return (value for written, value in self.headers if canonical(written) == name)
+
+    def has_twins(self) -> bool:
+        """Whether a header is there more than once."""
+        return len(self._indexed()) < len(self.headers)
+
+    def _indexed(self) -> dict[str, str]:
+        first = self._first
+        if not first:
+            for written, value in self.headers:
+                first.setdefault(_KNOWN.get(written) or canonical(written), value)
+        return first
 
 
 @dataclass(frozen=True, slots=True)

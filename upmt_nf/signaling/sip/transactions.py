@@ -71,7 +71,7 @@ class ClientState(Enum):
 
 @dataclass(slots=True)
 class ClientTransaction(Generic[Flow]):
-    """A request of ours. `resend_at` is timer E, `end_at` timer F or K (seconds)."""
+    """A request of ours. `resend_at` is timer E, `end_at` timer F or K, `due` the earlier of them (seconds)."""
 
     key: TransactionKey
     request: Request
@@ -83,14 +83,21 @@ class ClientTransaction(Generic[Flow]):
     resend_at: float | None
     end_at: float
 
+    @property
+    def due(self) -> float:
+        """When there is something to do for it."""
+        return self.end_at if self.resend_at is None else min(self.resend_at, self.end_at)
+
 
 @dataclass(slots=True)
 class ServerTransaction(Generic[Flow]):
-    """A request of theirs. `flow` is where its latest copy came from; `response` is resent for each copy."""
+    """A request of theirs. `flow` is where its latest copy came from; `response` is resent for each copy.
 
-    key: TransactionKey
-    request: Request
+    `size` is that of its datagram in bytes.
+    """
+
     flow: Flow
+    size: int
     response: bytes | None
     end_at: float
 
