@@ -69,10 +69,11 @@ def main() -> None:
         with _sleepers(chosen.processes):
             _compare(f"{chosen.processes} processes", without, with_rules, chosen.blocks, chosen.flows)
         if chosen.crowd:
-            print(f"fifty programs, {chosen.processes} processes")
-            _print_row("asked/s", "flows/s", "answered", "wrong", "dropped", "p99 ms")
+            print(f"fifty programs at once, {chosen.processes} processes")
+            _print_row("rules", "asked/s", "flows/s", "answered", "wrong", "unfound", "dropped", "p99 ms")
         for rate in chosen.crowd:
-            _crowd(with_rules, rate, chosen.processes)
+            _crowd("none", without, rate, chosen.processes)
+            _crowd("process", with_rules, rate, chosen.processes)
 
 
 def _compare(title: str, without: str, with_rules: str, blocks: int, flows: int) -> None:
@@ -89,7 +90,7 @@ def _compare(title: str, without: str, with_rules: str, blocks: int, flows: int)
     _print_row(title, "added", *(f"{value:+.3f}" for value in added), "")
 
 
-def _crowd(lab: str, rate: int, idle: int) -> None:
+def _crowd(title: str, lab: str, rate: int, idle: int) -> None:
     sniffer = subprocess.Popen(
         (*UPMT, "lab", "exec", "--name", lab, "mh", "--", "/usr/bin/python3", str(PROGRAMS / "inner_sniffer.py"),
          "1800", "if0", "if1"),
@@ -110,12 +111,15 @@ def _crowd(lab: str, rate: int, idle: int) -> None:
     wrong = seen.get("@e", {}).get("if1", 0) + seen.get("@o", {}).get("if0", 0)
     after = _counters(lab)
     dropped = sum(after[name] - before[name] for name in ("queue_dropped", "queue_overruns"))
+    unfound = after["processes_not_found"] - before["processes_not_found"]
     share = 100 * result["answered"] / max(1, result["flows"])
     _print_row(
+        title,
         str(rate),
         f"{result['flows'] / result['seconds']:.0f}",
         f"{share:.2f} %",
-        str(wrong),
+        str(wrong) if title != "none" else "-",
+        str(unfound),
         str(dropped),
         f"{result['late_us'][1] / 1e3:.1f}",
     )
@@ -177,7 +181,7 @@ def _at(values: list[float], share: float) -> float:
 
 
 def _print_row(*columns: str) -> None:
-    print(" ".join(f"{column:>16}" for column in columns), flush=True)
+    print(" ".join(f"{column:>15}" for column in columns), flush=True)
 
 
 def _upmt(*words: str) -> str:

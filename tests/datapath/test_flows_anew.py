@@ -8,6 +8,7 @@ import large_packets
 import pytest
 
 from upmt_nf.datapath.host_forwarder import Classified, HostForwarder
+from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, refusal
 from upmt_nf.datapath.packet import build_udp, dscp_of, is_tcp_opening
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.model.flow import FlowBytes, FlowKey
@@ -29,11 +30,12 @@ class World:
     def __init__(self) -> None:
         self.paft = Paft()
         self.asked: list[tuple[int, int]] = []
+        self.has_ended = False
         self.forwarder = HostForwarder(self.paft, OWN, ANCHOR, self.classify)
 
     def classify(self, key: FlowBytes, mark: int, dscp: int = 0) -> Classified:
         self.asked.append((mark, dscp))
-        return Classified(ApplicationId(len(self.asked)), 7, "it")
+        return Classified(ApplicationId(len(self.asked)), 7, "it", has_ended=self.has_ended)
 
     def send(self, packet: bytes, mark: int = 0) -> int:
         assert self.forwarder.introduce(packet, mark, 1.0)[0]
@@ -61,6 +63,27 @@ def test_a_tcp_connection_ends_slowly_and_begins_with_a_syn() -> None:
     entry.packets_in = 1
     assert world.send(tcp(ACK)) == 2
     assert world.send(tcp(SYN)) == 3
+
+
+def test_an_icmp_error_about_a_flow_is_no_new_flow() -> None:
+    world = World()
+    answer = build_udp(FAR, 53, OWN, 4000, b"x")
+    assert world.send(udp()) == 1
+    world.forwarder.end(list(world.paft.flows))
+    error = refusal(answer, NETWORK_UNREACHABLE, OWN)
+    assert error is not None
+    assert world.send(error) == 1
+    assert world.send(udp()) == 2
+
+
+def test_a_flow_whose_socket_has_ended_already_is_not_taken_for_known() -> None:
+    world = World()
+    world.has_ended = True
+    for asked in (1, 2):
+        assert world.forwarder.introduce(udp(), 0, 1.0) == (True, None)
+        assert len(world.asked) == asked
+    world.has_ended = False
+    assert world.forwarder.introduce(udp(), 0, 1.0) == (True, next(iter(world.paft.flows)))
 
 
 def test_ends_of_unknown_flows_are_not_kept() -> None:

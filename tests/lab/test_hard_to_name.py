@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from lab_driver import UPMT, Lab, wait_until
 from talking import ECHO, PATIENCE, SNIFFER, TALKER, Program, answers, ask, flows_of, somebodys_cgroup
+from wire_schema import complaints
 
 from upmt_nf.linux.cgroups import hierarchy
 from upmt_nf.model.errors import UpmtError
@@ -352,6 +353,8 @@ def test_the_order_of_the_rules_is_to_be_seen(far: Lab) -> None:
     ask(far, "assign", application="early", match={"command": "a b", "port": "80-90"}, networks=["net1"])
     ask(far, "assign", application="late", match={"uid": 4999, "dscp": "EF"}, networks=["net1"])
     rows = json.loads(far.on("mh", *UPMT, "assignments", "--json").stdout)
+    assert complaints("assignments", rows) == []
+    assert complaints("flows", ask(far, "flows")) == []
     own = [row for row in rows if row["application"] in ("early", "late")]
     assert [row["application"] for row in own] == ["late", "early"]
     assert own[0] | {"place": 0} == {

@@ -33,6 +33,7 @@ class Owner(NamedTuple):
     process: ProcessFacts | None
     found_by: Finder | None
     is_certain: bool = True
+    has_socket: bool = True
 
 
 UNASKED = Owner(None, None)
@@ -104,9 +105,12 @@ class FlowOwners:
     def behind(self, flow: FlowKey) -> Owner:
         """The process behind a flow, by the quickest way that is certain."""
         socket = self._sockets.find(flow)
-        if socket is None:
-            # Closed already, as by a program that says one thing and ends; or the kernel's own packet.
-            socket = SocketFacts(0, 0, self.cookie_of_ended(flow))
+        if socket is not None:
+            return self._of_socket(socket)
+        # Closed already, as by a program that says one thing and ends; or the kernel's own packet.
+        return self._of_socket(SocketFacts(0, 0, self.cookie_of_ended(flow)))._replace(has_socket=False)
+
+    def _of_socket(self, socket: SocketFacts) -> Owner:
         maker = self._maker_of(socket)
         if maker is not None and socket.inode and self._processes.has_open(maker.pid, socket.inode):
             facts, is_there = self._known.that_made(maker.pid, maker.made)

@@ -50,6 +50,8 @@ class Classified(NamedTuple):
     command: str
     why: object = None
     """How that was found out, in the classifier's own terms: kept with the flow for whoever asks."""
+    has_ended: bool = False
+    """Its socket is closed already: the next packet of this key may be somebody else's."""
 
 
 class Classifier(Protocol):
@@ -124,7 +126,7 @@ class HostForwarder:
     def introduce(self, packet: bytes, mark: int, now: float) -> tuple[bool, FlowBytes | None]:
         """A packet that is about to leave by the virtual interface: see to it that its flow is known.
 
-        Gives whether it may go on, and its flow if that is known now. `outbound` does the rest when it has left.
+        Gives whether it may go on, and its flow if that is known now and goes on being. `outbound` does the rest when it has left.
         """
         if is_fragment(packet):
             return True, None
@@ -137,7 +139,7 @@ class HostForwarder:
             entry = self._first_packet(packet, key, mark, now)[1]
         elif mark and mark & MARK_MASK != entry.mark:
             self._mark_changed(entry, mark)
-        return entry is not None, key
+        return entry is not None, None if key in self._over else key
 
     def end(self, keys: Iterable[FlowBytes]) -> None:
         """The sockets of these flows were closed: what comes next under the same key may be somebody else's."""
@@ -152,6 +154,9 @@ class HostForwarder:
 
     def _begins_anew(self, entry: FlowEntry, packet: bytes) -> bool:
         """Whether a packet is another flow's than the one that had its key. TCP begins with a SYN, and ends slowly."""
+        if is_icmp_error(packet):
+            # About an earlier packet.
+            return False
         if entry.key[0] == TCP:
             if not is_tcp_opening(packet) or not (entry.packets_in or entry.key in self._over):
                 return False
@@ -215,6 +220,8 @@ class HostForwarder:
             entry.dscp = dscp
             entry.mark = mark & MARK_MASK
             entry.why = classified.why
+            if classified.has_ended and key[0] != TCP:
+                self._over.add(key)
         return packet, entry
 
     def _why_refused(self, packet: bytes) -> str | None:
