@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_namespace import Namespace, is_readable
 
-from upmt_nf.linux.conntrack import Conntrack, delete_message
+from upmt_nf.linux.conntrack_entries import Conntrack, delete_message
 from upmt_nf.linux.socket_ends import EndedSocket, SocketEnds, parse_end
 from upmt_nf.model.errors import FacilityError
 from upmt_nf.model.flow import TCP, UDP, FlowKey

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
-from upmt_nf.linux.conntrack import Conntrack
+from upmt_nf.linux.conntrack_entries import Conntrack
 from upmt_nf.linux.socket_ends import EndedSocket, SocketEnds
 from upmt_nf.model.errors import FacilityError
 from upmt_nf.model.flow import UDP, FlowBytes, FlowKey, IPAddress

@@ -126,7 +126,7 @@ class HostForwarder:
     def introduce(self, packet: bytes, mark: int, now: float) -> tuple[bool, FlowBytes | None]:
         """A packet that is about to leave by the virtual interface: see to it that its flow is known.
 
-        Gives whether it may go on, and its flow if that is known now and goes on being. `outbound` does the rest when it has left.
+        Gives whether it may go on, and its flow if that is known from now on. `outbound` does the rest when it left.
         """
         if is_fragment(packet):
             return True, None
