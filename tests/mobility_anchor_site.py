@@ -15,6 +15,7 @@ from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
     LeaseEnded,
     LeaseGranted,
+    SendBindingAnswer,
     SendSip,
     SendTunnelSignal,
 )
@@ -112,6 +113,8 @@ class AnchorSite:
                     self.send_to(destination, destination, "sip", 0, data)
                 case SendTunnelSignal(remote, destination, port, payload):
                     self.send_to(remote, destination, "signal", port, payload)
+                case SendBindingAnswer(remote, data):
+                    self.world.answer_probe(remote, data)
                 case LeaseGranted():
                     self.granted.append(command)
                 case LeaseEnded():

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from math import inf
 from random import Random
 from typing import TYPE_CHECKING
 
 from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.datapath.paft import Paft
+from upmt_nf.mobility.binding_time import BindingTime
+from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.commands import Announce, Stopped
 from upmt_nf.mobility.events import StopAsked
 from upmt_nf.mobility.host_commands import (
+    CloseBindingProbe,
     CloseTunnel,
     ConfigureVirtualAddress,
     HandoverFinished,
     HostCommand,
+    KeepNatMapping,
     OpenTunnel,
     RebindTunnel,
     Receipt,
     ReleaseVirtualAddress,
+    RememberBindingTime,
+    SendBindingProbe,
     SendSip,
     SendTunnelSignal,
     UseAnchor,
@@ -93,6 +100,14 @@ class Link:
     """Of the tunnel's mapping in the NAT."""
     dead_ports: set[int] = field(default_factory=set)
     """Mappings that carry nothing any more, though the host's socket does not know."""
+    binding_time: float = inf
+    """How long the NAT keeps a mapping that says nothing (seconds)."""
+    used_at: float = 0.0
+    """When the tunnel's mapping was last used."""
+    forgotten: int = 0
+    """How often it was forgotten."""
+    probes: dict[int, tuple[ProbeFlow, float]] = field(default_factory=dict)
+    """Mappings of a binding trial, by port: whose they are and when they were last used."""
     drops: Callable[[Packet], bool] = lambda packet: False
     """Says what else is lost."""
 
@@ -105,8 +120,21 @@ class Link:
         """Another mapping in the NAT; what comes to the old one is lost."""
         self.port += 1
 
+    def use(self, now: float) -> None:
+        """An uplink packet of the tunnel: it makes a mapping, or keeps the one that there is."""
+        if self.is_forgotten(now):
+            self.forgotten += 1
+            self.rebind()
+        self.used_at = now
+
+    def is_forgotten(self, now: float) -> bool:
+        """Whether the tunnel has no mapping now."""
+        return self.used_at > 0 and now - self.used_at > self.binding_time
+
     def carries(self, packet: Packet) -> bool:
         if not self.is_up or self.is_black_hole:
+            return False
+        if not packet.is_up and packet.kind != "sip" and self.is_forgotten(self.terminal.world.now):
             return False
         return packet.kind == "sip" or (packet.host == self.reflexive and self.port not in self.dead_ports)
 
@@ -121,6 +149,7 @@ class Terminal:
             name: Link(name, self, ip_address(f"192.168.{index}.7"), ip_address(f"203.0.{number}.{index}"))
             for index, name in enumerate(settings.networks)
         }
+        self.binding_times: dict[str, BindingTime] = dict(settings.binding_times)
         self.releases = 0
         self.rebinds: list[NetworkName] = []
         self.configured: list[tuple[IPAddress, IPAddress]] = []
@@ -133,6 +162,7 @@ class Terminal:
     def start(self) -> None:
         """A machine without any memory; no network is there yet."""
         self.paft = Paft()
+        self.settings = replace(self.settings, binding_times=self.binding_times)
         self.machine = MobileHost(self.settings, self.paft, Random(self.world.random.getrandbits(64)))
         self.virtual_address: IPAddress | None = None
         self.anchor = self.settings.anchor
@@ -190,6 +220,7 @@ class Terminal:
         entry.last_seen = self.world.now
         tunnel = self.paft.tunnel_of(entry)
         if tunnel is not None:
+            tunnel.used = self.world.now
             self._send_inside(tunnel.network, "data", 0, entry.key)
 
     def sleep(self) -> None:
@@ -261,6 +292,15 @@ class Terminal:
                 self.world.carry(packet)
             case SendTunnelSignal(name, port, payload):
                 self._send_inside(name, "signal", port, payload)
+            case KeepNatMapping(name):
+                self.links[name].use(self.world.now)
+                self.world.probe_bytes += 29
+            case SendBindingProbe(name, flow, data):
+                self.world.carry_probe(self.links[name], flow, data)
+            case CloseBindingProbe(name):
+                self.links[name].probes.clear()
+            case RememberBindingTime(place, known):
+                self.binding_times[place] = known
             case ConfigureVirtualAddress(address):
                 self.releases += self.virtual_address not in (None, address)
                 self.virtual_address = address
@@ -293,6 +333,7 @@ class Terminal:
     def _send_inside(self, name: NetworkName, kind: str, port: int, payload: bytes) -> None:
         if self.virtual_address is not None:
             link = self.links[name]
+            link.use(self.world.now)
             inner = Endpoint(self.virtual_address, port)
             packet = Packet(
                 kind, True, link, link.reflexive, inner, port, payload, self.world.now, self.anchor
@@ -311,6 +352,7 @@ class Terminal:
         for tunnel in self.paft.tunnels.values():
             if tunnel.network == name:
                 tunnel.heard = self.world.now
+                tunnel.used = self.world.now if packet.kind == "data" else tunnel.used
         if packet.kind == "data":
             return self.arrived.append(packet.payload)
         return self.take(TunnelSignalReceived(name, packet.port, packet.payload))

@@ -10,19 +10,22 @@ import heapq
 import itertools
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
+from math import inf
 from random import Random
 from typing import Any
 
 from mobility_anchor_site import AnchorSite
-from mobility_terminal import ANCHOR, Packet, Terminal
+from mobility_terminal import ANCHOR, Link, Packet, Terminal
 from wire_schema import body_complaints, body_of
 
 from upmt_nf.config.values import AddressPool
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.anchor import Anchor
 from upmt_nf.mobility.anchor_commands import AnchorCommand, LeaseEnded, LeaseGranted
-from upmt_nf.mobility.anchor_events import AnchorEvent
+from upmt_nf.mobility.anchor_events import AnchorEvent, BindingProbeReceived
+from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.events import TimeoutReached
+from upmt_nf.mobility.host_events import BindingAnswerReceived
 from upmt_nf.mobility.settings import AnchorPeer, AnchorSettings, HostSettings
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import (
@@ -33,6 +36,7 @@ from upmt_nf.model.identity import (
 from upmt_nf.model.names import SIGNALLING_PORT
 from upmt_nf.signaling.digest import REALM, DigestServer, secret_hash
 
+OUTER_BYTES = 28
 LONGEST_DATAGRAM = 1200
 """Bytes of SIP in one datagram: what fits in a tunnel of the smallest usual MTU."""
 
@@ -60,6 +64,8 @@ class World:
         """The anchors ask every host for proof."""
         self.packets: list[Packet] = []
         """All that was sent, whatever became of it."""
+        self.probe_bytes = 0
+        """Of binding trials, both ways, outer headers included."""
         self.watchers: list[Callable[[], None]] = []
         """Called after everything that happens."""
         self.oversized: list[Packet] = []
@@ -152,6 +158,36 @@ class World:
             if self.random.random() >= link.loss:
                 delay = link.delay + self.random.random() * link.jitter
                 self.after(delay, lambda: self._deliver(packet))
+
+    def carry_probe(self, link: Link, flow: ProbeFlow, data: bytes) -> None:
+        """A packet of a binding trial to the anchor, by a mapping of its own, and the answers to it."""
+        self.probe_bytes += len(data) + OUTER_BYTES
+        ports = [port for port, (owner, used) in link.probes.items() if owner is flow]
+        port = next((port for port in ports if self.now - link.probes[port][1] <= link.binding_time), None)
+        if port is None:
+            port = 50000 + next(self._order) % 10000
+        link.probes[port] = (flow, self.now)
+        if not link.is_up or link.is_black_hole or self.random.random() < link.loss:
+            return
+        remote = Endpoint(link.public, port)
+
+        def arrive() -> None:
+            self.site_of(link.terminal).take(BindingProbeReceived(remote, data))
+
+        self.after(link.delay, arrive)
+
+    def answer_probe(self, remote: Endpoint, data: bytes) -> None:
+        self.probe_bytes += len(data) + OUTER_BYTES
+        for terminal in self.terminals:
+            for link in terminal.links.values():
+                if link.public == remote.address and self.random.random() >= link.loss:
+                    self.after(link.delay, lambda link=link: self._hear_probe(link, remote.port, data))  # type: ignore[misc]
+
+    def _hear_probe(self, link: Link, port: int, data: bytes) -> None:
+        flow, used = link.probes.get(port, (ProbeFlow.ASKING, -inf))
+        if link.is_up and not link.is_black_hole and self.now - used <= link.binding_time:
+            link.probes[port] = (flow, self.now)
+            link.terminal.take(BindingAnswerReceived(link.name, flow, data))
 
     def _deliver(self, packet: Packet) -> None:
         if not packet.is_up:

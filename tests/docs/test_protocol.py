@@ -11,6 +11,7 @@ from upmt_nf.datapath.protected import PROTECTED
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import TunnelId
 from upmt_nf.signaling.authors_json import AuthorsBody
+from upmt_nf.signaling.binding_probe import BindingProbe, ProbeKind, probe_key
 from upmt_nf.signaling.keys import tunnel_secrets
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.message_writing import encode
@@ -29,6 +30,13 @@ def test_the_vectors_are_so(name: str) -> None:
     tunnel = Tunnel(TunnelId(0x12345678), ip_address("1.2.3.4"), Endpoint(ip_address("45.0.0.1"), 1800), 1400)
     tunnel.format = PROTECTED[name](secrets.up, secrets.down, 7)
     assert tunnel.format.encode(tunnel, bytes.fromhex(inner[1])).hex() == found[2]
+
+
+def test_the_probes_vector_is_so() -> None:
+    found = re.search(r"POKE of 1\.2\.3\.4, number 01020304, port 33000\n\s+([0-9a-f]+)\n", TEXT)
+    assert found is not None
+    poke = BindingProbe(ProbeKind.POKE, 0x01020304, ip_address("1.2.3.4"), 33000)
+    assert poke.sealed(probe_key(bytes(range(32)))).hex() == found[1]
 
 
 def test_the_messages_are_read_and_written_like_that() -> None:

@@ -104,7 +104,7 @@ def test_repeated_sealed_packets_are_dropped_at_both_ends(unharmed: Siege) -> No
     with siege.counting("an", "malformed_inner", by=100):
         for packet in up * 2:
             siege.reader.send(packet.again())
-    with siege.counting("an", "malformed_inner", by=50):
+    with siege.counting("an", "unknown_tunnel", by=50):
         for packet in up:
             siege.reader.send(packet.again(source=ELSEWHERE))
     down = siege.reader.read(
@@ -123,7 +123,7 @@ def test_repeated_cookie_packets_come_through_from_the_tunnels_own_end_only(unha
     (packet,) = siege.reader.read(
         lambda packet: uplink("net1", 1)(packet) and len(packet.payload) == 12 + 28 + 160, 1
     )
-    with siege.counting("an", "malformed_inner", by=20):
+    with siege.counting("an", "unknown_tunnel", by=20):
         for _ in range(20):
             siege.reader.send(packet.again(source=ELSEWHERE))
     echo = siege.logs["net1"].with_suffix(".echo")
@@ -165,8 +165,8 @@ def test_guessed_cookies_and_unsealed_packets_from_the_tunnels_own_ends_are_refu
         ("45.0.0.1", "86.0.0.1", "forged_source"),
         ("127.0.0.1", "86.0.0.1", "forged_source"),
         ("0.0.0.0", "86.0.0.1", "forged_source"),
-        ("own", "1.2.3.4", "refused_destination"),
-        ("own", "127.0.0.1", "refused_destination"),
+        ("own", "1.2.3.4", "refused_host"),
+        ("own", "127.0.0.1", "refused_special"),
         ("own", "45.0.0.1", "to_the_anchor"),
     ],
 )

@@ -17,6 +17,7 @@ from upmt_nf.mobility.answer_size import LONGEST
 from upmt_nf.mobility.events import TimeoutReached
 from upmt_nf.model.flow import Endpoint, FlowKey
 from upmt_nf.model.identity import TunnelId
+from upmt_nf.signaling.message_writing import encode
 from upmt_nf.signaling.messages import (
     ANY,
     FlowSelector,
@@ -296,3 +297,45 @@ def test_a_data_packet_alone_sets_up_no_tunnel_and_moves_no_endpoint(both: Both)
     arrived = forwarder.uplink(build_udp(SECOND.address, SECOND.port, ANCHOR, 1800, inner), site.now)
     assert arrived.deliver == inner
     assert site.network_of(FlowKey.parse(f"udp:{host.address}:2000>86.0.0.1:3000")) == SECOND
+
+
+# --- where tunnels may end ---
+
+
+def asks_to_end_at(host: Speaker, end: Endpoint) -> tuple[int, bytes]:
+    """One proven setup request that seems to come from there, without the answer to it: who forges gets none."""
+    body = TunnelSetupRequest(host.token, ip_address(host.address), "net9")
+    request = host._message(encode(body), next(host._numbers))
+    response, _ = host._exchange(request, end, end)
+    return response.status, (response.header("www-authenticate") or "").encode()
+
+
+def test_no_host_has_its_traffic_sent_to_an_end_that_does_not_hear_it() -> None:
+    site, host, _, _ = with_tunnels()
+    before = site.anchor.counters["challenged_there"]
+    for _ in range(3):
+        status, challenge = asks_to_end_at(host, STRANGER)
+        assert status == 401
+        assert b"stale=true" in challenge
+        assert STRANGER not in {tunnel.remote for tunnel in site.paft.tunnels.values()}
+    assert site.anchor.counters["challenged_there"] == before + 3
+    assert host.set_up(STRANGER) in site.paft.tunnels, "who hears the challenge may have a tunnel there"
+
+
+def test_another_port_of_a_proven_address_needs_no_further_challenge() -> None:
+    """A NAT that rebinds costs no round trip more."""
+    site, host, _, _ = with_tunnels()
+    assert host.set_up(STRANGER)
+    rebound = Endpoint(CARE_OF.address, CARE_OF.port + 1)
+    assert asks_to_end_at(host, rebound)[0] == 200
+    assert rebound in {tunnel.remote for tunnel in site.paft.tunnels.values()}
+
+
+def test_a_handover_request_in_the_papers_form_is_challenged_where_it_comes_from() -> None:
+    site, host, _, _ = with_tunnels()
+    before = site.anchor.counters["challenged_there"]
+    body = encode(HandoverRequest("", (HandoverPair(ANY),)))
+    response, _ = host._exchange(host._message(body, next(host._numbers)), STRANGER, STRANGER)
+    assert response.status == 401
+    assert move(host, ANY, by=STRANGER, token="").accepted
+    assert site.anchor.counters["challenged_there"] == before + 2

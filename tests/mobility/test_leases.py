@@ -291,3 +291,19 @@ def test_hosts_that_change_their_minds_fill_no_memory() -> None:
     table.expire(now + 9.9)
     assert ANNA in table.by_identity
     assert [lease.identity for lease in table.expire(now + 10)] == [ANNA]
+
+
+def test_an_address_that_another_host_had_is_told_as_inherited() -> None:
+    """What the former holder began must be cut."""
+    table = leases(max_associations=3)
+
+    def is_inherited(request: LeaseAsked) -> bool:
+        answer = table.ask(request, 0.0)
+        assert isinstance(answer, LeaseGiven), answer
+        return answer.is_inherited
+
+    assert [is_inherited(asked(name)) for name in (ANNA, BERT, CARL)] == [False, False, False]
+    table.release(asked(ANNA, 2))
+    assert not is_inherited(asked(ANNA, 3)), "it gets its own again"
+    table.release(asked(ANNA, 4))
+    assert is_inherited(asked(DORA)), "the pool has no other"

@@ -56,7 +56,7 @@ def keep_sending_down(world: World, flow: FlowKey, seconds: float) -> None:
 
 def deaf_anchor() -> tuple[World, FlowKey]:
     """Nothing of the host's reaches the anchor by net0, where a flow is, and the host will not look for long."""
-    world = World(keepalive_interval=60.0)
+    world = World(keepalive_interval=60.0, keepalive_idle=60.0)
     (flow,) = with_flows(world, 1)
     assert network_at_anchor(world, flow) == NET0
     world.host.links[NET1].drops = lambda packet: False

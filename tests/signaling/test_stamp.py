@@ -14,6 +14,7 @@ from upmt_nf.signaling.stamp import (
     parse_reflector,
     parse_sender,
     reflect,
+    stamped,
 )
 
 NUMBERS = st.integers(0, 2**32 - 1)
@@ -96,6 +97,19 @@ def test_the_reflector_copies_sequence_time_and_error_estimate_exactly(
     assert answer[:4] == data[:4]
     assert answer[14:16] == data[14:16]
     assert parse_reflector(answer).sender_sent_at == parse_sender(data).sent_at
+
+
+def test_a_stateful_reflector_numbers_its_answers_itself() -> None:
+    sender = bytes(SenderPacket(sequence=42, sent_at=100.5))
+    answer = parse_reflector(reflect(sender, received_at=7.25, sent_at=7.5, sequence=3))
+    assert (answer.sequence, answer.sender_sequence) == (3, 42)
+
+
+@given(st.binary(min_size=PACKET_SIZE, max_size=PACKET_SIZE + 20), EXACT_TIMES)
+def test_the_time_of_sending_is_put_in_last_and_changes_nothing_else(data: bytes, sent_at: float) -> None:
+    packet = stamped(data, sent_at)
+    assert parse_sender(packet).sent_at == parse_reflector(packet).sent_at == sent_at % 2**32
+    assert packet[:4] + packet[12:] == data[:4] + data[12:]
 
 
 @given(st.binary(max_size=PACKET_SIZE - 1))

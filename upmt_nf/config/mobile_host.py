@@ -52,7 +52,21 @@ class MobileHostSection(Section):
     virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"
     """What `upmt0` is made of; `auto` takes the best that the kernel has."""
     keepalive_interval: Annotated[float, Field(ge=0.05, le=120)] = 5.0
-    """Seconds between the probes of one tunnel. A black hole is found within three of them."""
+    """Seconds between the probes of a tunnel in use. A black hole is found within three of them."""
+    rekey_after: Annotated[float, Field(ge=0.5, le=86400)] = 3600.0
+    """Seconds after which a protected tunnel gets new keys."""
+    rekey_after_packets: Annotated[int, Field(ge=16, le=1 << 36)] = 1 << 32
+    """Packets, each way, after which it gets them sooner."""
+    idle_after: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 60.0
+    """Seconds without a packet after which a tunnel is idle, and probed only to keep the NAT's mapping."""
+    keepalive_idle: Annotated[float, Field(ge=0.5, le=600)] = 28.0
+    """Seconds between keepalives of an idle tunnel as long as the NAT's binding time is unknown."""
+    keepalive_longest: Annotated[float, Field(ge=0.5, le=3600)] = 120.0
+    """Seconds between keepalives of an idle tunnel at most. The anchor forgets tunnels after its `tunnel_timeout`."""
+    probe_binding_time: bool = True
+    """Find out how long the NATs on the way keep silent mappings, by probes on ports of their own."""
+    state: str = "/var/lib/upmt/mobile-host.json"
+    """File that remembers what was found out about networks."""
     return_after: Annotated[float, Field(ge=0)] = 30.0
     """Seconds that a preferred network must have been up again before applications return to it."""
     lease_time: Annotated[int, Field(ge=1, le=604800)] = 3600

@@ -70,7 +70,8 @@ class AnchorControl:
         """The tunnels of all hosts."""
         daemon = self._daemon
         return [
-            tunnel_report(tunnel, daemon.plane.local, "up", None) for tunnel in daemon.paft.tunnels.values()
+            tunnel_report(tunnel, daemon.plane.local, "up", None, None)
+            for tunnel in daemon.paft.tunnels.values()
         ]
 
     async def flows(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.reach import PeerRule, Reach
 from upmt_nf.datapath.verdict import TunnelSignal
+from upmt_nf.linux.conntrack import forget_host
 from upmt_nf.linux.lease_store import LeaseStore
 from upmt_nf.linux.link_monitor import interface_mtu, local_addresses
 from upmt_nf.linux.tun_device import TunDevice
@@ -31,21 +32,38 @@ from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
     LeaseEnded,
     LeaseGranted,
+    SendBindingAnswer,
     SendSip,
     SendTunnelSignal,
 )
-from upmt_nf.mobility.anchor_events import AnchorEvent, SipDatagramReceived, TunnelSignalReceived
+from upmt_nf.mobility.anchor_events import (
+    AnchorEvent,
+    BindingProbeReceived,
+    SipDatagramReceived,
+    TunnelSignalReceived,
+)
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
-from upmt_nf.model.names import VIRTUAL_INTERFACE
+from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.names import MEASUREMENT_PORT, VIRTUAL_INTERFACE
 from upmt_nf.signaling.digest import MD5, REALM, DigestServer
 
 log = logging.getLogger(__name__)
 
 LEVELS = {Level.DEBUG: logging.DEBUG, Level.INFO: logging.INFO, Level.WARNING: logging.WARNING}
+
+
+def _forget_connections(address: IPAddress) -> None:
+    """What an address's former holder began must not be answered to the next one."""
+    try:
+        deleted = forget_host(address)
+    except KernelError as reason:
+        log.warning("%s", reason)
+    else:
+        log.info("%s has another host now: %d connections of the former one were forgotten", address, deleted)
 
 
 class AnchorDaemon:
@@ -108,7 +126,13 @@ class AnchorDaemon:
         self.kernel.prepare()
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
         self.plane = AnchorPlane(
-            loop, config.address, config.tunnel_port, self.forwarder, tun, heard=self._hear
+            loop,
+            config.address,
+            config.tunnel_port,
+            self.forwarder,
+            tun,
+            heard=self._hear,
+            probed=lambda remote, data: self.take(BindingProbeReceived(remote, data)),
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
@@ -205,17 +229,26 @@ class AnchorDaemon:
             self.take(SipDatagramReceived(source, data))
 
     def _hear(self, signal: TunnelSignal) -> None:
-        self.take(
-            TunnelSignalReceived(signal.tunnel, signal.remote, signal.source, signal.port, signal.payload)
-        )
+        tunnel, remote, source, port, payload = signal[1:]
+        event = TunnelSignalReceived(tunnel, remote, source, port, payload)
+        if port != MEASUREMENT_PORT:
+            return self.take(event)
+        # One answer and nothing else comes of it: no timer changes, however many hosts measure.
+        for command in self.machine.handle(event, self._loop.time()):
+            self._perform(command)
+        return None
 
     def _perform(self, command: AnchorCommand) -> None:
         match command:
             case SendTunnelSignal(remote, destination, port, payload):
                 self.plane.send_signal(remote, destination, port, payload)
+            case SendBindingAnswer(remote, data):
+                self.plane.send_as_is(remote, data)
             case SendSip(destination, data):
                 self._signalling.send_to(data, destination)
-            case LeaseGranted(identity, address):
+            case LeaseGranted(identity, address, is_inherited):
+                if is_inherited:
+                    self._loop.run_in_executor(None, _forget_connections, address)
                 self._leases.keep(identity, address)
                 self.forwards.grant(identity, address)
             case LeaseEnded(identity, address, _):

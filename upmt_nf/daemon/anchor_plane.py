@@ -21,7 +21,8 @@ from upmt_nf.linux.packet_queue import Packet, PacketQueue
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, SocketAddress, TunnelSocket
 from upmt_nf.model.flow import Endpoint, IPAddress
-from upmt_nf.model.names import QUEUE_INBOUND, QUEUE_OUTBOUND
+from upmt_nf.model.names import MEASUREMENT_PORT, QUEUE_INBOUND, QUEUE_OUTBOUND
+from upmt_nf.signaling.stamp import stamped
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ _BATCH = 64
 class AnchorPlane:
     """Owns the agent's side of the virtual interface, or the queues, and the socket of the tunnel port.
 
-    `heard` gets each signal from inside a tunnel.
+    `heard` gets each signal from inside a tunnel, `probed` binding probes, which come in none.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class AnchorPlane:
         tun: TunDevice | None,
         *,
         heard: Callable[[TunnelSignal], None],
+        probed: Callable[[Endpoint, bytes], None],
     ) -> None:
         self._loop = loop
         self._forwarder = forwarder
         self._heard = heard
+        self._probed = probed
         self._socket = TunnelSocket(None, address, tunnel_port, 0, None, takes=tun is not None)
         self._gathering = Gathering(self._send_all)
         self._tun = tun
@@ -71,8 +74,14 @@ class AnchorPlane:
 
     def send_signal(self, remote: Endpoint, destination: Endpoint, port: int, payload: bytes) -> None:
         """Send a datagram of our own inside a tunnel, from our inner address and `port` to `destination`."""
+        if port == MEASUREMENT_PORT:
+            payload = stamped(payload, self._loop.time())
         packet = self._forwarder.signal(remote, destination, port, payload)
         self._send((str(remote.address), remote.port), packet, 0, 0)
+
+    def send_as_is(self, remote: Endpoint, data: bytes) -> None:
+        """Send a datagram of our own from the tunnel port, in no tunnel."""
+        self._send((str(remote.address), remote.port), data, 0, 0)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""
@@ -110,6 +119,8 @@ class AnchorPlane:
                     self._heard(verdict.signal)
                 elif verdict.answer is not None:
                     self._gathering.add(verdict.answer)
+                elif verdict.probe is not None:
+                    self._probed(*verdict.probe)
         self._gathering.flush()
 
     def _read_tun(self, tun: TunDevice) -> None:
@@ -138,6 +149,8 @@ class AnchorPlane:
         elif verdict.answer is not None:
             self._gathering.add(verdict.answer)
             self._gathering.flush()
+        elif verdict.probe is not None:
+            self._probed(*verdict.probe)
 
     def _take_downlink(self, packet: Packet) -> None:
         verdict = self._forwarder.downlink(packet.payload, self._loop.time())

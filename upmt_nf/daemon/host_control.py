@@ -96,6 +96,7 @@ class HostControl:
                 daemon.plane.local_of(tunnel.network),
                 states[tunnel.network].state,
                 states[tunnel.network].reflexive,
+                states[tunnel.network],
             )
             for tunnel in daemon.paft.tunnels.values()
         ]

@@ -14,6 +14,7 @@ from random import SystemRandom
 
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.applications import Applications
+from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
@@ -24,20 +25,25 @@ from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
+from upmt_nf.linux.host_state import HostState
 from upmt_nf.linux.link_monitor import LinkMonitor
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.host_commands import (
+    CloseBindingProbe,
     CloseTunnel,
     ConfigureVirtualAddress,
     HandoverFinished,
     HostCommand,
+    KeepNatMapping,
     OpenTunnel,
     RebindTunnel,
     Receipt,
     ReleaseVirtualAddress,
+    RememberBindingTime,
+    SendBindingProbe,
     SendSip,
     SendTunnelSignal,
     UseAnchor,
@@ -121,11 +127,13 @@ class HostDaemon:
             narrowed=self._narrow_path,
         )
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
+        self._state = HostState(Path(self.config.mobile_host.state))
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         for section in self.config.application:
             name = ApplicationName(section.name)
             self.take(ApplicationDefined(name, self.applications.by_name[name].id, section.networks))
+        self._probes = BindingProbes(loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -155,6 +163,13 @@ class HostDaemon:
             tunnel_port=first.tunnel_port,
             signalling_port=first.signalling_port,
             keepalive_interval=host.keepalive_interval,
+            rekey_after=host.rekey_after,
+            rekey_after_packets=host.rekey_after_packets,
+            idle_after=host.idle_after,
+            keepalive_idle=host.keepalive_idle,
+            keepalive_longest=host.keepalive_longest,
+            probe_binding_time=host.probe_binding_time,
+            binding_times=self._state.binding_times(),
             return_after=host.return_after,
             lifetime=host.lease_time,
             default_policy=self.config.default_networks,
@@ -172,6 +187,7 @@ class HostDaemon:
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
             self.watch.close()
+            self._probes.close_all()
             self.networks.close()
             self.plane.stop()
             self.kernel.restore()
@@ -261,6 +277,14 @@ class HostDaemon:
                 self.update_rules()
             case UseAnchor(tunnels, signalling):
                 self._use_anchor(tunnels, signalling)
+            case KeepNatMapping(network):
+                self.plane.keep_mapping(network)
+            case SendBindingProbe(network, flow, data):
+                self._probes.send(network, flow, data)
+            case CloseBindingProbe(network):
+                self._probes.close(network)
+            case RememberBindingTime(place, known):
+                self._state.keep_binding_time(place, known)
             case ConfigureVirtualAddress(address):
                 self._configure(address)
             case ReleaseVirtualAddress():

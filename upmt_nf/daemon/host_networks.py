@@ -87,7 +87,7 @@ class HostNetworks:
         except UpmtError as reason:
             log.warning("network %s: %s", network, reason)
             return self._forget(network, str(reason))
-        return NetworkAppeared(network, state.interface, address.ip, gateway, state.mtu)
+        return NetworkAppeared(network, state.interface, address.ip, gateway, state.mtu, address.network)
 
     def _bind(self, network: NetworkName, section: NetworkSection, routing: NetworkRouting, at: int) -> None:
         """Sockets before routes: packets that a route lets out must find their socket's answer port taken."""
@@ -121,6 +121,11 @@ class HostNetworks:
     def apply_routing(self) -> None:
         """Bring policy routing into line with what is there. Raises KernelError."""
         self._kernel.route(self.virtual_address, self.routings)
+
+    def routing_of(self, network: NetworkName) -> NetworkRouting | None:
+        """How a network is routed, if it is there."""
+        present = self._present.get(network)
+        return present.routing if present is not None else None
 
     @property
     def routings(self) -> list[NetworkRouting]:

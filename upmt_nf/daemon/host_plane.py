@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from upmt_nf.datapath.formats import NAT_KEEPALIVE
 from upmt_nf.datapath.gathering import Gathering
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Tunnel
@@ -21,7 +22,8 @@ from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, TunnelSocket
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import NetworkName
-from upmt_nf.model.names import MARK_MASK, QUEUE_INBOUND, QUEUE_OUTBOUND, outer_mark
+from upmt_nf.model.names import MARK_MASK, MEASUREMENT_PORT, QUEUE_INBOUND, QUEUE_OUTBOUND, outer_mark
+from upmt_nf.signaling.stamp import stamped
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +123,13 @@ class HostPlane:
     def send_signal(self, network: NetworkName, port: int, payload: bytes) -> None:
         """Send a datagram of our own inside a network's tunnel, to the anchor's inner address."""
         if self._forwarder is not None:
+            if port == MEASUREMENT_PORT:
+                payload = stamped(payload, self._loop.time())
             self._send(network, self._forwarder.signal(network, port, payload), 0)
+
+    def keep_mapping(self, network: NetworkName) -> None:
+        """Send what only the NATs on the way care for."""
+        self._send(network, NAT_KEEPALIVE, 0)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""

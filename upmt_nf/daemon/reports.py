@@ -44,11 +44,30 @@ def network_report(status: NetworkStatus, interface: str, cost: float) -> dict[s
         "state": status.state,
         "reason": status.reason or None,
         "tunnel_id": status.tunnel_id,
-        "rtt_ms": round(status.rtt_ms, 3) if status.rtt_ms is not None else None,
-        "loss": round(status.loss, 4),
+        **measurement_report(status),
+        "binding_time_s": _rounded(status.binding_time, 1),
+        "keepalive_s": _rounded(status.keepalive, 2),
         "cost": cost,
         "mtu": status.mtu or None,
     }
+
+
+def measurement_report(status: NetworkStatus | None) -> dict[str, Any]:
+    """What the probes tell of a path; at the anchor, which sends none, nothing."""
+    return {
+        "rtt_ms": _rounded(status.rtt_ms, 3) if status else None,
+        "loss": _rounded(status.loss, 4) if status else None,
+        "loss_up": _rounded(status.loss_up, 4) if status else None,
+        "loss_down": _rounded(status.loss_down, 4) if status else None,
+        "delay_variation_ms": {
+            "up": _rounded(status.variation_up_ms, 3) if status else None,
+            "down": _rounded(status.variation_down_ms, 3) if status else None,
+        },
+    }
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def application_report(status: ApplicationStatus, flows: int, conditions: Iterable[str]) -> dict[str, Any]:
@@ -63,9 +82,13 @@ def application_report(status: ApplicationStatus, flows: int, conditions: Iterab
 
 
 def tunnel_report(
-    tunnel: Tunnel, local: Endpoint | None, state: str, reflexive: Endpoint | None
+    tunnel: Tunnel,
+    local: Endpoint | None,
+    state: str,
+    reflexive: Endpoint | None,
+    status: NetworkStatus | None,
 ) -> dict[str, Any]:
-    """One of `tunnels`."""
+    """One of `tunnels`; `status` is its network's at the mobile host."""
     return {
         "tunnel_id": tunnel.id,
         "network": tunnel.network or None,
@@ -79,6 +102,7 @@ def tunnel_report(
         "bytes_in": tunnel.bytes_in,
         "packets_out": tunnel.packets_out,
         "bytes_out": tunnel.bytes_out,
+        **measurement_report(status),
     }
 
 

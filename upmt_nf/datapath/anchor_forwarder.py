@@ -11,7 +11,7 @@ from upmt_nf.datapath.coalescing import merge, runs
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.fair_reassembler import FairReassembler
-from upmt_nf.datapath.formats import PLAIN, decode, is_plain
+from upmt_nf.datapath.formats import NAT_KEEPALIVE, PLAIN, decode, is_binding_probe, is_plain
 from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, TIME_EXCEEDED, ErrorBudget
 from upmt_nf.datapath.offload import Offload, finished
 from upmt_nf.datapath.outer import (
@@ -80,7 +80,7 @@ class AnchorForwarder:
         claimed = claimed_remote(outer_packet)
         if claimed is not None and claimed not in self._paft.tunnels_by_remote:
             # Nobody's tunnel: dropped before anything is summed up or copied, unless it may be a host's first word.
-            if not self._is_to_our_signalling(outer_packet):
+            if not (self._is_to_our_signalling(outer_packet) or _holds_binding_probe(outer_packet)):
                 return self._drop("unknown_tunnel")
             if not self._hears(claimed, outer_packet, now):
                 return DROPPED_IN
@@ -135,10 +135,14 @@ class AnchorForwarder:
 
     def _arrived(self, remote: EndpointBytes, tos: int, payload: bytes, now: float) -> Inbound:
         tunnel = self._tunnel_at(remote, payload)
+        if tunnel is None and is_binding_probe(payload):
+            return Inbound(probe=(unpacked_endpoint(remote), payload))
         if tunnel is None and len(payload) >= 20 and not is_plain(payload):
             return self._drop("unknown_tunnel")
         inner = decode(tunnel, payload)
         if inner is None:
+            if payload == NAT_KEEPALIVE:
+                return DROPPED_IN
             return self._drop("malformed_inner")
         if tunnel is None:
             is_known = remote in self._paft.tunnels_by_remote
@@ -174,7 +178,7 @@ class AnchorForwarder:
             inner = whole
         destination = destination_of(inner)
         if destination == self._address_packed:
-            return self._to_ourselves(remote, inner, tunnel)
+            return self._to_ourselves(inner, tunnel)
         key = flow_of(inner)
         if key is None:
             return self._drop("cut_short", packets)
@@ -261,7 +265,7 @@ class AnchorForwarder:
             )
         )
 
-    def _to_ourselves(self, remote: EndpointBytes, inner: bytes, tunnel: Tunnel) -> Inbound:
+    def _to_ourselves(self, inner: bytes, tunnel: Tunnel) -> Inbound:
         """The anchor is reached inside a tunnel for signalling and measurement only: anything else would be a loop."""
         datagram = parse_udp(inner)
         if datagram is None or datagram.destination.port not in (self._signalling_port, MEASUREMENT_PORT):
@@ -270,7 +274,7 @@ class AnchorForwarder:
             signal=TunnelSignal(
                 tunnel.network,
                 tunnel,
-                unpacked_endpoint(remote),
+                tunnel.remote,
                 datagram.source,
                 datagram.destination.port,
                 datagram.payload,
@@ -344,6 +348,11 @@ def _protected_tunnel(tunnels: Iterable[Tunnel], payload: bytes) -> Tunnel | Non
             fitting = [known for known in fitting if known.format.decode(known, payload) is not None]
         return fitting[0] if fitting else None
     return None
+
+
+def _holds_binding_probe(packet: bytes) -> bool:
+    """Whether an outer packet, unchecked, has a payload that looks like one."""
+    return is_binding_probe(packet[OVERHEAD[4 if packet[0] == 0x45 else 6] :])
 
 
 def _peer_port(key: FlowBytes) -> int:

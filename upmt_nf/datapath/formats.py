@@ -67,11 +67,21 @@ class Plain:
 
 
 PLAIN: Final = Plain()
+NAT_KEEPALIVE: Final = b"\xff"
+"""A whole payload: for the NATs on the way only (RFC 3948 section 2.3)."""
+BINDING_PROBE_TYPE: Final = 0x3
+BINDING_PROBE_SIZE: Final = 40
+"""Bytes."""
 
 
 def is_plain(payload: bytes) -> bool:
     """Whether a payload is an inner packet as it is: it begins with its IP version, 4 or 6."""
     return bool(payload) and payload[0] >> 4 in (4, 6)
+
+
+def is_binding_probe(payload: bytes) -> bool:
+    """Whether a payload looks like a packet that tries a NAT's patience; who has an association proves it."""
+    return len(payload) == BINDING_PROBE_SIZE and payload[0] >> 4 == BINDING_PROBE_TYPE
 
 
 def decode(tunnel: Tunnel | None, payload: bytes) -> bytes | None:

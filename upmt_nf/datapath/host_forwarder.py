@@ -313,6 +313,8 @@ class HostForwarder:
             inner = whole
         if source_of(inner) == self._anchor_packed and (signal := self._signal_in(inner, path, tunnel)):
             return Inbound(signal=signal)
+        if tunnel is not None:
+            tunnel.used = now
         key = flow_of(inner)
         entry = self._paft.flows.get(reverse(key)) if key is not None else None
         if entry is None and key is not None and not is_icmp_error(inner):

@@ -36,7 +36,8 @@ class Tunnel:
     """One IP-in-UDP path. `mtu` is the largest inner packet, `heard` when the other end was last heard (seconds).
 
     `network` is the access network at the mobile host and empty at the anchor. Change `remote`, which is there in
-    three forms for who needs it fast, by `Paft.move_endpoint` only.
+    three forms for who needs it fast, by `Paft.move_endpoint` only. `reflected` counts the measurement packets that the
+    anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only).
     """
 
     __slots__ = (
@@ -51,9 +52,11 @@ class Tunnel:
         "owner_packed",
         "packets_in",
         "packets_out",
+        "reflected",
         "remote",
         "remote_name",
         "remote_packed",
+        "used",
     )
 
     def __init__(
@@ -76,7 +79,8 @@ class Tunnel:
         self.network = network
         self.heard = heard
         self.format = format
-        self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
+        self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = self.reflected = 0
+        self.used = 0.0
 
     def __repr__(self) -> str:
         return f"Tunnel({self.id}, {self.network}, {self.owner} at {self.remote})"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from upmt_nf.datapath.key_ring import Key, KeyRing
 from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.datapath.packet import is_whole
 
@@ -27,7 +28,6 @@ SEALED_TYPE: Final = 0x2
 _COOKIE_HEAD = struct.Struct("!HH8s")
 _SEALED_HEAD = struct.Struct("!HBBIQ")
 _TAG_BYTES = 16
-_KEPT_KEYS = 4
 _WINDOW = 2048
 """Packets that may overtake each other: two tunnels' worth of queues."""
 
@@ -47,6 +47,43 @@ def _inner_size(size: int, extra: int) -> int:
     return max(size - extra, 1)
 
 
+@dataclass(slots=True, eq=False)
+class _CookieKey(Key):
+    """Both directions' secrets."""
+
+    sending: bytes = field(repr=False)
+    receiving: bytes = field(repr=False)
+    sent: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _SealedKey(Key):
+    """Both directions' ciphers; the last counter that was sealed, the highest opened and a bitmap of those below."""
+
+    sealer: ChaCha20Poly1305
+    opener: ChaCha20Poly1305
+    counter: int = -1
+    highest: int = -1
+    seen: int = 0
+
+    def open(self, counter: int, nonce: bytes, sealed: bytes, head: bytes) -> bytes | None:
+        """The packet, or None: a repeat, too old, or not sealed with this key."""
+        age = self.highest - counter
+        if age >= _WINDOW or (age >= 0 and self.seen >> age & 1):
+            return None
+        try:
+            packet = self.opener.decrypt(nonce, sealed, head)
+        except InvalidTag:
+            return None
+        # Only what proved itself moves the window.
+        if age < 0:
+            self.seen = (self.seen << -age | 1) & ((1 << _WINDOW) - 1) if -age < _WINDOW else 1
+            self.highest = counter
+        else:
+            self.seen |= 1 << age
+        return packet
+
+
 class Cookie:
     """12 bytes more than `plain`: type, application, 16 bits of the tunnel's id, 64 bits of secret."""
 
@@ -54,10 +91,12 @@ class Cookie:
     extra: Final = _COOKIE_HEAD.size
 
     def __init__(self, sending: bytes, receiving: bytes, key_id: int = 0, *, waits: bool = False) -> None:
-        self._waits = waits
-        self._sending = sending[:8]
-        self._next = b""
-        self._receiving = [receiving[:8]]
+        self._keys = KeyRing(_CookieKey(key_id, sending[:8], receiving[:8]), waits=waits)
+
+    @property
+    def used(self) -> int:
+        """See `Sealed`."""
+        return self._keys.current.sent
 
     def overhead(self, outer_version: int) -> int:
         """See `TunnelFormat`."""
@@ -65,26 +104,31 @@ class Cookie:
 
     def encode(self, tunnel: Tunnel, packet: bytes) -> bytes:
         """See `TunnelFormat`."""
-        return _COOKIE_HEAD.pack(COOKIE_TYPE << 12, tunnel.id & 0xFFFF, self._sending) + packet
+        key = self._keys.current
+        key.sent += 1
+        return _COOKIE_HEAD.pack(COOKIE_TYPE << 12, tunnel.id & 0xFFFF, key.sending) + packet
 
     def decode(self, tunnel: Tunnel | None, payload: bytes) -> bytes | None:
         """See `TunnelFormat`."""
         if len(payload) < _COOKIE_HEAD.size or payload[0] >> 4 != COOKIE_TYPE:
             return None
         given = payload[4:12]
-        if not any(hmac.compare_digest(given, known) for known in self._receiving):
-            return None
-        if self._next and hmac.compare_digest(given, self._receiving[0]):
-            self._sending, self._next = self._next, b""
-        packet = payload[_COOKIE_HEAD.size :]
-        return packet if is_whole(packet) else None
+        for key in self._keys:
+            if hmac.compare_digest(given, key.receiving):
+                packet = payload[_COOKIE_HEAD.size :]
+                if not is_whole(packet):
+                    return None
+                self._keys.hear(key)
+                return packet
+        return None
 
     def encode_all(self, tunnel: Tunnel, packets: bytes, size: int) -> tuple[bytes, int]:
         """See `TunnelFormat`."""
-        head = _COOKIE_HEAD.pack(COOKIE_TYPE << 12, tunnel.id & 0xFFFF, self._sending)
-        return b"".join(
-            head + packets[at : at + size] for at in range(0, len(packets), size)
-        ), size + self.extra
+        key = self._keys.current
+        head = _COOKIE_HEAD.pack(COOKIE_TYPE << 12, tunnel.id & 0xFFFF, key.sending)
+        parts = [head + packets[at : at + size] for at in range(0, len(packets), size)]
+        key.sent += len(parts)
+        return b"".join(parts), size + self.extra
 
     def decode_all(self, tunnel: Tunnel, payloads: bytes, size: int) -> tuple[bytes, int]:
         """See `TunnelFormat`."""
@@ -101,65 +145,31 @@ class Cookie:
         return b"".join(good), _inner_size(size, self.extra)
 
     def renew(self, sending: bytes, receiving: bytes, key_id: int) -> None:
-        """Other secrets from now on; those of before are still believed, for what is under way."""
-        if self._waits:
-            self._next = sending[:8]
-        else:
-            self._sending = sending[:8]
-        self._receiving = [receiving[:8], *self._receiving[: _KEPT_KEYS - 1]]
+        """Other secrets from now on; those of before are still believed for a while (see `KeyRing`)."""
+        self._keys.add(_CookieKey(key_id, sending[:8], receiving[:8]))
 
-
-@dataclass(slots=True)
-class _Opener:
-    """One key's receiving side: the highest counter, and a bitmap of those below it."""
-
-    key_id: int
-    cipher: ChaCha20Poly1305
-    highest: int = -1
-    seen: int = 0
-
-    def open(self, counter: int, nonce: bytes, sealed: bytes, head: bytes) -> bytes | None:
-        """The packet, or None: a repeat, too old, or not sealed with this key."""
-        age = self.highest - counter
-        if age >= _WINDOW or (age >= 0 and self.seen >> age & 1):
-            return None
-        try:
-            packet = self.cipher.decrypt(nonce, sealed, head)
-        except InvalidTag:
-            return None
-        # Only what proved itself moves the window.
-        if age < 0:
-            self.seen = (self.seen << -age | 1) & ((1 << _WINDOW) - 1) if -age < _WINDOW else 1
-            self.highest = counter
-        else:
-            self.seen |= 1 << age
-        return packet
-
-
-@dataclass(slots=True)
-class _Sealer:
-    """One key's sending side."""
-
-    key_id: int
-    cipher: ChaCha20Poly1305
-    counter: int = field(default=-1)
+    def retire(self, now: float) -> bool:
+        """See `KeyRing`."""
+        return self._keys.retire(now)
 
 
 class Sealed:
     """32 bytes more than `plain`: type, application, key id, tunnel id, counter; a tag of 16 bytes behind.
 
-    `waits`: with new keys, go on sealing with the old one until the other end was heard with the new one (the anchor,
-    whose answer with the salt may be lost).
+    `waits`: see `KeyRing`.
     """
 
     name: Final = "sealed"
     extra: Final = _SEALED_HEAD.size + _TAG_BYTES
 
     def __init__(self, sending: bytes, receiving: bytes, key_id: int = 0, *, waits: bool = False) -> None:
-        self._waits = waits
-        self._sealer = _Sealer(key_id, ChaCha20Poly1305(sending))
-        self._next: _Sealer | None = None
-        self._openers = [_Opener(key_id, ChaCha20Poly1305(receiving))]
+        self._keys = KeyRing(_sealed_key(key_id, sending, receiving), waits=waits)
+
+    @property
+    def used(self) -> int:
+        """Packets that were protected with the present key, in the direction that had more of them."""
+        key = self._keys.current
+        return max(key.counter, key.highest) + 1
 
     def overhead(self, outer_version: int) -> int:
         """See `TunnelFormat`."""
@@ -167,10 +177,10 @@ class Sealed:
 
     def encode(self, tunnel: Tunnel, packet: bytes) -> bytes:
         """See `TunnelFormat`."""
-        sealer = self._sealer
-        sealer.counter += 1
-        head = _SEALED_HEAD.pack(SEALED_TYPE << 12, sealer.key_id, 0, tunnel.id, sealer.counter)
-        return head + sealer.cipher.encrypt(head[4:], packet, head)
+        key = self._keys.current
+        key.counter += 1
+        head = _SEALED_HEAD.pack(SEALED_TYPE << 12, key.id, 0, tunnel.id, key.counter)
+        return head + key.sealer.encrypt(head[4:], packet, head)
 
     def decode(self, tunnel: Tunnel | None, payload: bytes) -> bytes | None:
         """See `TunnelFormat`."""
@@ -180,13 +190,12 @@ class Sealed:
         _, key_id, _, tunnel_id, counter = _SEALED_HEAD.unpack(head)
         if tunnel is None or tunnel_id != tunnel.id:
             return None
-        for opener in self._openers:
-            if opener.key_id == key_id:
-                packet = opener.open(counter, head[4:], payload[_SEALED_HEAD.size :], head)
+        for key in self._keys:
+            if key.id == key_id:
+                packet = key.open(counter, head[4:], payload[_SEALED_HEAD.size :], head)
                 if packet is None or not is_whole(packet):
                     return None
-                if self._next is not None and key_id == self._next.key_id:
-                    self._sealer, self._next = self._next, None
+                self._keys.hear(key)
                 return packet
         return None
 
@@ -202,17 +211,16 @@ class Sealed:
         return b"".join(packet for packet in opened if packet is not None), _inner_size(size, self.extra)
 
     def renew(self, sending: bytes, receiving: bytes, key_id: int) -> None:
-        """Other keys, which the anchor numbered; what was sealed with the old ones is still opened."""
-        sealer = _Sealer(key_id, ChaCha20Poly1305(sending))
-        if self._waits:
-            self._next = sealer
-        else:
-            self._sealer, self._next = sealer, None
-        # The key that the other end seals with is the one that we were last heard to seal with: keep it, however
-        # many answers with new ones were lost.
-        others = [opener for opener in self._openers if opener.key_id != key_id]
-        others.sort(key=lambda opener: opener.key_id != self._sealer.key_id)
-        self._openers = [_Opener(key_id, ChaCha20Poly1305(receiving)), *others[: _KEPT_KEYS - 1]]
+        """Other keys, which the anchor numbered; what was sealed with the old ones is still opened for a while."""
+        self._keys.add(_sealed_key(key_id, sending, receiving))
+
+    def retire(self, now: float) -> bool:
+        """See `KeyRing`."""
+        return self._keys.retire(now)
+
+
+def _sealed_key(key_id: int, sending: bytes, receiving: bytes) -> _SealedKey:
+    return _SealedKey(key_id, ChaCha20Poly1305(sending), ChaCha20Poly1305(receiving))
 
 
 PROTECTED: Final[dict[str, type[Cookie] | type[Sealed]]] = {Cookie.name: Cookie, Sealed.name: Sealed}

@@ -31,6 +31,7 @@ class Sender:
     def send(self, packet: bytes, tunnel: Tunnel, now: float) -> Outbound:
         """A whole packet by a tunnel: as it is, or in fragments, or not, with an error for its sender."""
         size = len(packet)
+        tunnel.used = now
         if size <= tunnel.mtu:
             tunnel.packets_out += 1
             tunnel.bytes_out += size

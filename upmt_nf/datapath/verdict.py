@@ -40,15 +40,17 @@ class TunnelSignal(NamedTuple):
 
 
 class Inbound(NamedTuple):
-    """Let `deliver` go on in place of the outer packet, or take `signal`, or send `answer` back; else dropped.
+    """Let `deliver` go on in place of the outer packet, take `signal` or `probe`, or send `answer` back; else dropped.
 
-    `offload` is what is left for the kernel to do on `deliver`.
+    `offload` is what is left for the kernel to do on `deliver`; `probe` is a binding probe and the outer endpoint that
+    it came from.
     """
 
     deliver: bytes | None = None
     signal: TunnelSignal | None = None
     answer: Outbound | None = None
     offload: Offload | None = None
+    probe: tuple[Endpoint, bytes] | None = None
 
 
 DROPPED_OUT = Outbound(None, (), 0)

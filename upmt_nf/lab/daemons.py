@@ -81,6 +81,7 @@ protection = "{protection}"
 [mobile_host]
 identity = "{identity}"
 secret_file = "{directory}/secret"
+state = "{directory}/mobile-host.json"
 datapath = "{datapath}"
 keepalive_interval = 1.0
 return_after = 5.0

@@ -20,11 +20,13 @@ from upmt_nf.mobility.anchor_commands import (
     AnchorCommand,
     LeaseEnded,
     LeaseGranted,
+    SendBindingAnswer,
     SendSip,
     SendTunnelSignal,
 )
 from upmt_nf.mobility.anchor_events import (
     AnchorEvent,
+    BindingProbeReceived,
     LeaseRevoked,
     SipDatagramReceived,
     TunnelSignalReceived,
@@ -32,12 +34,14 @@ from upmt_nf.mobility.anchor_events import (
 from upmt_nf.mobility.anchor_notices import AnchorNotices, AnchorPath
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.answer_size import LONGEST, most_pairs, room_for_results, with_short_reasons
+from upmt_nf.mobility.binding_answers import BindingAnswers
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.host_answers import NO_ASSOCIATION
 from upmt_nf.mobility.host_signalling import TOKEN_HEADER
 from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseKeys, LeaseRefused, Leases
+from upmt_nf.mobility.reflector import Reflector
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.source_limits import SourceLimits
 from upmt_nf.mobility.tunnel_keys import SALT_BYTES, expose, protect
@@ -58,6 +62,7 @@ from upmt_nf.signaling.messages import (
     HandoverResponse,
     TunnelSetupRequest,
     TunnelSetupResponse,
+    UpmtMessage,
 )
 from upmt_nf.signaling.sip.build import response_to
 from upmt_nf.signaling.sip.contacts import lifetime_asked, read_contacts
@@ -66,7 +71,6 @@ from upmt_nf.signaling.sip.fields import parse_address, parse_cseq
 from upmt_nf.signaling.sip.inspection import inspect
 from upmt_nf.signaling.sip.message import Header, Request, Response
 from upmt_nf.signaling.sip.transactions import RequestReceived, SipTimers
-from upmt_nf.signaling.stamp import reflect
 
 METHODS = ("REGISTER", "MESSAGE")
 SWEEP_INTERVAL = 5.0
@@ -124,6 +128,8 @@ class Anchor:
         self._counters = Counters()
         identity_in = guard.identity_in if guard is not None else lambda _: None
         self.limits = SourceLimits(settings.rates, self._counters, random.randbytes(16), identity_in)
+        self._reflector = Reflector(self._counters)
+        self._binding = BindingAnswers(self._leases, self._counters)
 
     # --- views ---
 
@@ -178,8 +184,9 @@ class Anchor:
                 self._endpoint.receive_datagram(data, AnchorPath(source), now)
             case TunnelSignalReceived(tunnel, remote, source, port, payload):
                 if port == MEASUREMENT_PORT:
-                    self._reflect(event, now)
-                elif port == self._settings.signalling_port:
+                    answer = self._reflector.answer(tunnel, payload, now)
+                    return [] if answer is None else [SendTunnelSignal(remote, source, port, answer)]
+                if port == self._settings.signalling_port:
                     lease = self._leases.by_address.get(tunnel.owner) if tunnel is not None else None
                     owner = lease.identity if lease is not None else None
                     if not self.limits.admits(packed_endpoint(remote), payload, now, owner):
@@ -190,6 +197,10 @@ class Anchor:
             case LeaseRevoked(identity):
                 if (lease := self._leases.revoke(identity)) is not None:
                     self._end(lease, "an administrator ended it", now)
+            case BindingProbeReceived(remote, data):
+                if not self.limits.admits(packed_endpoint(remote), data, now):
+                    return []
+                return [SendBindingAnswer(*said) for said in self._binding.answer(remote, data)]
             case StopAsked():
                 self._stop(now)
             case TimeoutReached():
@@ -210,6 +221,7 @@ class Anchor:
             self._sweep_at = now + SWEEP_INTERVAL
             self._paft.age(now)
             self._notices.watch(now)
+            self._tunnels.retire_keys(now)
             for tunnel in self._tunnels.expire(now):
                 self._say(Level.INFO, f"tunnel {tunnel.id} of {tunnel.owner} was silent too long")
         if self._stop_at is not None and now >= self._stop_at:
@@ -232,7 +244,7 @@ class Anchor:
             response = self._no(request, wrong.status, None, wrong.headers)
             return self._endpoint.respond(event.transaction, response, now, and_forget=True)
         if self._guard is not None:
-            proof = self._guard.check(request, now)
+            proof = self._guard.check(request, now, event.flow.remote.address.packed)
             if isinstance(proof, Unproven):
                 self._counters.add("challenged" if proof.status == 401 else f"refused_{proof.status}")
                 response = self._no(request, proof.status, proof.reason, proof.headers)
@@ -241,8 +253,8 @@ class Anchor:
         response = self._answer(request, event.flow, ticket, now)
         if response.status != 200:
             self._counters.add(f"refused_{response.status}")
-        if ticket is not None and self._guard is not None:
-            proof_of_ours = self._guard.info(ticket, response.body, now)
+        if ticket is not None and self._guard is not None and response.status != 401:
+            proof_of_ours = self._guard.info(ticket, response.body, now, event.flow.remote.address.packed)
             response = replace(response, headers=(*response.headers, proof_of_ours))
         is_stranger = ticket is None and self._guard is not None
         return self._endpoint.respond(event.transaction, response, now, and_forget=is_stranger)
@@ -319,7 +331,7 @@ class Anchor:
             self._say(Level.INFO, f"{lease.identity} has restarted and keeps {lease.address}")
         self.limits.know(lease.identity, packed_endpoint(remote))
         if given.is_new:
-            self._commands.append(LeaseGranted(lease.identity, lease.address))
+            self._commands.append(LeaseGranted(lease.identity, lease.address, given.is_inherited))
             self._say(Level.INFO, f"{lease.identity} at {remote} is associated as {lease.address}")
         return lease
 
@@ -387,6 +399,9 @@ class Anchor:
         lease = self._leases.by_address.get(inner.address) if inner is not None else None
         if lease is not None and ticket is not None and ticket.identity != lease.identity:
             return self._no(request, 403, "that is another host's virtual address")
+        is_here = ticket is None or ticket.is_here
+        if inner is not None and not is_here and self._may_set_up(body, path.remote, inner):
+            return self._ask_there(request, path.remote, now)
         if isinstance(body, AuthorsBody):
             answers = self._authors.answer(body, path.remote, inner, ticket, now)
             return self._yes(request, write_answers(body, answers), CONTENT_TYPE)
@@ -399,6 +414,19 @@ class Anchor:
                 return self._hand_over(request, body, path, inner, ticket is not None, cseq, now)
             case _:
                 return self._no(request, 400, "Bad Request: not a request of a mobile host")
+
+    def _may_set_up(self, body: UpmtMessage | AuthorsBody, remote: Endpoint, inner: Endpoint) -> bool:
+        """Whether a request can make a tunnel end at an address where no tunnel of this host ends yet."""
+        if isinstance(body, HandoverRequest) and body.association:
+            return False
+        return all(tunnel.remote.address != remote.address for tunnel in self._tunnels.of(inner.address))
+
+    def _ask_there(self, request: Request, remote: Endpoint, now: float) -> Response:
+        """Whoever proves this nonce gets what is sent there: no host has its traffic sent to another end."""
+        assert self._guard is not None
+        self._counters.add("challenged_there")
+        asked = self._guard.challenge(now, remote.address.packed, is_stale=True)
+        return self._no(request, asked.status, asked.reason, asked.headers)
 
     def _set_up(
         self,
@@ -506,16 +534,6 @@ class Anchor:
 
     def _may_look_at(self, lease: Lease, flows: int, now: float) -> bool:
         return self.limits.may_look_at(lease.identity, flows, now)
-
-    def _reflect(self, event: TunnelSignalReceived, now: float) -> None:
-        if event.tunnel is None:
-            return self._counters.add("measurement_without_tunnel")
-        try:
-            answer = reflect(event.payload, received_at=now, sent_at=now)
-        except PeerError:
-            return self._counters.add("malformed_measurement")
-        self._commands.append(SendTunnelSignal(event.remote, event.source, MEASUREMENT_PORT, answer))
-        return None
 
     def _end(self, lease: Lease, reason: str, now: float, *, is_told: bool = True) -> None:
         if is_told and self._stop_at is None:

@@ -28,11 +28,20 @@ class SendTunnelSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class SendBindingAnswer:
+    """Send this as it is from the tunnel port."""
+
+    remote: Endpoint
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseGranted:
-    """An association begins: this host has this virtual address."""
+    """An association begins: this host has this virtual address. `is_inherited`: another host had it before."""
 
     identity: TerminalId
     address: IPAddress
+    is_inherited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +53,6 @@ class LeaseEnded:
     reason: str
 
 
-AnchorCommand = SendSip | SendTunnelSignal | LeaseGranted | LeaseEnded | Announce | Stopped
+AnchorCommand = (
+    SendSip | SendTunnelSignal | SendBindingAnswer | LeaseGranted | LeaseEnded | Announce | Stopped
+)

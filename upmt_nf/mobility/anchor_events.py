@@ -39,4 +39,19 @@ class LeaseRevoked:
     identity: TerminalId
 
 
-AnchorEvent = SipDatagramReceived | TunnelSignalReceived | LeaseRevoked | StopAsked | TimeoutReached
+@dataclass(frozen=True, slots=True)
+class BindingProbeReceived:
+    """A binding probe came to the tunnel port, from wherever."""
+
+    remote: Endpoint
+    data: bytes
+
+
+AnchorEvent = (
+    SipDatagramReceived
+    | BindingProbeReceived
+    | TunnelSignalReceived
+    | LeaseRevoked
+    | StopAsked
+    | TimeoutReached
+)

@@ -170,6 +170,9 @@ class AnchorNotices:
         best = self._tunnels.latest_of(tunnel.owner)
         if lease is None or best is None or now - best.heard >= self._unheard_after:
             return
+        if best.heard - tunnel.heard < self._unheard_after:
+            # An idle host is heard by each of its tunnels at another time; that says nothing about any of them.
+            return
         seconds = now - tunnel.heard
         if tunnel.packets_out > silence.packets_out:
             reason = f"packets for you went there, but nothing was heard from there for {seconds:.0f} s"

@@ -6,17 +6,22 @@ data packet. Knows neither SIP nor JSON.
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from random import Random
 
 from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.datapath.protected import Cookie, Sealed
 from upmt_nf.mobility.leases import Lease
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.tunnel_keys import expose, inner_mtu
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
+
+LEAST_LOOKS, SWEEPS = 1000, 40
+"""Tunnels looked at in one sweep: many at once, when they all came at once, would hold packets up."""
 
 
 @dataclass(slots=True)
@@ -35,6 +40,10 @@ class AnchorTunnels:
         self._settings = settings
         self._random = random
         self._kept: dict[IPAddress, dict[str, _Kept]] = {}
+        self._renewed: list[Tunnel] = []
+        """Those with keys that wait for their end."""
+        self._looks: list[tuple[float, TunnelId]] = []
+        """When each tunnel may have been silent too long: each is looked at once a timeout, not at every sweep."""
 
     def at(self, remote: Endpoint, owner: IPAddress) -> Tunnel | None:
         """The tunnel of a virtual address whose other end is there."""
@@ -56,7 +65,8 @@ class AnchorTunnels:
         networks = self._kept.setdefault(lease.address, {})
         kept = networks.get(name)
         if kept is not None and cseq < kept.cseq:
-            return kept.tunnel
+            # Its answer would bring keys that nobody waits for.
+            return "this request is older than another one of this network"
         # Another host may have this end as well, when a NAT has given it away again: the owner tells them apart.
         holder = self.at(remote, lease.address)
         if holder is not None and (kept is None or holder is not kept.tunnel):
@@ -70,6 +80,7 @@ class AnchorTunnels:
             )
             networks[name] = _Kept(tunnel, cseq)
             self._paft.add_tunnel(tunnel)
+            self._look_later(tunnel)
             return tunnel
         kept.cseq = cseq
         kept.tunnel.heard = now
@@ -96,8 +107,19 @@ class AnchorTunnels:
         for kept in self._kept.get(tunnel.owner, {}).values():
             if kept.tunnel is tunnel:
                 kept.key_id = (kept.key_id + 1) & 0xFF
+                self._renewed.append(tunnel)
                 return kept.key_id
         return 0
+
+    def retire_keys(self, now: float) -> None:
+        """Forget old keys of the tunnels that got new ones; only those are looked at."""
+        self._renewed = [
+            tunnel
+            for tunnel in self._renewed
+            if isinstance(tunnel.format, Cookie | Sealed)
+            and tunnel.format.retire(now)
+            and tunnel.id in self._paft.tunnels
+        ]
 
     def remove(self, tunnel: Tunnel) -> None:
         """Forget one tunnel; its flows have none until they are moved or learnt again."""
@@ -115,16 +137,24 @@ class AnchorTunnels:
             self.remove(tunnel)
 
     def expire(self, now: float) -> list[Tunnel]:
-        """Forget what was not heard for too long; gives those tunnels."""
-        silent = [
-            tunnel
-            for owner in list(self._kept)
-            for tunnel in self.of(owner)
-            if now - tunnel.heard > self._settings.tunnel_timeout
-        ]
-        for tunnel in silent:
-            self.remove(tunnel)
+        """Forget what was not heard for too long; gives those tunnels. Bounded work: the rest is for the next call."""
+        silent = []
+        for _ in range(max(LEAST_LOOKS, len(self._looks) // SWEEPS)):
+            if not self._looks or self._looks[0][0] >= now:
+                break
+            _, id = heapq.heappop(self._looks)
+            tunnel = self._paft.tunnels.get(id)
+            if tunnel is None:
+                continue
+            if now - tunnel.heard > self._settings.tunnel_timeout:
+                self.remove(tunnel)
+                silent.append(tunnel)
+            else:
+                self._look_later(tunnel)
         return silent
+
+    def _look_later(self, tunnel: Tunnel) -> None:
+        heapq.heappush(self._looks, (tunnel.heard + self._settings.tunnel_timeout, tunnel.id))
 
     def _new_id(self) -> TunnelId:
         while True:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from upmt_nf.mobility.binding_time import BindingTime
+from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.commands import Announce, Stopped
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TunnelId
@@ -77,6 +79,37 @@ class RebindTunnel:
     network: NetworkName
 
 
+@dataclass(frozen=True, slots=True)
+class KeepNatMapping:
+    """Send one octet (0xff) from the network's tunnel socket, which the anchor passes over."""
+
+    network: NetworkName
+
+
+@dataclass(frozen=True, slots=True)
+class SendBindingProbe:
+    """Send to the anchor's tunnel port from a port of the network's own for this flow, opened when it is not yet."""
+
+    network: NetworkName
+    flow: ProbeFlow
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CloseBindingProbe:
+    """Give both ports of a network's trial up."""
+
+    network: NetworkName
+
+
+@dataclass(frozen=True, slots=True)
+class RememberBindingTime:
+    """Keep what was found out about a place's NAT over restarts."""
+
+    place: str
+    known: BindingTime
+
+
 class Mode(Enum):
     """How a handover was made (paper, table I, requirement 9)."""
 
@@ -118,6 +151,10 @@ HostCommand = (
     | OpenTunnel
     | CloseTunnel
     | RebindTunnel
+    | KeepNatMapping
+    | SendBindingProbe
+    | CloseBindingProbe
+    | RememberBindingTime
     | HandoverFinished
     | Announce
     | Stopped

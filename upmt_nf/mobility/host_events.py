@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
+from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.model.flow import FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
@@ -21,6 +23,8 @@ class NetworkAppeared:
     care_of_address: IPAddress
     gateway: IPAddress | None
     mtu: int
+    prefix: IPv4Network | IPv6Network | None = None
+    """Of the care-of address; with the gateway it tells places apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,15 @@ class SipDatagramReceived:
     network: NetworkName
     data: bytes
     anchor: IPAddress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BindingAnswerReceived:
+    """Something came from the anchor's tunnel port to one of the two ports of a binding trial."""
+
+    network: NetworkName
+    flow: ProbeFlow
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +119,7 @@ HostEvent = (
     | PathFailed
     | PathNarrowed
     | SipDatagramReceived
+    | BindingAnswerReceived
     | TunnelSignalReceived
     | ApplicationDefined
     | ApplicationAssigned

@@ -39,7 +39,10 @@ class AssociationStatus:
 
 @dataclass(frozen=True, slots=True)
 class NetworkStatus:
-    """`state` is a value of TunnelState; `mtu` the largest inner packet (bytes); `loss` from 0 to 1."""
+    """`state` is a value of TunnelState; `mtu` the largest inner packet (bytes); losses from 0 to 1.
+
+    What is measured is None until there is a figure; `loss` is both ways together.
+    """
 
     name: NetworkName
     index: int
@@ -53,6 +56,14 @@ class NetworkStatus:
     rtt_ms: float | None
     loss: float
     mtu: int
+    loss_up: float | None = None
+    loss_down: float | None = None
+    variation_up_ms: float | None = None
+    variation_down_ms: float | None = None
+    binding_time: float | None = None
+    """The longest silence that the NAT on the way is known to forgive, seconds."""
+    keepalive: float = 0.0
+    """Between two keepalives while the tunnel is idle, seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +99,9 @@ def association_status(anchors: HostAnchors) -> AssociationStatus:
     )
 
 
-def network_status(tunnel: HostTunnel) -> NetworkStatus:
+def network_status(tunnel: HostTunnel, binding_time: float | None = None) -> NetworkStatus:
     """A network and its tunnel now."""
+    loss_up, loss_down = tunnel.measured.losses
     return NetworkStatus(
         name=tunnel.network,
         index=tunnel.index,
@@ -100,10 +112,20 @@ def network_status(tunnel: HostTunnel) -> NetworkStatus:
         reason=tunnel.reason,
         tunnel_id=tunnel.tunnel.id if tunnel.tunnel is not None else None,
         reflexive=tunnel.reflexive,
-        rtt_ms=None if tunnel.rtt is None else round(1000 * tunnel.rtt, 3),
+        rtt_ms=_milliseconds(tunnel.rtt),
         loss=round(tunnel.loss, 4),
         mtu=tunnel.mtu,
+        loss_up=loss_up,
+        loss_down=loss_down,
+        variation_up_ms=_milliseconds(tunnel.measured.up.value),
+        variation_down_ms=_milliseconds(tunnel.measured.down.value),
+        binding_time=binding_time,
+        keepalive=tunnel.resting.keepalive,
     )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1000 * seconds
 
 
 def application_status(application: Application) -> ApplicationStatus:

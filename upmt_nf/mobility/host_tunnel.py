@@ -12,15 +12,22 @@ Finding a black hole, with keepalive interval I and answer timeout R = min(max(4
 
 Only answers to what we sent count as life: packets that merely arrive do not prove that ours get out. They do
 forbid the early verdict.
+
+A tunnel that carried nothing for a while rests: probes then come only as often as the NAT on the way needs them, or,
+where that is very often, single octets in between (RFC 3948 section 4). It is looked at every interval nevertheless,
+so that the next packet of a flow brings the probes back at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from math import inf
 from random import Random
 
 from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.mobility.measurement import PathMeasurement
+from upmt_nf.mobility.resting import Resting
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName
 
@@ -95,6 +102,11 @@ class SendProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepMapping:
+    """Send the smallest packet there is, so that a NAT that soon forgets does not."""
+
+
+@dataclass(frozen=True, slots=True)
 class AskSetup:
     """Send a tunnel setup request, after `rebind` from a new source port."""
 
@@ -110,14 +122,20 @@ class StateChanged:
     reason: str
 
 
-TunnelAction = SendProbe | AskSetup | StateChanged
+TunnelAction = SendProbe | KeepMapping | AskSetup | StateChanged
 
 
 class HostTunnel:
     """The machine of one access network. For setup, its owner calls `handle_timeout` only while associated."""
 
     def __init__(
-        self, network: NetworkName, index: int, interval: float, longest_backoff: float, random: Random
+        self,
+        network: NetworkName,
+        index: int,
+        interval: float,
+        longest_backoff: float,
+        random: Random,
+        resting: Resting | None = None,
     ) -> None:
         self.network = network
         self.index = index
@@ -134,9 +152,13 @@ class HostTunnel:
         """Round-trip time, seconds, EWMA."""
         self.loss = 0.0
         """Part of the probes that went unanswered, both ways together, EWMA."""
+        self.measured = PathMeasurement()
+        """Delay variation and loss of each direction; none of it decides anything here."""
         self.up_since: float | None = None
         self.has_returned = False
         """It was up before, and not since: applications wait before they come back to it."""
+        self.resting = resting or Resting(inf, interval, random)
+        """What it needs while it carries nothing; without, it never rests."""
         self._wanted_interval = interval
         self._longest_backoff = longest_backoff
         self._random = random
@@ -162,8 +184,8 @@ class HostTunnel:
 
     @property
     def interval(self) -> float:
-        """Between two probes: as configured, but never less than two round trips."""
-        return max(self._wanted_interval, 2 * (self.rtt or 0.0))
+        """Between two probes of a tunnel in use: as configured, but never less than two round trips."""
+        return max(min(self._wanted_interval, self.resting.keepalive), 2 * (self.rtt or 0.0))
 
     @property
     def answer_timeout(self) -> float:
@@ -270,7 +292,8 @@ class HostTunnel:
             case TunnelState.SETUP | TunnelState.DEAD:
                 return self._setup_at
             case TunnelState.UP:
-                times = [self._probe_at, self._answer_deadline(), self._death()]
+                deadline = self._answer_deadline()
+                times = [self._probe_at, deadline, None if deadline is None else self._death()]
             case TunnelState.SUSPECT:
                 times = [self._probe_at, self._death()]
         return min(time for time in times if time is not None)
@@ -287,9 +310,9 @@ class HostTunnel:
             ]
         self._forgive(now - due)
         actions: list[TunnelAction] = []
-        if now >= self._death():
-            return self._die("no answer from the anchor", now)
         deadline = self._answer_deadline()
+        if now >= self._death() and (self.state is TunnelState.SUSPECT or deadline is not None):
+            return self._die("no answer from the anchor", now)
         if self.state is TunnelState.UP and deadline is not None and now >= deadline:
             self._loss_before = self.loss
             self._suspect_since = now
@@ -299,8 +322,29 @@ class HostTunnel:
             actions += self._enter(TunnelInput.UNANSWERED, "a probe was not answered")
         if self._probe_at is not None and now >= self._probe_at:
             self._count_losses(now)
-            actions.append(self._probe(now))
+            if not self._is_idle(now) or (
+                now >= self.resting.next_at and not self.resting.is_octet_enough(now)
+            ):
+                actions.append(self._probe(now))
+            else:
+                actions += self._rest(now)
         return actions
+
+    def _rest(self, now: float) -> list[TunnelAction]:
+        """No probe now; look again in an interval at the latest."""
+        actions: list[TunnelAction] = []
+        if now >= self.resting.next_at:
+            self.resting.note_packet(now)
+            actions.append(KeepMapping())
+        self._probe_at = min(now + self._jittered_interval(), self.resting.next_at)
+        return actions
+
+    def _is_idle(self, now: float) -> bool:
+        """Nothing was carried for a while, and the last probe was answered."""
+        if self.state is not TunnelState.UP or self.tunnel is None or self.up_since is None:
+            return False
+        used = max(self.tunnel.used, self.up_since)
+        return self.resting.is_idle(used, now) and self._answer_deadline() is None
 
     # --- inside ---
 
@@ -329,6 +373,7 @@ class HostTunnel:
 
     def _forget_measurements(self) -> None:
         self.rtt, self.loss = None, 0.0
+        self.measured = PathMeasurement()
         self.reflexive = None
         self.up_since = None
         self._failures = 0
@@ -344,7 +389,12 @@ class HostTunnel:
 
     def _probe(self, now: float) -> SendProbe:
         self._sequence = (self._sequence + 1) % 2**32
+        if self.state is TunnelState.UP and self.resting.has_rested(self.interval, now):
+            # After a rest the verdict counts from this probe: nobody asked before.
+            self._answered_at = max(self._answered_at, now - self.interval)
+        self.resting.note_probe(now)
         self._sent[self._sequence] = now
+        self.measured.send(self._sequence)
         while len(self._sent) > 64:
             lost = next(iter(self._sent))
             del self._sent[lost]

@@ -72,11 +72,15 @@ class LeaseRefused:
 
 @dataclass(frozen=True, slots=True)
 class LeaseGiven:
-    """The lease. `is_new`: it was not there before; `has_restarted`: the host lost its state, tunnels included."""
+    """The lease. `is_new`: it was not there before; `has_restarted`: the host lost its state, tunnels included.
+
+    `is_inherited`: another host had its address before.
+    """
 
     lease: Lease
     is_new: bool = False
     has_restarted: bool = False
+    is_inherited: bool = False
 
 
 class Leases:
@@ -103,6 +107,8 @@ class Leases:
         self._returned: list[IPAddress] = []
         """A heap, without the twins that `_in_returned` knows."""
         self._in_returned: set[IPAddress] = set()
+        self._given_back: set[IPAddress] = set()
+        """Those that somebody had and nobody has, wanted again or not."""
         self._expiries: list[tuple[float, int, TerminalId]] = []
         self._order = 0
         for identity, address in (remembered or {}).items():
@@ -134,14 +140,14 @@ class Leases:
         if address is None:
             return LeaseRefused(503, "no virtual address is free", retry_after=30)
         self._left.pop(asked.identity, None)
-        self._remember(asked.identity, address)
+        is_inherited = self._remember(asked.identity, address)
         lease = Lease(asked.identity, address, self._token(), asked.call_id, asked.cseq, now + lifetime)
         lease.proven_at = asked.proven_at
         self.by_identity[lease.identity] = self.by_address[address] = self.by_token[lease.token] = lease
         del self._idle[lease.identity]
         lease.contacts.update(asked.contacts, lifetime, now)
         self._watch(lease)
-        return LeaseGiven(lease, is_new=True)
+        return LeaseGiven(lease, is_new=True, is_inherited=is_inherited)
 
     def release(self, asked: LeaseAsked) -> Lease | None:
         """The host says goodbye. None: there was no lease, or the goodbye is an old one."""
@@ -234,8 +240,13 @@ class Leases:
             and self._reserved.get(address, identity) == identity
         )
 
-    def _remember(self, identity: TerminalId, address: IPAddress) -> None:
-        """This host has this address, and nobody else; the newest are the last to be forgotten."""
+    def _remember(self, identity: TerminalId, address: IPAddress) -> bool:
+        """This host has this address, and nobody else; the newest are the last to be forgotten.
+
+        Gives whether another one had it before.
+        """
+        is_inherited = address in self._given_back or self._reserved.get(address, identity) != identity
+        self._given_back.discard(address)
         if (before := self._reserved.pop(address, None)) is not None:
             self._remembered.pop(before, None)
             self._idle.pop(before, None)
@@ -246,10 +257,12 @@ class Leases:
         self._idle[identity] = None
         if len(self._remembered) > 2 * self._settings.max_associations:
             self._give_back(next(iter(self._idle)))
+        return is_inherited
 
     def _give_back(self, identity: TerminalId) -> None:
         """Forget who had an address; anybody may have it now."""
         address = self._remembered.pop(identity)
+        self._given_back.add(address)
         self._idle.pop(identity, None)
         del self._reserved[address]
         if address not in self._in_returned:

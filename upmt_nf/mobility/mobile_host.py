@@ -20,6 +20,7 @@ from upmt_nf.mobility.host_commands import (
     CloseTunnel,
     ConfigureVirtualAddress,
     HostCommand,
+    KeepNatMapping,
     OpenTunnel,
     RebindTunnel,
     ReleaseVirtualAddress,
@@ -29,6 +30,7 @@ from upmt_nf.mobility.host_commands import (
 from upmt_nf.mobility.host_events import (
     ApplicationAssigned,
     ApplicationDefined,
+    BindingAnswerReceived,
     FlowsAdopted,
     HandoverAsked,
     HostEvent,
@@ -61,14 +63,18 @@ from upmt_nf.mobility.host_status import (
 from upmt_nf.mobility.host_tunnel import (
     AskSetup,
     HostTunnel,
+    KeepMapping,
     SendProbe,
     StateChanged,
     TunnelAction,
     TunnelState,
 )
+from upmt_nf.mobility.measurement import PathMeasurement
 from upmt_nf.mobility.placement import Placement
+from upmt_nf.mobility.resting import Resting
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
+from upmt_nf.mobility.upkeep import Upkeep
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress, newcomers_of
 from upmt_nf.model.identity import (
@@ -98,7 +104,14 @@ class MobileHost:
         self._settings = settings
         self._paft = paft
         self._tunnels = {
-            name: HostTunnel(name, index, settings.keepalive_interval, settings.setup_backoff, random)
+            name: HostTunnel(
+                name,
+                index,
+                settings.keepalive_interval,
+                settings.setup_backoff,
+                random,
+                Resting(settings.idle_after, settings.keepalive_idle, random),
+            )
             for index, name in enumerate(settings.networks, start=1)
         }
         self._placement = Placement(paft, self._tunnels, settings.return_after, self._room)
@@ -108,6 +121,7 @@ class MobileHost:
             lambda name: self._tunnels[name].rtt,
             lambda name: self._tunnels[name].care_of_address,
         )
+        self._upkeep = Upkeep(settings, random, paft, self._tunnels, self._anchors)
         self._commands: list[HostCommand] = []
         self._age_at: float | None = None
         self._configured: IPAddress | None = None
@@ -126,7 +140,10 @@ class MobileHost:
     @property
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
-        return {name: network_status(tunnel) for name, tunnel in self._tunnels.items()}
+        return {
+            name: network_status(tunnel, self._upkeep.binding.binding_time(name))
+            for name, tunnel in self._tunnels.items()
+        }
 
     @property
     def applications(self) -> dict[ApplicationName, ApplicationStatus]:
@@ -139,7 +156,7 @@ class MobileHost:
     @property
     def counters(self) -> dict[str, int]:
         """What the signalling counted, by reason."""
-        return self._anchors.counters
+        return self._anchors.counters | {"keys_renewed": self._upkeep.rekeying.renewed}
 
     @property
     def _association(self) -> HostAssociation:
@@ -157,7 +174,7 @@ class MobileHost:
             return None
         times = [self._anchors.next_timeout(), self._age_at]
         times += [tunnel.next_timeout() for tunnel in self._tunnels.values() if self._may_act(tunnel)]
-        times.append(self._placement.next_timeout())
+        times += [self._placement.next_timeout(), self._upkeep.next_timeout()]
         return min((time for time in times if time is not None), default=None)
 
     def handle(self, event: HostEvent, now: float) -> list[HostCommand]:
@@ -178,6 +195,8 @@ class MobileHost:
             case SipDatagramReceived(network, data, anchor):
                 if self._known(network) is not None:
                     self._anchors.receive(data, anchor, network, now)
+            case BindingAnswerReceived(network, flow, data):
+                self._upkeep.binding.hear(network, flow, data, now)
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
                     self._receive_signal(tunnel, port, payload, now)
@@ -204,6 +223,7 @@ class MobileHost:
         for tunnel in self._tunnels.values():
             if self._may_act(tunnel):
                 self._on_tunnel(tunnel, tunnel.handle_timeout(now), now)
+        self._upkeep.handle_timeout(now)
         if self._age_at is None or now >= self._age_at:
             self._paft.age(now)
             self._age_at = now + AGEING_INTERVAL
@@ -227,6 +247,7 @@ class MobileHost:
         self._commands += self._placement.commands
         self._placement.commands.clear()
         self._commands += self._anchors.commands()
+        self._commands += self._upkeep.binding.take_commands()
         if self._is_stopped:
             self._commands.append(Stopped())
 
@@ -266,6 +287,7 @@ class MobileHost:
             self._vanish(event.network, f"its address is {event.care_of_address} now", now)
         tunnel.interface, tunnel.care_of_address = event.interface, event.care_of_address
         tunnel.gateway, tunnel.mtu = event.gateway, self._inner_mtu(tunnel, event.mtu)
+        self._upkeep.appear(event, now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
         self._anchors.appear(event.network, now)
@@ -281,6 +303,7 @@ class MobileHost:
         if tunnel.state is TunnelState.DOWN:
             tunnel.reason = reason
             return
+        self._upkeep.binding.vanish(network)
         actions = tunnel.vanish(reason)
         self._close(tunnel)
         self._on_tunnel(tunnel, actions, now)
@@ -312,6 +335,8 @@ class MobileHost:
                 case SendProbe(sequence):
                     packet = bytes(SenderPacket(sequence, now, tunnel.index))
                     self._commands.append(SendTunnelSignal(tunnel.network, MEASUREMENT_PORT, packet))
+                case KeepMapping():
+                    self._commands.append(KeepNatMapping(tunnel.network))
                 case AskSetup(rebind):
                     self._ask_setup(tunnel, rebind, now)
                 case StateChanged(old, new, reason):
@@ -356,6 +381,7 @@ class MobileHost:
             packet = parse_reflector(payload)
         except PeerError:
             return
+        tunnel.measured.take(packet, now)
         self._on_tunnel(tunnel, tunnel.answer(packet.sender_sequence, now), now)
 
     # --- the association ---
@@ -490,7 +516,7 @@ class MobileHost:
         reflexive = Endpoint(answer.your_address, answer.your_port)
         old = tunnel.tunnel
         if old is not None and old.id == answer.tunnel_id:
-            self._protect(old, answer)
+            self._protect(old, answer, now)
             if tunnel.reflexive == reflexive:
                 return
         if old is not None and old.id != answer.tunnel_id:
@@ -504,14 +530,16 @@ class MobileHost:
                 tunnel.network,
                 now,
             )
-            self._protect(tunnel.tunnel, answer)
+            self._protect(tunnel.tunnel, answer, now)
+            tunnel.measured = PathMeasurement()
             self._paft.add_tunnel(tunnel.tunnel)
         tunnel.reflexive = reflexive
         self._commands.append(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
 
-    def _protect(self, tunnel: Tunnel, answer: TunnelSetupResponse) -> None:
+    def _protect(self, tunnel: Tunnel, answer: TunnelSetupResponse, now: float) -> None:
         if answer.salt is not None and self._anchors.used.key is not None:
             protect(tunnel, answer.format, self._anchors.used.key, answer.key_id, answer.salt, is_host=True)
+            self._upkeep.rekeying.begin(tunnel.network, now)
 
     # --- handovers ---
 

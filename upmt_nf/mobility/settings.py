@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from upmt_nf.mobility.binding_time import BindingTime
 from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TerminalId
@@ -41,7 +42,21 @@ class HostSettings:
     tunnel_port: int = TUNNEL_PORT
     signalling_port: int = SIGNALLING_PORT
     keepalive_interval: float = 5.0
-    """Between two probes of one tunnel. A black hole is found within three of them."""
+    """Between two probes of a tunnel in use. A black hole is found within three of them."""
+    rekey_after: float = 3600.0
+    """How long a protected tunnel's keys are used (less up to a tenth, so that hosts do not renew in step)."""
+    rekey_after_packets: int = 1 << 32
+    """How many packets a protected tunnel's keys are used for, each way."""
+    idle_after: float = 60.0
+    """Silence after which a tunnel is idle: it gets keepalives only as often as the NAT on the way needs them."""
+    keepalive_idle: float = 28.0
+    """Between two keepalives of an idle tunnel as long as the NAT's binding time is not known."""
+    keepalive_longest: float = 120.0
+    """Between two keepalives of an idle tunnel at most, however long the binding time is."""
+    probe_binding_time: bool = True
+    """Whether to find binding times out."""
+    binding_times: Mapping[str, BindingTime] = field(default_factory=dict)
+    """What was found out earlier, by place."""
     return_after: float = 30.0
     """How long a preferred network must have been up again before applications return to it."""
     lifetime: int = 3600

@@ -29,9 +29,9 @@ _WINDOW = 256
 _MAX_NONCES = 8
 """Nonces in use that are remembered of one identity: its networks, each challenged on its own."""
 _MAX_HEADER = 2048
-_NONCE_HEAD, _NONCE_MAC = 12, 12
-"""Bytes of a nonce: the time in milliseconds and what makes it unique; what shows that it is ours. No more than that:
-a challenge may not be larger than a short request."""
+_NONCE_HEAD, _NONCE_MAC, _PLACE_MAC = 12, 8, 4
+"""Bytes of a nonce: the time in milliseconds and what makes it unique; what shows that it is ours; what shows where it
+was sent. No more than that: a challenge may not be larger than a short request."""
 _USUAL_NONCE = 32
 """Characters of the nonces that our anchors make."""
 _NONCE_PARAMETER, _NAME_PARAMETER = b' nonce="', b'username="'
@@ -87,6 +87,8 @@ class Ticket:
     algorithm: str = ALGORITHM
     made_at: float = 0.0
     """When the anchor made the nonce (seconds); the host does not know."""
+    is_here: bool = False
+    """The nonce was sent to where the request came from: whoever sent it does get what is sent there."""
 
     def proof(self, method: str, body: bytes) -> str:
         """`response`, or with an empty method `rspauth` (RFC 7616 sections 3.4.1 and 3.5)."""
@@ -183,26 +185,29 @@ class DigestServer:
         self._max_nonces = max_nonces
         self._uses: dict[str, _Uses] = {}
 
-    def challenge(self, now: float, *, is_stale: bool = False) -> Unproven:
-        """401 with a fresh nonce, one challenge an algorithm."""
-        nonce, end = self._nonce(now), ",stale=true" if is_stale else ""
+    def challenge(self, now: float, place: bytes = b"", *, is_stale: bool = False) -> Unproven:
+        """401 with a fresh nonce, one challenge an algorithm. `place`: the packed address that it goes to."""
+        nonce, end = self._nonce(now, place), ",stale=true" if is_stale else ""
         asked = f'Digest realm="{self._realm}",qop="auth-int,auth"'
         headers = tuple(
             ("WWW-Authenticate", f'{asked},algorithm={name},nonce="{nonce}"{end}') for name in self._hash_of
         )
         return Unproven(401, "Unauthorized", headers)
 
-    def check(self, request: Request, now: float) -> Ticket | Unproven:
-        """Whose request it is, or what to answer. A count is used up by the first request that proves itself."""
+    def check(self, request: Request, now: float, place: bytes = b"") -> Ticket | Unproven:
+        """Whose request it is, or what to answer. A count is used up by the first request that proves itself.
+
+        `place`: the packed address that the request came from.
+        """
         try:
             given = self._credentials(request)
         except PeerError as reason:
             return Unproven(400, str(reason))
         if given is None:
-            return self.challenge(now)
+            return self.challenge(now, place)
         made_at = self._time_of(given.get("nonce", ""))
         if made_at is None or not now - NONCE_LIFETIME <= made_at <= now:
-            return self.challenge(now, is_stale=True)
+            return self.challenge(now, place, is_stale=True)
         qop, count = given.get("qop", ""), given.get("nc", "")
         if qop not in ("auth", "auth-int") or not _COUNT.fullmatch(count):
             return Unproven(400, "the Digest lacks qop or nc")
@@ -222,6 +227,7 @@ class DigestServer:
             request.uri,
             algorithm,
             made_at,
+            given["nonce"] == self._text(_head_of(given["nonce"]), place),
         )
         proof = ticket.proof(request.method, request.body)
         if not _is_same(proof, given.get("response", "")) or not known:
@@ -229,7 +235,7 @@ class DigestServer:
         if ticket.client_nonce.startswith(_BOUND) and not ticket.client_nonce.endswith(_bound(request)):
             return Unproven(403, "Forbidden")
         if not self._use(identity, given["nonce"], int(count, 16), made_at):
-            return self.challenge(now, is_stale=True)
+            return self.challenge(now, place, is_stale=True)
         return ticket
 
     def _credentials(self, request: Request) -> dict[str, str] | None:
@@ -243,12 +249,12 @@ class DigestServer:
                 return given
         return None
 
-    def info(self, ticket: Ticket, body: bytes, now: float) -> Header:
-        """The anchor's own proof, for an answer with this body; with the next nonce when this one ages."""
+    def info(self, ticket: Ticket, body: bytes, now: float, place: bytes = b"") -> Header:
+        """The anchor's own proof, for an answer with this body to `place`; with the next nonce when this one ages."""
         proof = ticket.proof("", body)
         value = f'qop={ticket.qop}, rspauth="{proof}", cnonce="{ticket.client_nonce}", nc={ticket.count}'
         if now - _seconds_in(_head_of(ticket.nonce)) > NONCE_LIFETIME / 4:
-            value += f', nextnonce="{self._next_nonce(ticket.identity, now)}"'
+            value += f', nextnonce="{self._next_nonce(ticket.identity, now, place)}"'
         return ("Authentication-Info", value)
 
     def identity_in(self, data: bytes) -> str | None:
@@ -263,23 +269,24 @@ class DigestServer:
         except ValueError:
             return None
 
-    def _next_nonce(self, identity: str, now: float) -> str:
+    def _next_nonce(self, identity: str, now: float, place: bytes) -> str:
         """One for all answers of a while, known as this identity's before it is used."""
         uses = self._uses.setdefault(identity, _Uses())
         newest = max(uses.counts, key=lambda kept: kept.made_at, default=None)
         if newest is not None and now - newest.made_at <= NONCE_LIFETIME / 4:
-            return self._text(newest.nonce)
-        nonce = self._nonce(now)
+            return self._text(newest.nonce, place)
+        nonce = self._nonce(now, place)
         head = _head_of(nonce)
         uses.of(head, _seconds_in(head), self._max_nonces)
         return nonce
 
-    def _nonce(self, now: float) -> str:
+    def _nonce(self, now: float, place: bytes) -> str:
         # Six random bytes a millisecond are enough.
-        return self._text(int(now * 1000).to_bytes(6, "big") + self._token()[2:])
+        return self._text(int(now * 1000).to_bytes(6, "big") + self._token()[2:], place)
 
-    def _text(self, head: bytes) -> str:
-        return base64.urlsafe_b64encode(head + self._mac(head)).decode()
+    def _text(self, head: bytes, place: bytes) -> str:
+        here = hmac.digest(self._key, b"to " + head + place, "sha256")[:_PLACE_MAC]
+        return base64.urlsafe_b64encode(head + self._mac(head) + here).decode()
 
     def _mac(self, head: bytes) -> bytes:
         return hmac.digest(self._key, head, "sha256")[:_NONCE_MAC]
@@ -290,8 +297,8 @@ class DigestServer:
             raw = base64.b64decode(nonce.encode("ascii"), altchars=b"-_", validate=True)
         except ValueError:
             return None
-        head, mac = raw[:_NONCE_HEAD], raw[_NONCE_HEAD:]
-        if len(raw) != _NONCE_HEAD + _NONCE_MAC or not hmac.compare_digest(mac, self._mac(head)):
+        head, mac = raw[:_NONCE_HEAD], raw[_NONCE_HEAD:-_PLACE_MAC]
+        if len(raw) != _NONCE_HEAD + _NONCE_MAC + _PLACE_MAC or not hmac.compare_digest(mac, self._mac(head)):
             return None
         return _seconds_in(head)
 

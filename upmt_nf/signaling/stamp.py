@@ -23,6 +23,7 @@ PACKET_SIZE = 44
 
 _SENDER = struct.Struct("!IIIHH28x")
 _REFLECTOR = struct.Struct("!IIIHHIIIIIHHB3x")
+_TIME = struct.Struct("!II")
 _ERROR_ESTIMATE = 0x0001
 """Not synchronised, NTP format, multiplier 1 (RFC 4656 section 4.1.2)."""
 
@@ -90,12 +91,17 @@ def parse_reflector(data: bytes) -> ReflectorPacket:
     )
 
 
-def reflect(data: bytes, *, received_at: float, sent_at: float, ttl: int = 255) -> bytes:
-    """The stateless reflector of RFC 8762 section 4.3: the answer to a sender's packet. Raises PeerError."""
+def reflect(
+    data: bytes, *, received_at: float, sent_at: float, sequence: int | None = None, ttl: int = 255
+) -> bytes:
+    """The answer to a sender's packet (RFC 8762 section 4.3). Raises PeerError.
+
+    `sequence` is the reflector's own counter (stateful); left out, it is the sender's number (stateless).
+    """
     sender = parse_sender(data)
     answer = bytes(
         ReflectorPacket(
-            sequence=sender.sequence,
+            sequence=sender.sequence if sequence is None else sequence,
             sent_at=sent_at,
             session=sender.session,
             received_at=received_at,
@@ -106,6 +112,11 @@ def reflect(data: bytes, *, received_at: float, sent_at: float, ttl: int = 255) 
     )
     # The sender's part is an exact copy: a float has no room for all 64 bits of its time, nor for its error estimate.
     return answer[:24] + data[:14] + answer[38:]
+
+
+def stamped(packet: bytes, sent_at: float) -> bytes:
+    """The same packet, of either kind, with another time of sending: the one just before it leaves."""
+    return packet[:4] + _TIME.pack(*_ntp(sent_at)) + packet[12:]
 
 
 def _check_size(data: bytes) -> None:

@@ -1,0 +1,68 @@
+"""What the probes tell of a real path: round trip, delay variation and loss, each direction for itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab_driver import Lab, unique_lab_name, wait_until
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="module")
+def brisk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab whose host probes five times a second."""
+    lab = Lab(unique_lab_name(), tmp_path_factory.mktemp("lab"))
+    try:
+        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--protection", "sealed")
+        config = lab.directory / "mobile-host.toml"
+        text = (lab.directory_of_state() / "mobile-host.toml").read_text()
+        config.write_text(text.replace("keepalive_interval = 1.0", "keepalive_interval = 0.2"))
+        lab.start_daemon("an")
+        lab.start_daemon("mh", Path(config))
+        wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 40)
+        lab.await_networks_up()
+        yield lab
+    finally:
+        lab.end_programs()
+        lab.upmt("lab", "down", "--name", lab.name)
+
+
+def network(lab: Lab, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(row for row in lab.ask("networks") if row["name"] == name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "gateway", "side", "lossy"),
+    [("net0", "gw0", "lan", "loss_up"), ("net1", "gw1", "wan", "loss_down")],
+)
+def test_loss_is_found_on_the_way_where_it_happens(
+    brisk: Lab, name: str, gateway: str, side: str, lossy: str
+) -> None:
+    rule = f"FORWARD -i {side} -p udp -m statistic --mode nth --every 5 --packet 0 -j DROP".split()
+    brisk.on(gateway, "iptables-legacy", "-w", "-I", *rule)
+    try:
+        wait_until(lambda: (network(brisk, name)[lossy] or 0) > 0.1, f"{lossy} shows", 40)
+        shown = network(brisk, name)
+        assert shown[lossy] < 0.35
+        clean = "loss_down" if lossy == "loss_up" else "loss_up"
+        assert shown[clean] < 0.05
+    finally:
+        brisk.on(gateway, "iptables-legacy", "-w", "-D", *rule)
+
+
+def test_networks_and_tunnels_say_the_same_and_the_anchor_says_nothing(brisk: Lab) -> None:
+    def known() -> bool:
+        return all(row["delay_variation_ms"]["up"] is not None for row in brisk.ask("networks"))
+
+    wait_until(known, "both directions were measured")
+    for row in brisk.ask("tunnels"):
+        assert row["rtt_ms"] > 0
+        assert set(row["delay_variation_ms"]) == {"up", "down"}
+        assert 0 <= row["delay_variation_ms"]["up"] < 1000
+        assert {"loss", "loss_up", "loss_down"} <= set(row)
+    for row in brisk.ask("tunnels", host="an"):
+        assert row["rtt_ms"] is None
+        assert row["delay_variation_ms"] == {"up": None, "down": None}

@@ -1,0 +1,71 @@
+"""The ports of binding trials: two sockets a network, there only while a trial runs. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from upmt_nf.linux.tunnel_socket import SignallingSocket
+from upmt_nf.mobility.binding_trial import ProbeFlow
+from upmt_nf.mobility.host_events import BindingAnswerReceived
+from upmt_nf.model.errors import UpmtError
+from upmt_nf.model.flow import Endpoint
+from upmt_nf.model.identity import NetworkName
+from upmt_nf.model.names import outer_mark
+from upmt_nf.routing.plan import NetworkRouting
+
+log = logging.getLogger(__name__)
+
+
+class BindingProbes:
+    """`anchor` gives the tunnel port of the anchor in use, `heard` gets what the anchor's tunnel port sends to them."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        anchor: Callable[[], Endpoint],
+        routing_of: Callable[[NetworkName], NetworkRouting | None],
+        heard: Callable[[BindingAnswerReceived], None],
+    ) -> None:
+        self._loop = loop
+        self._anchor = anchor
+        self._routing_of = routing_of
+        self._heard = heard
+        self._sockets: dict[tuple[NetworkName, ProbeFlow], SignallingSocket] = {}
+
+    def send(self, network: NetworkName, flow: ProbeFlow, data: bytes) -> None:
+        """Send to the anchor; what the kernel refuses is as good as lost on the way."""
+        socket = self._sockets.get((network, flow)) or self._open(network, flow)
+        if socket is not None:
+            socket.send_to(data, self._anchor())
+
+    def _open(self, network: NetworkName, flow: ProbeFlow) -> SignallingSocket | None:
+        routing = self._routing_of(network)
+        if routing is None:
+            return None
+        try:
+            socket = SignallingSocket(routing.interface, routing.address.ip, 0, outer_mark(routing.index))
+        except UpmtError as reason:
+            log.warning("network %s: no port for a binding probe: %s", network, reason)
+            return None
+        self._sockets[network, flow] = socket
+        self._loop.add_reader(socket.fileno(), self._read, network, flow, socket)
+        return socket
+
+    def _read(self, network: NetworkName, flow: ProbeFlow, socket: SignallingSocket) -> None:
+        for data, source in socket.receive():
+            if source == self._anchor():
+                self._heard(BindingAnswerReceived(network, flow, data))
+
+    def close(self, network: NetworkName) -> None:
+        """Give a network's ports back."""
+        for flow in ProbeFlow:
+            if (socket := self._sockets.pop((network, flow), None)) is not None:
+                self._loop.remove_reader(socket.fileno())
+                socket.close()
+
+    def close_all(self) -> None:
+        """Give every port back."""
+        for network, _ in list(self._sockets):
+            self.close(network)

@@ -1,0 +1,72 @@
+"""What keeps the tunnels of a mobile host in order over time: keepalives as their NATs need them, and fresh keys.
+
+Composes the searches for binding times and the rekeying, so that `mobile_host` need not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+from upmt_nf.datapath.paft import Paft
+from upmt_nf.mobility.host_anchors import HostAnchors
+from upmt_nf.mobility.host_binding import HostBinding
+from upmt_nf.mobility.host_events import NetworkAppeared
+from upmt_nf.mobility.host_tunnel import HostTunnel, TunnelState
+from upmt_nf.mobility.rekeying import Rekeying
+from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.identity import NetworkName
+
+
+class Upkeep:
+    """For all networks of a host, towards the anchor in use."""
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        random: Random,
+        paft: Paft,
+        tunnels: Mapping[NetworkName, HostTunnel],
+        anchors: HostAnchors,
+    ) -> None:
+        self._paft = paft
+        self._tunnels = tunnels
+        self._anchors = anchors
+        self.rekeying = Rekeying(settings, random)
+        self.binding = HostBinding(
+            settings, random, self._credentials, lambda name: tunnels[name].state is TunnelState.UP
+        )
+
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout` has something to do because of the time."""
+        times = (self.binding.next_timeout(), self.rekeying.next_timeout())
+        return min((time for time in times if time is not None), default=None)
+
+    def handle_timeout(self, now: float) -> None:
+        """Make trials, set keepalives, ask for keys, as is due."""
+        self.binding.handle_timeout(now)
+        for tunnel in self._tunnels.values():
+            tunnel.resting.keepalive = self.binding.keepalive(tunnel.network)
+        self._renew_keys(now)
+
+    def appear(self, event: NetworkAppeared, now: float) -> None:
+        """A network is there; its gateway and prefix tell its places apart."""
+        self.binding.appear(event.network, f"{event.network} {event.gateway} {event.prefix}", now)
+
+    def _renew_keys(self, now: float) -> None:
+        """A setup request brings new keys; the old ones serve until its answer is there."""
+        signalling, association = self._anchors.used.signalling, self._anchors.used.association
+        token, address = association.token, association.virtual_address
+        for network in self.rekeying.due(self._paft.tunnels.values(), now):
+            is_free = self._tunnels[network].is_usable and not signalling.is_setting_up(network)
+            if is_free and token is not None and address is not None:
+                signalling.set_up(network, token, address, [], self._tunnels[network].mtu, now)
+
+    def _credentials(self) -> tuple[IPAddress, bytes] | None:
+        """The virtual address and what only the anchor knows besides us."""
+        association = self._anchors.used.association
+        token, address = association.token, association.virtual_address
+        if token is None or address is None:
+            return None
+        return address, self._anchors.used.key or token.encode()
