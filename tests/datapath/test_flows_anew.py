@@ -31,11 +31,12 @@ class World:
         self.paft = Paft()
         self.asked: list[tuple[int, int]] = []
         self.has_ended = False
+        self.socket = 0
         self.forwarder = HostForwarder(self.paft, OWN, ANCHOR, self.classify)
 
     def classify(self, key: FlowBytes, mark: int, dscp: int = 0) -> Classified:
         self.asked.append((mark, dscp))
-        return Classified(ApplicationId(len(self.asked)), 7, "it", has_ended=self.has_ended)
+        return Classified(ApplicationId(len(self.asked)), 7, "it", None, self.socket, self.has_ended)
 
     def send(self, packet: bytes, mark: int = 0) -> int:
         assert self.forwarder.introduce(packet, mark, 1.0)[0]
@@ -84,6 +85,30 @@ def test_a_flow_whose_socket_has_ended_already_is_not_taken_for_known() -> None:
         assert len(world.asked) == asked
     world.has_ended = False
     assert world.forwarder.introduce(udp(), 0, 1.0) == (True, next(iter(world.paft.flows)))
+
+
+def test_a_question_and_its_answer_are_looked_at_and_not_remembered() -> None:
+    world = World()
+    world.socket = 77
+    known = [world.forwarder.introduce(udp(), 0, 1.0)[1] for _ in range(4)]
+    (entry,) = world.paft.flows.values()
+    assert known == [None, None, entry.key, entry.key]
+    assert (entry.application_id, len(world.asked)) == (1, 3)
+
+
+def test_another_socket_with_the_port_of_a_short_flow_is_another_flow() -> None:
+    world = World()
+    for socket, expected in ((77, 1), (78, 2), (78, 2), (79, 4), (79, 4), (79, 4), (80, 4)):
+        world.socket = socket
+        assert world.send(udp()) == expected
+
+
+def test_a_connection_is_known_from_its_first_packet() -> None:
+    world = World()
+    world.socket = 77
+    assert world.forwarder.introduce(tcp(SYN), 0, 1.0)[1] is not None
+    assert world.forwarder.introduce(tcp(ACK), 0, 1.0)[1] is not None
+    assert len(world.asked) == 1
 
 
 def test_ends_of_unknown_flows_are_not_kept() -> None:

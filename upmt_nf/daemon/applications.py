@@ -200,7 +200,7 @@ class Applications:
         why = Reason(Decider.AGENT, rule, owner.found_by, _is_guess(owner, rules, rule, flow, dscp))
         id = rule.application if rule is not None else DEFAULT_APPLICATION_ID
         pid, command = (facts.pid, facts.command) if facts is not None else (0, "")
-        return Classified(id, pid, command, why, has_ended=not owner.has_socket)
+        return Classified(id, pid, command, why, owner.cookie, has_ended=not owner.has_socket)
 
     def reclassify(self, entries: Iterable[FlowEntry], rule: ApplicationRule) -> list[FlowKey]:
         """Running flows that a new rule claims become its application's; gives them (adopting a program)."""

@@ -51,8 +51,10 @@ class FlowEnds:
         keys = [key for one in ended if (key := _key_of(one, own)) is not None and key in self._paft.flows]
         keys += self._of_unconnected(ended)
         forwarder.end(keys)
-        # A TCP connection that is opened anew gets a new entry by itself.
-        self._conntrack.forget(key for key in keys if key[0] == UDP)
+        # A TCP connection that is opened anew gets a new entry by itself, and netfilter has no mark of flows on trial.
+        self._conntrack.forget(
+            key for key in keys if key[0] == UDP and not HostForwarder.is_on_trial(self._paft.flows[key])
+        )
 
     def cookie_of(self, flow: FlowKey) -> int:
         """The cookie of the socket that a flow had a moment ago, or 0: its packets may come after its end."""

@@ -34,6 +34,7 @@ class Owner(NamedTuple):
     found_by: Finder | None
     is_certain: bool = True
     has_socket: bool = True
+    cookie: int = 0
 
 
 UNASKED = Owner(None, None)
@@ -106,7 +107,7 @@ class FlowOwners:
         """The process behind a flow, by the quickest way that is certain."""
         socket = self._sockets.find(flow)
         if socket is not None:
-            return self._of_socket(socket)
+            return self._of_socket(socket)._replace(cookie=socket.cookie)
         # Closed already, as by a program that says one thing and ends; or the kernel's own packet.
         return self._of_socket(SocketFacts(0, 0, self.cookie_of_ended(flow)))._replace(has_socket=False)
 

@@ -38,6 +38,8 @@ from upmt_nf.model.identity import ApplicationId, NetworkName
 from upmt_nf.model.names import MARK_MASK, MARK_OUTER, MEASUREMENT_PORT, SIGNALLING_PORT
 
 _SPARE_ENDS = 1024
+_TRIALS = 3
+"""Packets of a flow that are looked at before the others may pass."""
 _STRAY_PACKETS = 4
 """A flow without an answer to so many packets will hardly get one."""
 
@@ -50,6 +52,8 @@ class Classified(NamedTuple):
     command: str
     why: object = None
     """How that was found out, in the classifier's own terms: kept with the flow for whoever asks."""
+    socket: int = 0
+    """The cookie of its socket, which no other socket has; 0: not asked for."""
     has_ended: bool = False
     """Its socket is closed already: the next packet of this key may be somebody else's."""
 
@@ -135,11 +139,33 @@ class HostForwarder:
         if entry is not None and key is not None and self._begins_anew(entry, packet):
             self._paft.forget(key)
             entry = None
+        elif entry is not None and key is not None and self.is_on_trial(entry) and not is_icmp_error(packet):
+            entry = self._look_again(entry, packet, mark, now)
         if entry is None:
             entry = self._first_packet(packet, key, mark, now)[1]
         elif mark and mark & MARK_MASK != entry.mark:
             self._mark_changed(entry, mark)
-        return entry is not None, None if key in self._over else key
+        is_known = entry is not None and key not in self._over and not self.is_on_trial(entry)
+        return entry is not None, key if is_known else None
+
+    @staticmethod
+    def is_on_trial(entry: FlowEntry) -> bool:
+        """Many flows are a question and its answer, and their ports go round: they are looked at, not remembered.
+
+        Only what goes on is let pass by netfilter's queue. TCP says by a SYN when it begins.
+        """
+        return entry.socket != 0 and entry.introduced < _TRIALS and entry.key[0] != TCP
+
+    def _look_again(self, entry: FlowEntry, packet: bytes, mark: int, now: float) -> FlowEntry:
+        """Another packet of a new flow: of the same socket, or of another one that has its port now?"""
+        key, introduced = entry.key, entry.introduced
+        classified = self._classify(key, mark, dscp_of(packet))
+        if classified.socket != entry.socket:
+            self._paft.forget(key)
+            introduced = 0
+            entry = self._insert(key, classified, mark, dscp_of(packet), now)
+        entry.introduced = introduced + 1
+        return entry
 
     def end(self, keys: Iterable[FlowBytes]) -> None:
         """The sockets of these flows were closed: what comes next under the same key may be somebody else's."""
@@ -215,14 +241,16 @@ class HostForwarder:
         entry = self._paft.flows.get(key)
         if entry is None:
             dscp = dscp_of(packet)
-            classified = self._classify(key, mark, dscp)
-            entry = self._paft.insert(key, classified.application_id, now, classified.pid, classified.command)
-            entry.dscp = dscp
-            entry.mark = mark & MARK_MASK
-            entry.why = classified.why
-            if classified.has_ended and key[0] != TCP:
-                self._over.add(key)
+            entry = self._insert(key, self._classify(key, mark, dscp), mark, dscp, now)
         return packet, entry
+
+    def _insert(self, key: FlowBytes, found: Classified, mark: int, dscp: int, now: float) -> FlowEntry:
+        entry = self._paft.insert(key, found.application_id, now, found.pid, found.command)
+        entry.mark, entry.dscp = mark & MARK_MASK, dscp
+        entry.why, entry.socket, entry.introduced = found.why, found.socket, 1
+        if found.has_ended and key[0] != TCP:
+            self._over.add(key)
+        return entry
 
     def _why_refused(self, packet: bytes) -> str | None:
         if not is_whole(packet):
