@@ -30,9 +30,9 @@ from upmt_nf.model.errors import UpmtError
 CORRESPONDENT = "86.0.0.1"
 WEB_PORT, VOICE_PORT = 8000, 5004
 VOICE_RATE = 50
-DOWNLOAD_BYTES = 60_000_000
-DOWNLOAD_RATE = "4M"
-VOICE_SECONDS = 15.0
+DOWNLOAD_RATE = 4_000_000
+LEAST_SECONDS, QUIET_SECONDS, COMMANDS = 15.0, 11.0, 16
+"""How long both programs run: at least, beside the commands, and for so many commands with some to spare."""
 LONGEST_GAP_AT_CUT_MS = 300.0
 """Generous on a noisy machine; `tests/lab` holds the product to one round trip plus 50 ms."""
 
@@ -51,6 +51,7 @@ class Demo:
     lab: str = field(default_factory=lambda: f"demo{os.getpid()}")
     events: list[tuple[str, float]] = field(default_factory=list)
     usage: Counter[tuple[str, str]] = field(default_factory=Counter)
+    seconds: float = LEAST_SECONDS
     _is_over: threading.Event = field(default_factory=threading.Event)
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _failures: list[str] = field(default_factory=list)
@@ -67,13 +68,9 @@ class Demo:
             return self._tell(place, stack)
 
     def _tell(self, place: Path, stack: contextlib.ExitStack) -> DemoResult:
-        data = os.urandom(DOWNLOAD_BYTES)
         served = place / "served"
         served.mkdir()
-        (served / "backup.bin").write_bytes(data)
-        self.say(
-            f"At the correspondent: a web server with {DOWNLOAD_BYTES // 10**6} MB of random data, a voice echo."
-        )
+        self.say("At the correspondent: a web server with random data, a voice echo.")
         web = (sys.executable, "-m", "http.server", str(WEB_PORT), "--directory", str(served))
         echo = (
             sys.executable,
@@ -88,8 +85,13 @@ class Demo:
         self._await_listeners()
 
         self.say("On the mobile host: two applications, each on the network that suits it.")
+        began = time.monotonic()
         self._on_host("assign", "--app", "download", "--to", "net0,any")
         self._on_host("assign", "--app", "voice", "--to", "net1,any")
+        # On a busy machine commands take long: the programs must not end before what is to happen to them.
+        self.seconds = max(LEAST_SECONDS, QUIET_SECONDS + COMMANDS * (time.monotonic() - began) / 2)
+        data = os.urandom(int(self.seconds * DOWNLOAD_RATE))
+        (served / "backup.bin").write_bytes(data)
         before = self._interface_bytes()
         accountant = threading.Thread(target=self._account, daemon=True)
         accountant.start()
@@ -99,14 +101,14 @@ class Demo:
                 "mh",
                 *UPMT, "run", "--app", "voice", "--",
                 sys.executable, "-m", "upmt_nf.lab.voice_stream", "send",
-                CORRESPONDENT, str(VOICE_PORT), str(VOICE_RATE), str(VOICE_SECONDS), str(voice_log),
+                CORRESPONDENT, str(VOICE_PORT), str(VOICE_RATE), str(self.seconds), str(voice_log),
             )
         )  # fmt: skip
         download = stack.enter_context(
             self._program(
                 "mh",
                 *UPMT, "run", "--app", "download", "--",
-                "curl", "--silent", "--show-error", "--fail", "--limit-rate", DOWNLOAD_RATE,
+                "curl", "--silent", "--show-error", "--fail", "--limit-rate", str(DOWNLOAD_RATE),
                 "--output", str(fetched), f"http://{CORRESPONDENT}:{WEB_PORT}/backup.bin",
             )
         )  # fmt: skip
@@ -133,7 +135,7 @@ class Demo:
         self._expect_networks(download="net0", voice="net0")
 
         self.say("Waiting for both programs to end.")
-        if download.wait(timeout=40) != 0:
+        if download.wait(timeout=40 + 2 * self.seconds) != 0:
             self._failures.append(f"curl ended with {download.returncode}")
         if voice.wait(timeout=40) != 0:
             self._failures.append(f"the voice program ended with {voice.returncode}")
@@ -152,7 +154,7 @@ class Demo:
             raise UpmtError("the voice stream heard nothing back at all")
         start = arrivals[0].at - arrivals[0].number / VOICE_RATE
         stretches: dict[str, StreamReport] = {}
-        last = int(VOICE_SECONDS * VOICE_RATE) - 1
+        last = int(self.seconds * VOICE_RATE) - 1
         for name, at in self.events:
             middle = int((at - start) * VOICE_RATE)
             stretches[name] = report(
