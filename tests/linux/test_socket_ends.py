@@ -6,6 +6,7 @@ import shutil
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from ipaddress import ip_address
 
 import pytest
@@ -99,14 +100,16 @@ def test_one_entry_is_taken_out_and_the_others_stay(namespace: Namespace) -> Non
         pytest.skip("there is no conntrack")
     namespace.iptables("-A OUTPUT -m conntrack --ctstate NEW -j ACCEPT")
     keys = []
-    with socket.socket(type=socket.SOCK_DGRAM) as server:
+    with ExitStack() as held:
+        server = held.enter_context(socket.socket(type=socket.SOCK_DGRAM))
         server.bind(("127.0.0.1", 0))
         for _ in range(100):
-            with socket.socket(type=socket.SOCK_DGRAM) as one:
-                one.connect(server.getsockname())
-                one.send(b"x")
-                here = ip_address("127.0.0.1")
-                keys.append(FlowKey(UDP, here, one.getsockname()[1], here, server.getsockname()[1]))
+            # All at once, so that none has the port of another.
+            one = held.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            one.connect(server.getsockname())
+            one.send(b"x")
+            here = ip_address("127.0.0.1")
+            keys.append(FlowKey(UDP, here, one.getsockname()[1], here, server.getsockname()[1]))
     if f"sport={keys[0].source_port} " not in namespace.run("conntrack -L"):
         pytest.skip("the kernel follows no connections here")
     table = Conntrack()
