@@ -10,6 +10,7 @@ import typer
 
 from upmt_nf import __version__
 from upmt_nf.cli import (
+    assignments,
     daemons,
     declaring,
     doctor,
@@ -41,7 +42,7 @@ app.add_typer(daemons.anchor_app, name="anchor")
 app.add_typer(daemons.mobile_host_app, name="mobile-host")
 app.add_typer(rules.rules_app, name="rules")
 app.add_typer(lab_app, name="lab")
-for noun in (reading, why, steering, declaring, rules, doctor, schema):
+for noun in (reading, assignments, why, steering, declaring, rules, doctor, schema):
     noun.register(app)
 
 
