@@ -10,6 +10,7 @@ import typer
 
 from upmt_nf import __version__
 from upmt_nf.cli import (
+    assignments,
     daemons,
     declaring,
     doctor,
@@ -47,7 +48,18 @@ app.add_typer(rules.rules_app, name="rules")
 app.add_typer(lab_app, name="lab")
 app.add_typer(policy.policy_app, name="policy")
 app.add_typer(trace.trace_app, name="trace")
-for noun in (reading, why, steering, handovers, watch, declaring, rules, doctor, schema):
+for noun in (
+    reading,
+    assignments,
+    why,
+    steering,
+    handovers,
+    watch,
+    declaring,
+    rules,
+    doctor,
+    schema,
+):
     noun.register(app)
 
 

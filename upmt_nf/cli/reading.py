@@ -214,6 +214,7 @@ def flows(json: Json = False) -> None:
         "APPLICATION": "application",
         "PID": "pid",
         "COMMAND": "command",
+        "TOLD BY": "mechanism",
         "NETWORK": "network",
         "TUNNEL": "tunnel_id",
         "PACKETS": "packets",

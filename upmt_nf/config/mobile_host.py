@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
 from upmt_nf.config.checked import Complaint, Section, checked
+from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
 from upmt_nf.config.policies import (
     NetworkOrder,
     PolicyBook,
@@ -52,6 +53,16 @@ def check_identity(value: str) -> str:
 TUNNEL, NATIVE = "tunnel", "native"
 NO_POLICY = (TUNNEL, NATIVE)
 """What `application.policy` may say beside the name of a policy."""
+
+
+def _checked_by(reader: Callable[[Any], object]) -> Callable[[Any], Any]:
+    """A value that stays as it is written, once `reader` has understood it."""
+
+    def check(value: Any) -> Any:
+        reader(value)
+        return value
+
+    return check
 
 
 class MobileHostSection(Section):
@@ -167,19 +178,49 @@ class MatchSection(Section):
     cgroup: str | None = None
     unit: str | None = None
     pid: Annotated[int, Field(ge=1)] | None = None
+    children: bool | None = None
+    """Descendants of the process that `command`, `executable` or `pid` names as well; by default those of a pid."""
+    container: str | None = None
+    """Name or id of a container whose engine gives it a cgroup."""
+    port: Annotated[int | str, AfterValidator(_checked_by(read_ports))] | None = None
+    """The destination's port, or a range such as `8000-8010`."""
+    dscp: Annotated[int | str, AfterValidator(_checked_by(read_dscp))] | None = None
+    """0 to 63, or a name such as `EF`, `AF41`, `CS5`."""
+    destination_name: Annotated[str, AfterValidator(_checked_by(read_host_name))] | None = None
+    """Name of a host; its addresses are asked for again and again."""
     destination: str | None = None
     """Network and, if wanted, port: `86.0.0.0/8`, `86.0.0.1:443`, `[2001:db8::]/32`."""
 
     @property
     def found_late(self) -> str | None:
         """The first condition that is only known once a packet is on its way."""
-        late = ("command", "executable", "gid", "cgroup", "unit", "pid")
-        return next((name for name in late if getattr(self, name) is not None), None)
+        late = (
+            "command",
+            "executable",
+            "gid",
+            "cgroup",
+            "unit",
+            "pid",
+            "container",
+            "dscp",
+            "destination_name",
+        )
+        found = next((name for name in late if getattr(self, name) is not None), None)
+        return found or ("port" if isinstance(self.port, str) and "-" in self.port else None)
 
     @model_validator(mode="after")
     def _says_something(self) -> MatchSection:
         if not self.model_fields_set:
             raise ValueError("a match needs at least one condition")
+        if self.destination is not None and self.destination_name is not None:
+            raise ValueError("a destination is a network or a name, not both")
+        if (
+            self.children is not None
+            and self.command is None
+            and self.executable is None
+            and self.pid is None
+        ):
+            raise ValueError("children are those of a command, an executable or a pid: name one")
         return self
 
 

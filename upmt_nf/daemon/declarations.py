@@ -177,13 +177,17 @@ def _policy_fields(policy: Policy | tuple[str, ...] | None) -> dict[str, Any]:
 
 
 def _fields(rule: ApplicationRule) -> dict[str, Any]:
-    names = ("command", "executable", "uid", "gid", "cgroup", "unit")
-    found = {name: value for name in names if (value := getattr(rule, name)) is not None}
+    names = ("command", "executable", "children", "uid", "gid", "cgroup", "unit", "container", "dscp")
+    found = {
+        name: value for name in (*names, "destination_name") if (value := getattr(rule, name)) is not None
+    }
     if rule.destination is not None:
         network = str(rule.destination)
         if rule.destination.version == 6:
             network = f"[{rule.destination.network_address}]/{rule.destination.prefixlen}"
-        found["destination"] = network if rule.port is None else f"{network}:{rule.port}"
+        found["destination"] = network
+    if rule.port is not None:
+        found["port"] = rule.port if rule.last_port is None else f"{rule.port}-{rule.last_port}"
     return found
 
 

@@ -204,6 +204,8 @@ class Explainer:
         return {
             "mechanism": mechanism.value,
             "decided_by": reason.decider.value,
+            "found_by": reason.found_by.value if reason.found_by is not None else None,
+            "is_guess": reason.is_guess,
             "rule": str(rule) if rule is not None else None,
             "origin": self._daemon.applications.origin_of(rule) if rule is not None else None,
             "place": rules.index(rule) + 1 if rule in rules else None,

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from upmt_nf.daemon.applications import Application
 from upmt_nf.daemon.control_server import Handler
 from upmt_nf.daemon.explain import Explainer
+from upmt_nf.daemon.matches import rule_of
 from upmt_nf.daemon.reports import (
     application_report,
     association_report,
+    classification_report,
     flow_report,
     network_report,
     receipt_report,
@@ -22,7 +24,7 @@ from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined
 from upmt_nf.mobility.selection import ranked
 from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.flow import FlowKey
-from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName, NetworkName
 from upmt_nf.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 NATIVE = "native"
 """In place of networks: left alone."""
-READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "why"))
+READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "why", "assignments"))
 """What any user may ask."""
 
 
@@ -49,6 +51,7 @@ class HostControl:
             "apps": self.apps,
             "flows": self.flows,
             "rules": self.rules,
+            "assignments": self.assignments,
             "why": Explainer(self._daemon).why,
             "join": self.join,
             "assign": self.assign,
@@ -74,6 +77,7 @@ class HostControl:
                 **(forwarder.counters.as_dict() if forwarder is not None else {}),
                 **daemon.plane.counters(),
                 **daemon.applications.counters,
+                "socket_ends_lost": daemon.watch.ends.lost,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
                 "rules_repaired": daemon.repairs.done if daemon.repairs is not None else 0,
@@ -107,7 +111,17 @@ class HostControl:
         """Every flow."""
         daemon = self._daemon
         daemon.applications.name_processes(daemon.paft.flows.values(), self._now())
-        return [flow_report(entry, daemon.paft, self._name_of) for entry in daemon.paft.flows.values()]
+        return [
+            {
+                **flow_report(entry, daemon.paft, self._name_of),
+                **classification_report(entry, daemon.applications.mechanism_of(entry)),
+            }
+            for entry in daemon.paft.flows.values()
+        ]
+
+    async def assignments(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
+        """Every rule that names an application, in the order in which they are tried."""
+        return self._daemon.applications.assignments()
 
     async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
         """The netfilter rules that are in place, in iptables-save syntax, and the mark of known flows in them."""
@@ -149,10 +163,9 @@ class HostControl:
         daemon = self._daemon
         path = daemon.kernel.cgroup_of(ApplicationName(name))
         application = daemon.applications.define(ApplicationName(name))
-        is_new = daemon.applications.add_cgroup(application, path)
+        daemon.applications.add_cgroup(application, path)
         self._introduce(application, None)
-        if is_new:
-            daemon.update_rules()
+        daemon.update_rules()
         daemon.kernel.join(application.name, pid)
         return {"application": application.name, "cgroup": path}
 
@@ -166,6 +179,9 @@ class HostControl:
         name, match = arguments.get("application"), arguments.get("match", {})
         if not isinstance(match, dict) or not (name is None or isinstance(name, str)):
             raise UsageError("assign takes the name of an application and its conditions")
+        if "destination_name" in match:
+            # Refused where it means nothing: a rule for no address would be obeyed in silence.
+            await daemon.watch.names.learn(rule_of(DEFAULT_APPLICATION_ID, match).destination_name or "")
         application, rule = daemon.applications.assign(name, match)
         application.is_native = is_native
         if choice is not None:

@@ -22,6 +22,7 @@ from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
 from upmt_nf.daemon.host_plane import HostPlane
 from upmt_nf.daemon.host_policies import HostPolicies
+from upmt_nf.daemon.host_watch import HostWatch
 from upmt_nf.daemon.metrics import metrics_text
 from upmt_nf.daemon.metrics_server import MetricsServer
 from upmt_nf.daemon.policy_control import READING as POLICY_READING
@@ -120,10 +121,13 @@ class HostDaemon:
         self._control.claim()
         files = map(self.config.secret_file_of, self.config.anchors)
         self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
-        self.applications = Applications(self.config.application, self.config.mobile_host.default)
-        self.declarations.start()
         self.policies = HostPolicies(self.config)
         self.kernel = HostKernel(self.config)
+        self.applications = Applications(
+            self.config.application, self.config.mobile_host.default, self.kernel.cgroup_is_settled
+        )
+        self.declarations.start()
+        self.watch = HostWatch(self)
         try:
             self._begin(loop)
         except BaseException:
@@ -228,6 +232,7 @@ class HostDaemon:
                 self.repairs.close()
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
+            self.watch.close()
             self._probes.close_all()
             self.networks.close()
             self.plane.stop()
@@ -439,6 +444,7 @@ class HostDaemon:
 
         Raises UpmtError. Routing first: a mark must lead somewhere before a packet carries it.
         """
+        self.watch.fit_rules()
         applications = self.applications
         applications.can_mark_sockets &= self.kernel.mark_sockets(socket_marks(applications))
         steering = steering_of(applications)
