@@ -248,9 +248,11 @@ class HostKernel:
         """Cgroups that an earlier daemon left with programs of `upmt run` in them: application -> path."""
         if hierarchy() is None:
             return {}
-        if self._cgroups is None:
-            self._cgroups = ApplicationCgroups(self.journal)
-        return self._cgroups.in_place()
+        cgroups = self._own_cgroups()
+        found = cgroups.in_place()
+        for path in found.values():
+            self._cgroup_identities.setdefault(path, cgroups.identity_of(path))
+        return found
 
     def join(self, application: ApplicationName, pid: int) -> None:
         """Put a process into an application's cgroup."""
