@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from upmt_nf.classify.facts import ProcessFacts
+from upmt_nf.classify.facts import Ancestor, ProcessFacts
 from upmt_nf.classify.rules import (
     ApplicationRule,
     first_match,
@@ -36,7 +36,8 @@ PROCESS = ProcessFacts(
     uid=1000,
     gid=100,
     cgroup="/system.slice/phone.service/calls",
-    ancestors=(600, 500, 1),
+    ancestors=(Ancestor(600, 61), Ancestor(500, 51, "launcher", "/opt/launch"), Ancestor(1)),
+    started=71,
 )
 
 

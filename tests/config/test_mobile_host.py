@@ -49,7 +49,11 @@ def test_a_good_file_is_read_with_its_defaults() -> None:
 @pytest.mark.parametrize(
     ("default", "application", "complaint"),
     [
-        ("tunnel", 'name = "a"\npolicy = "nativ"', ".policy: Input should be 'tunnel' or 'native'"),
+        (
+            "tunnel",
+            'name = "a"\npolicy = "nativ"',
+            ".policy: there is no policy 'nativ'; there are tunnel, native, ",
+        ),
         ("tunnel", 'name = "default"\npolicy = "native"', '.policy: say default = "native" in [mobile_host]'),
         (
             "tunnel",

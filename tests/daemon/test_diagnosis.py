@@ -13,6 +13,7 @@ HEALTHY = HostFacts(
     facilities=dict.fromkeys(
         (
             *RULES, "network_namespace", "policy_routing", "packet_queue", "fast_plane",
+            "process_events", "socket_record",
             "interface_dummy", "interface_ifb", "interface_tun",
         )
     ),

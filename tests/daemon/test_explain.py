@@ -1,6 +1,6 @@
 """Why a network was chosen and what would change it, from the states alone."""
 
-from upmt_nf.classify.facts import ProcessFacts
+from upmt_nf.classify.facts import Ancestor, ProcessFacts
 from upmt_nf.classify.reasons import Mechanism, mechanism_of
 from upmt_nf.classify.rules import ApplicationRule, parse_destination
 from upmt_nf.daemon.explain import network_verdicts, process_report, what_would_change
@@ -84,7 +84,7 @@ def test_a_rule_is_called_by_its_costliest_condition() -> None:
 
 
 def test_a_process_is_shown_with_what_rules_can_ask_for() -> None:
-    facts = ProcessFacts(7, "ssh", "", ("ssh", "host"), 1000, 100, "/user.slice", (1,))
+    facts = ProcessFacts(7, "ssh", "", ("ssh", "host"), 1000, 100, "/user.slice", (Ancestor(1),))
     shown = process_report(facts)
     assert shown is not None
     assert shown["executable"] is None

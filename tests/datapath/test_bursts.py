@@ -114,7 +114,7 @@ class AtHost:
         self.far.format = FORMATS[name](False)
         self.paft.steer(ApplicationId(1), TunnelId(7))
         self.forwarder = HostForwarder(
-            self.paft, OWNER, ANCHOR.address, lambda key, mark: Classified(ApplicationId(1), 1, "it")
+            self.paft, OWNER, ANCHOR.address, lambda key, mark, dscp=0: Classified(ApplicationId(1), 1, "it")
         )
         self.forwarder.open_path(NET, LOCAL, ANCHOR)
         self.forwarder.use_tunnel(NET, self.tunnel)
@@ -185,7 +185,7 @@ def test_the_first_packet_of_a_flow_is_introduced_and_then_known() -> None:
     asked: list[int] = []
     paft = Paft()
 
-    def classify(key: bytes, mark: int) -> Classified:
+    def classify(key: bytes, mark: int, dscp: int = 0) -> Classified:
         asked.append(mark)
         return Classified(ApplicationId(mark or 1), 1, "it")
 

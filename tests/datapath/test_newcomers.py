@@ -32,7 +32,7 @@ class Host:
             self.paft,
             VIRTUAL,
             ANCHOR,
-            lambda key, mark: Classified(LOGS, 42, "rsyslogd"),
+            lambda key, mark, dscp=0: Classified(LOGS, 42, "rsyslogd"),
             stray=self.strays.append,
         )
         for number, (network, address) in enumerate(CARE_OF.items(), start=1):

@@ -14,7 +14,7 @@ PACKET = build_udp(VIRTUAL, 514, CORRESPONDENT, 4000, b"news")
 
 def forwarder(application: ApplicationId) -> HostForwarder:
     classified = Classified(application, 42, "rsyslogd")
-    return HostForwarder(Paft(), VIRTUAL, ANCHOR, lambda key, mark: classified, refusing={REJECTS})
+    return HostForwarder(Paft(), VIRTUAL, ANCHOR, lambda key, mark, dscp=0: classified, refusing={REJECTS})
 
 
 def test_a_held_packet_ends_in_silence() -> None:

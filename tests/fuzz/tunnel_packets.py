@@ -44,7 +44,7 @@ class Ends:
         self.anchor_paft, self.host_paft = Paft(max_flows=64), Paft(max_flows=64)
         self.anchor = AnchorForwarder(self.anchor_paft, anchor, Reach())
         self.host = HostForwarder(
-            self.host_paft, virtual, anchor, lambda key, mark: Classified(ApplicationId(1), 0, "")
+            self.host_paft, virtual, anchor, lambda key, mark, dscp=0: Classified(ApplicationId(1), 0, "")
         )
         self.twins: list[tuple[Tunnel, Tunnel]] = []
         for number, name in enumerate(FORMATS):

@@ -144,7 +144,7 @@ def test_the_facts_of_a_process() -> None:
             assert facts.executable == os.path.realpath("/bin/sleep")
             assert facts.arguments == ("/bin/sleep", "31.5")
             assert (facts.uid, facts.gid) == (os.geteuid(), os.getegid())
-            assert facts.ancestors[:2] == (os.getpid(), os.getppid())
+            assert tuple(each.pid for each in facts.ancestors[:2]) == (os.getpid(), os.getppid())
             listed = Path(f"/proc/{sleeper.pid}/cgroup").read_text().splitlines()
             assert f"0::{facts.cgroup}" in listed or not any(each.startswith("0::") for each in listed)
         finally:
@@ -171,7 +171,7 @@ def test_odd_names_and_arguments_are_read_as_they_are() -> None:
         facts = Processes().facts_of(process.pid)
         assert facts is not None
         assert facts.command == "a) R 1\n\udcff"
-        assert facts.ancestors[0] == os.getpid()
+        assert facts.ancestors[0].pid == os.getpid()
         assert facts.arguments == (sys.executable, "-c", text)
 
 

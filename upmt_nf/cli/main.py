@@ -10,16 +10,21 @@ import typer
 
 from upmt_nf import __version__
 from upmt_nf.cli import (
+    assignments,
     daemons,
     declaring,
     doctor,
     enrolment,
     forwards,
+    handovers,
     leases,
+    policy,
     reading,
     rules,
     schema,
     steering,
+    trace,
+    watch,
     why,
 )
 from upmt_nf.cli.lab import lab_app
@@ -41,7 +46,20 @@ app.add_typer(daemons.anchor_app, name="anchor")
 app.add_typer(daemons.mobile_host_app, name="mobile-host")
 app.add_typer(rules.rules_app, name="rules")
 app.add_typer(lab_app, name="lab")
-for noun in (reading, why, steering, declaring, rules, doctor, schema):
+app.add_typer(policy.policy_app, name="policy")
+app.add_typer(trace.trace_app, name="trace")
+for noun in (
+    reading,
+    assignments,
+    why,
+    steering,
+    handovers,
+    watch,
+    declaring,
+    rules,
+    doctor,
+    schema,
+):
     noun.register(app)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from upmt_nf.cli.tables import console, data_size, print_json, print_table
 from upmt_nf.daemon.control_client import call
-from upmt_nf.model.errors import NoDaemonError, UpmtError
+from upmt_nf.model.errors import NoDaemonError, UpmtError, UsageError
 
 _POLL = 0.1
 """Seconds between two looks of `status --wait`."""
@@ -121,8 +121,25 @@ def _print_anchor(value: dict[str, Any]) -> None:
     print_table(None, columns, value["associations"])
 
 
-def networks(json: Json = False) -> None:
-    """The access networks of this host."""
+def networks(
+    action: Annotated[
+        str | None, typer.Argument(help="`test`: say what is known of one network's way.")
+    ] = None,
+    name: Annotated[str | None, typer.Argument(help="The network to test.")] = None,
+    json: Json = False,
+) -> None:
+    """The access networks of this host; `networks test NAME`: what is known of one's way to the anchor."""
+    if action is not None:
+        if action != "test" or name is None:
+            raise UsageError("say `upmt networks`, or `upmt networks test NAME`")
+        trial = call("network-test", network=name)
+        if json:
+            print_json(trial)
+        else:
+            print_table(None, {"CHECK": "check", "STATE": "state", "DETAIL": "detail"}, trial["checks"])
+        if not trial["passed"]:
+            raise typer.Exit(1)
+        return
     value = call("networks")
     print_json(value) if json else _print_networks(value)
 
@@ -172,11 +189,16 @@ def _print_apps(rows: list[dict[str, Any]]) -> None:
     columns = {
         "APPLICATION": "name",
         "NETWORK": "network",
-        "POLICY": "policy",
+        "POLICY": "rule",
         "FLOWS": "flows",
         "MATCH": "match",
     }
-    print_table(None, columns, rows)
+    print_table(None, columns, [{**row, "rule": _policy_of(row)} for row in rows])
+
+
+def _policy_of(row: dict[str, Any]) -> str:
+    policy = row["policy_name"] or ", ".join(row["policy"])
+    return f"{policy} (locked to {row['locked']})" if row["locked"] else policy
 
 
 def flows(json: Json = False) -> None:
@@ -192,6 +214,7 @@ def flows(json: Json = False) -> None:
         "APPLICATION": "application",
         "PID": "pid",
         "COMMAND": "command",
+        "TOLD BY": "mechanism",
         "NETWORK": "network",
         "TUNNEL": "tunnel_id",
         "PACKETS": "packets",

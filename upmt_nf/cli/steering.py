@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import Enum
+from ipaddress import ip_address
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,9 @@ import typer
 from upmt_nf.cli.reading import Json
 from upmt_nf.cli.tables import print_json
 from upmt_nf.daemon.control_client import call
+from upmt_nf.linux import resolver_view
 from upmt_nf.model.errors import UsageError
+from upmt_nf.model.flow import IPAddress
 
 
 class OnNoNetwork(Enum):
@@ -37,15 +40,38 @@ def run(
     app: Annotated[
         str | None, typer.Option("--app", help="Application to belong to; the command's name by default.")
     ] = None,
+    resolver: Annotated[
+        list[str] | None,
+        typer.Option("--resolver", help="Name server that the command asks itself; may be repeated."),
+    ] = None,
+    system_resolver: Annotated[
+        bool, typer.Option("--system-resolver", help="Leave look-ups to the system, whoever makes them.")
+    ] = False,
 ) -> None:
     """Run a command as a member of an application; its first packet already goes by that application's network."""
     name = app or os.path.basename(command[0])
+    servers = _servers(resolver, system_resolver)
     # The daemon puts *this* process into the application's cgroup; the command inherits it through exec.
     call("join", application=name)
+    if servers:
+        resolver_view.own_view(servers)
     try:
         os.execvp(command[0], command)
     except OSError as reason:
         raise UsageError(f"cannot run {command[0]}: {reason.strerror}") from reason
+
+
+def _servers(asked: list[str] | None, leave: bool) -> list[IPAddress]:
+    """The name servers of a view of its own; none where the command asks the system's servers itself anyway."""
+    if asked and leave:
+        raise UsageError("either --resolver or --system-resolver")
+    if asked:
+        try:
+            return [ip_address(text) for text in asked]
+        except ValueError as reason:
+            raise UsageError(f"--resolver takes the address of a name server: {reason}") from reason
+    facts = resolver_view.look()
+    return list(facts.upstream) if facts.helpers and not leave else []
 
 
 def assign(
@@ -53,7 +79,7 @@ def assign(
         str,
         typer.Option(
             "--to",
-            help="Network, or networks in order of preference: lte,wifi or any; native to be left alone.",
+            help="Policy, network, or networks in order: voice or lte,wifi or any; native to be left alone.",
         ),
     ],
     app: Annotated[
@@ -70,7 +96,17 @@ def assign(
     cgroup: Annotated[str | None, typer.Option("--cgroup", help="Path below the cgroup v2 root.")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="systemd unit or slice.")] = None,
     pid: Annotated[int | None, typer.Option("--pid", help="A running process and its children.")] = None,
+    children: Annotated[
+        bool | None,
+        typer.Option("--children/--no-children", help="Descendants as well; by default those of a pid."),
+    ] = None,
+    container: Annotated[str | None, typer.Option("--container", help="A container's name or id.")] = None,
     destination: Annotated[str | None, typer.Option("--destination", help="CIDR[:PORT].")] = None,
+    destination_name: Annotated[
+        str | None, typer.Option("--destination-name", help="A host's name; its addresses are kept fresh.")
+    ] = None,
+    port: Annotated[str | None, typer.Option("--port", help="Destination port, or FIRST-LAST.")] = None,
+    dscp: Annotated[str | None, typer.Option("--dscp", help="0 to 63, or EF, AF41, CS5 ...")] = None,
     on_no_network: Annotated[
         OnNoNetwork | None,
         typer.Option("--on-no-network", help="What becomes of its packets when no allowed network is left."),
@@ -86,13 +122,19 @@ def assign(
         "gid": gid,
         "cgroup": cgroup,
         "unit": unit,
+        "container": container,
         "pid": pid,
+        "children": children,
         "destination": destination,
+        "destination_name": destination_name,
+        "port": port,
+        "dscp": dscp,
     }
     match = {key: value for key, value in given.items() if value is not None}
     if not match and app is None:
         raise UsageError(
-            "say what to assign: --command, --executable, --uid, --gid, --cgroup, --unit, --pid, --destination or --app"
+            "say what to assign: --command, --executable, --uid, --gid, --cgroup, --unit, --container, --pid, "
+            "--destination, --destination-name, --port, --dscp or --app"
         )
     more: dict[str, Any] = {"on_no_network": on_no_network.value} if on_no_network is not None else {}
     answer = call("assign", application=app, match=match, networks=to.split(","), save=save, **more)

@@ -88,7 +88,22 @@ def _flow(flow: dict[str, Any], with_process: bool) -> list[str]:
     return lines
 
 
+_FOUND_BY = {
+    "socket_record": "its process by the kernel's record of sockets",
+    "search": "its process by a search in /proc",
+    "remembered": "its process had ended and was remembered",
+    "nobody": "its process was not found",
+}
+
+
 def _classification(found: dict[str, Any]) -> str:
+    said = _decision(found)
+    if found["found_by"] is not None:
+        said += f"; {_FOUND_BY[found['found_by']]}"
+    return said + ("; a guess: an earlier rule may have been meant" if found["is_guess"] else "")
+
+
+def _decision(found: dict[str, Any]) -> str:
     if found["mechanism"] == "default":
         return f"as no rule of {found['of']} names it" if found["of"] else "as there are no rules"
     if found["rule"] is None:

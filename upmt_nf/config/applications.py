@@ -12,6 +12,8 @@ from typing import Any
 
 from upmt_nf.config.checked import Section, checked
 from upmt_nf.config.mobile_host import (
+    NATIVE,
+    TUNNEL,
     ApplicationSection,
     MatchSection,
     MobileHostConfig,
@@ -82,7 +84,7 @@ def differences(old: Sequence[ApplicationSection], new: Sequence[ApplicationSect
 def _changes(name: str, old: ApplicationSection | None, new: ApplicationSection) -> Iterator[str]:
     if old is None:
         yield f"{name}: added, {_policy(new)}"
-        old = ApplicationSection(name=new.name, networks=new.networks, policy=new.policy)
+        old = new.model_copy(update={"match": (), "on_no_network": None})
     elif _policy(old) != _policy(new):
         yield f"{name}: {_policy(old)} -> {_policy(new)}"
     if old.on_no_network != new.on_no_network:
@@ -95,7 +97,13 @@ def _changes(name: str, old: ApplicationSection | None, new: ApplicationSection)
 
 
 def _policy(section: ApplicationSection) -> str:
-    return "native" if section.policy == "native" else f"networks {', '.join(section.networks)}"
+    if section.policy == NATIVE:
+        return NATIVE
+    networks = f"networks {', '.join(section.networks)}"
+    if section.policy == TUNNEL:
+        return networks
+    named = f"policy {section.policy}"
+    return f"{named}, {networks}" if "networks" in section.model_fields_set else named
 
 
 def _said(match: MatchSection) -> str:

@@ -3,16 +3,44 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
 from upmt_nf.config.checked import Complaint, Section, checked
+from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
+from upmt_nf.config.policies import (
+    NetworkOrder,
+    PolicyBook,
+    PolicySection,
+    listed,
+    policy_book,
+    too_small,
+    with_networks,
+)
+from upmt_nf.config.quantities import Rate, WrittenBudget
 from upmt_nf.config.values import InterfaceName, Name, Port
 from upmt_nf.model.flow import Endpoint
-from upmt_nf.model.identity import DEFAULT_APPLICATION
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
+from upmt_nf.policy.network import NetworkFacts, Protection
+from upmt_nf.policy.policy import Kind, Policy
+
+
+def read_endpoint(value: Any) -> Endpoint:
+    """`127.0.0.1:9377` or `[::1]:9377`. Raises ValueError."""
+    if isinstance(value, Endpoint):
+        return value
+    host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    try:
+        if not re.fullmatch(r"\d{1,5}", port) or not 1 <= int(port) <= 65535:
+            raise ValueError
+        return Endpoint(ip_address(host.removeprefix("[").removesuffix("]")), int(port))
+    except ValueError:
+        raise ValueError(f"{value!r} is not an address and a port such as 127.0.0.1:9377") from None
 
 
 def check_identity(value: str) -> str:
@@ -22,12 +50,19 @@ def check_identity(value: str) -> str:
     return value
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+TUNNEL, NATIVE = "tunnel", "native"
+NO_POLICY = (TUNNEL, NATIVE)
+"""What `application.policy` may say beside the name of a policy."""
 
 
-NetworkOrder = Annotated[tuple[Name, ...], BeforeValidator(_listed), Field(min_length=1)]
-"""Networks in order of preference; `any` stands for all others in the order of the file."""
+def _checked_by(reader: Callable[[Any], object]) -> Callable[[Any], Any]:
+    """A value that stays as it is written, once `reader` has understood it."""
+
+    def check(value: Any) -> Any:
+        reader(value)
+        return value
+
+    return check
 
 
 class MobileHostSection(Section):
@@ -61,6 +96,10 @@ class MobileHostSection(Section):
     lease_time: Annotated[int, Field(ge=1, le=604800)] = 3600
     """Seconds of association asked of the anchor."""
     max_flows: Annotated[int, Field(ge=16)] = 131072
+    records: str = "/var/lib/upmt/records.sqlite"
+    """File that remembers what was spent of budgets, and the last handovers."""
+    metrics: Annotated[Endpoint, PlainValidator(read_endpoint)] | None = None
+    """Address and port at which Prometheus may ask; nobody may when left out."""
     default: Literal["tunnel", "native"] = "tunnel"
     """What becomes of everything that no application names: by the tunnels (the paper's way), or left alone."""
 
@@ -104,6 +143,29 @@ class NetworkSection(Section):
     """Cost of a gigabyte in the administrator's own unit."""
     protection: Literal["plain", "cookie", "sealed"] = "plain"
     """Tunnel format: none, against forgers off the path, against readers and changers on the path."""
+    kind: Literal["wired", "wifi", "cellular", "satellite", "other"] = "other"
+    metered: bool = False
+    """Somebody pays by the byte, whatever `cost` says."""
+    trusted: bool = True
+    """Its operator may see what is not encrypted."""
+    throughput: Rate | None = None
+    """What it carries at most, both ways together."""
+    budgets: Annotated[tuple[WrittenBudget, ...], BeforeValidator(listed)] = ()
+    """Of all applications together."""
+
+    def facts(self) -> NetworkFacts:
+        """As policies see it."""
+        name = NetworkName(self.name)
+        return NetworkFacts(
+            name,
+            self.kind,
+            self.cost,
+            self.metered,
+            self.trusted,
+            Protection[self.protection.upper()],
+            self.throughput,
+            tuple(replace(budget, network=name) for budget in self.budgets),
+        )
 
 
 class MatchSection(Section):
@@ -116,19 +178,49 @@ class MatchSection(Section):
     cgroup: str | None = None
     unit: str | None = None
     pid: Annotated[int, Field(ge=1)] | None = None
+    children: bool | None = None
+    """Descendants of the process that `command`, `executable` or `pid` names as well; by default those of a pid."""
+    container: str | None = None
+    """Name or id of a container whose engine gives it a cgroup."""
+    port: Annotated[int | str, AfterValidator(_checked_by(read_ports))] | None = None
+    """The destination's port, or a range such as `8000-8010`."""
+    dscp: Annotated[int | str, AfterValidator(_checked_by(read_dscp))] | None = None
+    """0 to 63, or a name such as `EF`, `AF41`, `CS5`."""
+    destination_name: Annotated[str, AfterValidator(_checked_by(read_host_name))] | None = None
+    """Name of a host; its addresses are asked for again and again."""
     destination: str | None = None
     """Network and, if wanted, port: `86.0.0.0/8`, `86.0.0.1:443`, `[2001:db8::]/32`."""
 
     @property
     def found_late(self) -> str | None:
         """The first condition that is only known once a packet is on its way."""
-        late = ("command", "executable", "gid", "cgroup", "unit", "pid")
-        return next((name for name in late if getattr(self, name) is not None), None)
+        late = (
+            "command",
+            "executable",
+            "gid",
+            "cgroup",
+            "unit",
+            "pid",
+            "container",
+            "dscp",
+            "destination_name",
+        )
+        found = next((name for name in late if getattr(self, name) is not None), None)
+        return found or ("port" if isinstance(self.port, str) and "-" in self.port else None)
 
     @model_validator(mode="after")
     def _says_something(self) -> MatchSection:
         if not self.model_fields_set:
             raise ValueError("a match needs at least one condition")
+        if self.destination is not None and self.destination_name is not None:
+            raise ValueError("a destination is a network or a name, not both")
+        if (
+            self.children is not None
+            and self.command is None
+            and self.executable is None
+            and self.pid is None
+        ):
+            raise ValueError("children are those of a command, an executable or a pid: name one")
         return self
 
 
@@ -137,8 +229,9 @@ class ApplicationSection(Section):
 
     name: Name
     networks: NetworkOrder = ("any",)
-    policy: Literal["tunnel", "native"] = "tunnel"
-    """`native`: left alone, as if UPMT were not there."""
+    policy: str = TUNNEL
+    """`native`: left alone, as if UPMT were not there; or a `[[policy]]`, a profile or a kind, whose networks are then
+    those of `networks`, if given."""
     on_no_network: Literal["hold", "reject", "native"] | None = None
     """The kill switch: hold or refuse packets when no allowed network is left, also when the daemon has died; or
     let new flows leave as if UPMT were not there. By default held while there is an association."""
@@ -155,6 +248,30 @@ class MobileHostConfig(Section):
     ] = None
     network: Annotated[tuple[NetworkSection, ...], Field(min_length=1, max_length=MAX_NETWORKS)]
     application: tuple[ApplicationSection, ...] = ()
+    policy: tuple[PolicySection, ...] = ()
+
+    def facts(self) -> tuple[NetworkFacts, ...]:
+        """The networks as policies see them, in the order of the file."""
+        return tuple(section.facts() for section in self.network)
+
+    def book(self) -> PolicyBook:
+        """All policies that an application may name."""
+        return policy_book(self.policy, self.facts())
+
+    def choice_of(self, section: ApplicationSection) -> Policy | tuple[str, ...]:
+        """What an application goes by: its policy, or its list of networks."""
+        if section.policy in NO_POLICY:
+            return section.networks
+        policy = self.book().policies[section.policy]
+        if "networks" in section.model_fields_set:
+            policy = with_networks(policy, section.networks, self.facts())
+        return policy
+
+    def policies(self) -> dict[ApplicationName, Policy]:
+        """The policies of the applications that name one."""
+        named = [section for section in self.application if section.policy not in NO_POLICY]
+        found = {ApplicationName(section.name): self.choice_of(section) for section in named}
+        return {name: policy for name, policy in found.items() if isinstance(policy, Policy)}
 
     @model_validator(mode="before")
     @classmethod
@@ -211,6 +328,14 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
             )
         if network.gateway and network.gateway.version != config.anchor.address.version:
             yield ("network", index, "gateway"), "is of another address family than the anchor"
+        for budget in network.budgets:
+            if budget.network not in (None, network.name):
+                yield ("network", index, "budgets"), f"{budget}: is a budget of {network.name} alone"
+            if reason := too_small(
+                budget, [NetworkName(network.name)], {network.facts().name: network.facts()}
+            ):
+                yield ("network", index, "budgets"), reason
+    yield from _policies(config, known)
     yield from _contradictory_policies(config)
     for index, application in enumerate(config.application):
         for name in application.networks:
@@ -219,6 +344,33 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                     ("application", index, "networks"),
                     f"there is no network {name!r}; there are {', '.join(sorted(known))}",
                 )
+
+
+def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:
+    book = config.book()
+    yield from book.complaints
+    facts = {item.name: item for item in config.facts()}
+    for index, application in enumerate(config.application):
+        if application.policy in NO_POLICY:
+            continue
+        policy = book.policies.get(application.policy)
+        if policy is None:
+            names = ", ".join([*NO_POLICY, *book.policies])
+            yield (
+                ("application", index, "policy"),
+                f"there is no policy {application.policy!r}; there are {names}",
+            )
+            continue
+        if "networks" not in application.model_fields_set:
+            continue
+        if policy.kind is Kind.BLOCK:
+            yield ("application", index, "networks"), f"the policy {application.policy} allows none"
+        elif set(application.networks) <= known | {"any"}:
+            chosen = with_networks(policy, application.networks, tuple(facts.values()))
+            reasons = {name: chosen.never(facts[name]) for name in chosen.networks}
+            if all(reasons.values()):
+                said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+                yield ("application", index, "networks"), f"its policy can never be satisfied: {said}"
 
 
 def _contradictory_policies(config: MobileHostConfig) -> Iterator[Complaint]:

@@ -1,42 +1,42 @@
 """Which rules and cgroups make which application, and whose a new flow is.
 
-First match wins: what `upmt run` started, then what was assigned at run time (latest first), then the configuration.
+First match wins: what `upmt run` started, then what was assigned at run time (latest first), then what is declared.
 """
 
 from __future__ import annotations
 
-import grp
-import os
-import pwd
-import time
+import logging
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal
 
 from upmt_nf.classify.facts import ProcessFacts
-from upmt_nf.classify.reasons import MARKED, UNNAMED, Decider, Reason
+from upmt_nf.classify.reasons import MARKED, Decider, Finder, Mechanism, Reason, mechanism_of
 from upmt_nf.classify.rules import (
     ApplicationRule,
     first_match,
+    is_guess,
     needs_lookup,
     netfilter_lines,
-    parse_destination,
+    netfilter_part,
 )
 from upmt_nf.config.mobile_host import ApplicationSection, MatchSection
+from upmt_nf.daemon.flow_owners import UNASKED, FlowOwners, Owner
+from upmt_nf.daemon.matches import conditions_said, rule_of
 from upmt_nf.datapath.host_forwarder import Classified
 from upmt_nf.datapath.paft import FlowEntry
-from upmt_nf.linux.processes import Processes
-from upmt_nf.linux.sock_diag import SockDiag, SocketFacts
+from upmt_nf.linux.process_events import ProcessEvents
+from upmt_nf.linux.sock_diag import SocketFacts
 from upmt_nf.model.errors import UsageError
-from upmt_nf.model.flow import FlowBytes, FlowKey
+from upmt_nf.model.flow import FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
-from upmt_nf.model.names import MAX_APPLICATION_ID, application_in
+from upmt_nf.model.names import CGROUP_ROOT, MAX_APPLICATION_ID, application_in
+
+log = logging.getLogger(__name__)
 
 _MAX_NAME = 64
-_NAMED_AT_ONCE = 100
-_STILL_ALIVE = 10.0
-"""Seconds of silence after which a flow's socket is not looked for any more."""
 
 
 @dataclass(slots=True)
@@ -76,8 +76,12 @@ class Applications:
     """All applications of this host."""
 
     def __init__(
-        self, configured: Iterable[ApplicationSection], default: Literal["tunnel", "native"] = "tunnel"
+        self,
+        configured: Iterable[ApplicationSection],
+        default: Literal["tunnel", "native"] = "tunnel",
+        is_settled: Callable[[str], bool] = lambda path: True,
     ) -> None:
+        """`is_settled`: whether a cgroup of ours is still the directory that netfilter's rules were loaded with."""
         self.by_name: dict[ApplicationName, Application] = {}
         self.by_id: dict[ApplicationId, Application] = {}
         self.started: list[ApplicationRule] = []
@@ -89,11 +93,10 @@ class Applications:
         self._assigned: list[ApplicationRule] = []
         self._declared: dict[Source, list[ApplicationRule]] = {source: [] for source in Source}
         self.sections: dict[Source, tuple[ApplicationSection, ...]] = dict.fromkeys(Source, ())
-        self._sockets = SockDiag()
-        # The daemon's own raw sockets send no application's packets.
-        self._processes = Processes(ignored=os.getpid())
+        self._addresses: dict[str, tuple[IPAddress, ...]] = {}
+        self.owners = FlowOwners()
+        self._is_settled = is_settled
         self._add(DEFAULT_APPLICATION).is_native = default == "native"
-        self._default = default
         self.declare(Source.CONFIGURATION, tuple(configured))
 
     @property
@@ -112,18 +115,18 @@ class Applications:
         made = {section.name: [_given(match) for match in section.match] for section in sections}
         for matches in made.values():
             for given in matches:
-                _rule(DEFAULT_APPLICATION_ID, given)
+                rule_of(DEFAULT_APPLICATION_ID, given)
         before = self._effective()
         for old in self.sections[source]:
             application = self.by_name[ApplicationName(old.name)]
             for match in old.match:
-                application.conditions.remove(_said(_given(match)))
+                application.conditions.remove(conditions_said(_given(match)))
         self._declared[source].clear()
         for section in sections:
             application = self.define(ApplicationName(section.name))
             for given in made[section.name]:
-                self._declared[source].append(_rule(application.id, given))
-                application.conditions.append(_said(given))
+                self._declared[source].append(self._declared_rule(application.id, given))
+                application.conditions.append(conditions_said(given))
         self.sections[source] = sections
         after = self._effective()
         changed: dict[ApplicationName, tuple[str, ...] | None] = {}
@@ -145,6 +148,10 @@ class Applications:
     def policies(self) -> dict[ApplicationName, tuple[str, ...]]:
         """What is declared of the networks of each application."""
         return {ApplicationName(name): section.networks for name, section in self._effective().items()}
+
+    def section_of(self, name: ApplicationName) -> ApplicationSection | None:
+        """What is declared of an application."""
+        return self._effective().get(name)
 
     def _settle(self, application: Application, section: ApplicationSection | None) -> None:
         if application.name != DEFAULT_APPLICATION:
@@ -182,18 +189,30 @@ class Applications:
         `queue`: where first packets go that the agent must tell apart before they are routed.
         """
         native = frozenset(each.id for each in self.by_name.values() if each.goes_native)
-        return netfilter_lines(self.rules, native, version, queue)
+        return netfilter_lines(self.rules, native, version, queue, self._is_decidable)
 
-    def is_left_alone(self, key: FlowBytes, mark: int) -> bool:
+    def is_left_alone(self, key: FlowBytes, mark: int, dscp: int = 0) -> bool:
         """Whether a flow that begins is an application's that is left alone."""
-        return self.by_id[self.classify(key, mark).application_id].goes_native
+        return self.by_id[self.classify(key, mark, dscp).application_id].goes_native
+
+    def _is_decidable(self, rule: ApplicationRule) -> bool:
+        """Netfilter takes a cgroup's path for the directory of that moment: only our own live as long as the rules."""
+        path = (rule.cgroup or "").strip("/")
+        return rule.cgroup is None or (path.startswith(f"{CGROUP_ROOT}/") and self._is_settled(path))
+
+    @property
+    def needs_lookup(self) -> bool:
+        """Whether flows that netfilter leaves unmarked need their process."""
+        return needs_lookup(self.rules, self._is_decidable)
 
     def define(self, name: ApplicationName) -> Application:
         """The application of that name, made when it is new. Raises UsageError for a bad name."""
         if name in self.by_name:
             return self.by_name[name]
         if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
-            raise UsageError(f"{name!r} is no name for an application: 1 to {_MAX_NAME} printable characters")
+            raise UsageError(
+                f"{name!r} is no name for an application: 1 to {_MAX_NAME} printable characters (give one with --app)"
+            )
         return self._add(name)
 
     def _add(self, name: ApplicationName) -> Application:
@@ -218,20 +237,71 @@ class Applications:
 
         Without a name the application is called by its conditions. Raises UsageError.
         """
-        said = _said(match)
+        said = conditions_said(match)
         application = self.define(ApplicationName(name if name is not None else said))
         if not match:
             return application, None
-        rule = _rule(application.id, match)
+        rule = self._addressed(rule_of(application.id, match, self._began))
         # The same conditions for another application before would make this one dead.
         self._assigned = [rule, *(old for old in self._assigned if not _same_conditions(old, rule))]
         if said not in application.conditions:
             application.conditions.append(said)
         return application, rule
 
+    def _declared_rule(self, application: ApplicationId, given: Mapping[str, Any]) -> ApplicationRule:
+        return self._addressed(rule_of(application, given, self._began_if_there))
+
+    def _addressed(self, rule: ApplicationRule) -> ApplicationRule:
+        if rule.destination_name is None:
+            return rule
+        return replace(rule, addresses=self._addresses.get(rule.destination_name, ()))
+
+    def _began(self, pid: int) -> int:
+        facts = self.owners.facts_of(pid)
+        if facts is None:
+            raise UsageError(f"there is no process {pid}")
+        return facts.started
+
+    def _began_if_there(self, pid: int) -> int:
+        facts = self.owners.facts_of(pid)
+        if facts is None:
+            log.warning("there is no process %d: the configuration's rule for it matches nothing", pid)
+        return facts.started if facts is not None else -1
+
+    # --- destinations by name ---
+
+    @property
+    def destination_names(self) -> set[str]:
+        """The names whose addresses are wanted."""
+        return {rule.destination_name for rule in self.rules if rule.destination_name is not None}
+
+    def set_addresses(self, name: str, addresses: tuple[IPAddress, ...]) -> bool:
+        """The addresses that a name has now; whether any rule changed by that."""
+        if self._addresses.get(name, ()) == addresses:
+            return False
+        self._addresses[name] = addresses
+
+        def renewed(rules: list[ApplicationRule]) -> list[ApplicationRule]:
+            return [
+                replace(rule, addresses=addresses) if rule.destination_name == name else rule
+                for rule in rules
+            ]
+
+        self._assigned = renewed(self._assigned)
+        self._declared = {source: renewed(rules) for source, rules in self._declared.items()}
+        return True
+
     # --- whose is it ---
 
-    def classify(self, key: FlowBytes, mark: int) -> Classified:
+    def watch_processes(self, hierarchy: Path | None) -> ProcessEvents | None:
+        """Use what the kernel tells of processes and sockets from now on (see `FlowOwners`)."""
+        return self.owners.watch(hierarchy)
+
+    def close(self) -> None:
+        """Take what is in the kernel out of it."""
+        self.owners.close()
+
+    def classify(self, key: FlowBytes, mark: int, dscp: int = 0) -> Classified:
         """Whose a new flow is: netfilter's mark if there is one, else the first rule that matches."""
         flow = FlowKey.unpacked(key)
         marked = ApplicationId(application_in(mark))
@@ -239,37 +309,38 @@ class Applications:
         if is_marked:
             return Classified(marked, 0, "", MARKED)
         # Without a rule that asks for it, who it is can be found out when somebody wants to know (`name_processes`).
-        return self._look_up(flow, is_needed=needs_lookup(self.rules))
+        return self._look_up(flow, dscp, is_needed=self.needs_lookup)
 
     def classify_incoming(self, key: FlowBytes) -> Classified:
         """Whose a flow is that a correspondent began: netfilter marks our own packets only, so the socket is asked."""
-        return self._look_up(FlowKey.unpacked(key), is_needed=bool(self.rules))
+        return self._look_up(FlowKey.unpacked(key), 0, is_needed=bool(self.rules))
 
-    def _look_up(self, flow: FlowKey, *, is_needed: bool) -> Classified:
-        pid = self._pid_behind(flow) if is_needed else 0
-        facts = self._processes.facts_of(pid) if pid else None
-        rule = first_match(self.rules, flow, facts)
-        command = facts.command if facts is not None else ""
-        if rule is None:
-            return Classified(DEFAULT_APPLICATION_ID, pid, command, UNNAMED)
-        return Classified(rule.application, pid, command, Reason(Decider.AGENT, rule))
+    def _look_up(self, flow: FlowKey, dscp: int, *, is_needed: bool) -> Classified:
+        owner = self.owners.behind(flow) if is_needed else UNASKED
+        facts, rules = owner.process, self.rules
+        rule = first_match(rules, flow, facts, dscp)
+        why = Reason(Decider.AGENT, rule, owner.found_by, _is_guess(owner, rules, rule, flow, dscp))
+        id = rule.application if rule is not None else DEFAULT_APPLICATION_ID
+        pid, command = (facts.pid, facts.command) if facts is not None else (0, "")
+        return Classified(id, pid, command, why, owner.cookie, has_ended=not owner.has_socket)
 
     def reclassify(self, entries: Iterable[FlowEntry], rule: ApplicationRule) -> list[FlowKey]:
         """Running flows that a new rule claims become its application's; gives them (adopting a program)."""
-        known: dict[int, ProcessFacts | None] = {}
         moved: list[FlowKey] = []
         for entry in entries:
-            flow = entry.flow
-            if rule.needs_process or rule.uid is not None or rule.gid is not None or rule.cgroup is not None:
-                pid = self._pid_behind(flow) or entry.pid
-                if pid not in known:
-                    known[pid] = self._processes.facts_of(pid) if pid else None
-                facts = known[pid]
-                entry.pid = pid
-            else:
-                facts = None
-            if entry.application_id != rule.application and first_match(self.rules, flow, facts) == rule:
-                entry.application_id, entry.why = rule.application, Reason(Decider.AGENT, rule)
+            flow, owner = entry.flow, UNASKED
+            if not rule.matches_flow(flow, entry.dscp):
+                continue
+            if rule.asks_for_process:
+                owner = self.owners.behind(flow)
+                if owner.process is None and entry.pid:
+                    owner = Owner(self.owners.facts_of(entry.pid), Finder.REMEMBERED)
+                if owner.process is not None:
+                    entry.pid, entry.command = owner.process.pid, owner.process.command
+            found = first_match(self.rules, flow, owner.process, entry.dscp)
+            if found == rule and entry.application_id != rule.application:
+                entry.application_id = rule.application
+                entry.why = Reason(Decider.AGENT, rule, owner.found_by)
                 moved.append(flow)
         return moved
 
@@ -283,10 +354,10 @@ class Applications:
         touched = {rule.application for rule in gone}
         moved: dict[ApplicationName, list[FlowKey]] = {}
         for entry in entries:
-            if entry.application_id not in touched or self._sockets.find(entry.flow) is None:
+            if entry.application_id not in touched:
                 continue
-            found = self._look_up(entry.flow, is_needed=True)
-            if found.application_id != entry.application_id:
+            found = self._look_up(entry.flow, entry.dscp, is_needed=True)
+            if not found.has_ended and found.application_id != entry.application_id:
                 entry.application_id, entry.why, entry.mark = found.application_id, found.why, 0
                 moved.setdefault(self.by_id[found.application_id].name, []).append(entry.flow)
         return moved
@@ -294,33 +365,48 @@ class Applications:
     @property
     def counters(self) -> dict[str, int]:
         """What was not found out, by reason."""
-        return {"processes_unsearched": self._processes.unsearched}
+        return self.owners.counters
 
     def name_processes(self, entries: Iterable[FlowEntry], now: float) -> None:
-        """Find the processes of flows that were not looked up when they began, as netfilter had decided alone.
-
-        Of the busiest moments' flows only the newest: this is for people to read, and packets wait meanwhile.
-        """
-        unnamed = [entry for entry in entries if not entry.pid and now - entry.last_seen < _STILL_ALIVE]
-        sockets = {
-            entry.key: socket.inode
-            for entry in unnamed[-_NAMED_AT_ONCE:]
-            if (socket := self._sockets.find(entry.flow)) is not None
-        }
-        owners = self._processes.owners_of(set(sockets.values()))
-        for entry in unnamed:
-            entry.pid = owners.get(sockets.get(entry.key, 0), 0)
-            entry.command = self._processes.command_of(entry.pid) if entry.pid else ""
+        """Find the processes of flows that nobody looked up when they began: for people to read."""
+        self.owners.name_processes(entries, now)
 
     def look(self, flow: FlowKey) -> tuple[SocketFacts | None, ProcessFacts | None]:
         """The socket and the process behind a flow as they are now, whatever it costs: for people who ask."""
-        socket = self._sockets.find(flow)
-        pid = self._processes.owners_of([socket.inode]).get(socket.inode) if socket is not None else None
-        return socket, self.facts_of(pid) if pid else None
+        return self.owners.look(flow)
 
     def facts_of(self, pid: int) -> ProcessFacts | None:
         """What can be known of a process; None when there is none of that number."""
-        return self._processes.facts_of(pid)
+        return self.owners.facts_of(pid)
+
+    def mechanism_of(self, entry: FlowEntry) -> Mechanism:
+        """By what a flow was told from others. Netfilter leaves its mark alone: the mechanism of its rules for that."""
+        reason = entry.why if isinstance(entry.why, Reason) else Reason(Decider.AGENT)
+        if reason.rule is not None:
+            return mechanism_of(reason.rule)
+        if reason.decider is Decider.AGENT:
+            return Mechanism.DEFAULT
+        fitting = {
+            mechanism_of(rule)
+            for rule in netfilter_part(self.rules, self._is_decidable)
+            if rule.application == entry.application_id and rule.matches_flow(entry.flow, entry.dscp)
+        }
+        return fitting.pop() if len(fitting) == 1 else Mechanism.MARK
+
+    def assignments(self) -> list[dict[str, Any]]:
+        """Every rule in the order of trial, as `upmt assignments --json` prints it."""
+        by_netfilter = len(netfilter_part(self.rules, self._is_decidable))
+        return [
+            {
+                "place": place,
+                "application": self.by_id[rule.application].name,
+                "conditions": str(rule),
+                "addresses": [str(address) for address in rule.addresses],
+                "origin": self.origin_of(rule),
+                "decided_by": (Decider.NETFILTER if place <= by_netfilter else Decider.AGENT).value,
+            }
+            for place, rule in enumerate(self.rules, start=1)
+        ]
 
     def origin_of(self, rule: ApplicationRule) -> str:
         """Where a rule comes from: `upmt run`, `upmt assign` or the configuration."""
@@ -331,12 +417,6 @@ class Applications:
         found = (source.value for source, rules in self._declared.items() if rule in rules)
         return next(found, Source.CONFIGURATION.value)
 
-    def _pid_behind(self, flow: FlowKey) -> int:
-        socket = self._sockets.find(flow)
-        if socket is None or socket.inode == 0:
-            return 0
-        return self._processes.owner_of(socket.inode, socket.uid, time.monotonic()) or 0
-
 
 def _settings(section: ApplicationSection | None) -> object:
     return section and (section.networks, section.policy, section.on_no_network)
@@ -346,45 +426,18 @@ def _given(match: MatchSection) -> dict[str, Any]:
     return match.model_dump(exclude_none=True)
 
 
-def _said(match: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in match.items())
+def _is_guess(
+    owner: Owner,
+    rules: Iterable[ApplicationRule],
+    found: ApplicationRule | None,
+    flow: FlowKey,
+    dscp: int,
+) -> bool:
+    """Whether another answer was possible, had the process been known for certain."""
+    if owner.found_by is None or owner.is_certain:
+        return False
+    return is_guess(rules, None if owner.process is not None else found, flow, dscp)
 
 
 def _same_conditions(one: ApplicationRule, other: ApplicationRule) -> bool:
-    fields = ("command", "executable", "uid", "gid", "cgroup", "unit", "pid", "destination", "port")
-    return all(getattr(one, name) == getattr(other, name) for name in fields)
-
-
-_TEXTS = frozenset(("command", "executable", "cgroup", "unit"))
-
-
-def _rule(application: ApplicationId, match: Mapping[str, Any]) -> ApplicationRule:
-    """A rule from conditions as people write them. Raises UsageError that names the condition."""
-    fields: dict[str, Any] = {}
-    for key, value in match.items():
-        match key:
-            case "destination":
-                fields["destination"], fields["port"] = parse_destination(str(value))
-            case "uid":
-                fields["uid"] = _number(key, value, lambda name: pwd.getpwnam(name).pw_uid)
-            case "gid":
-                fields["gid"] = _number(key, value, lambda name: grp.getgrnam(name).gr_gid)
-            case "pid":
-                fields["pid"] = _number(key, value, None)
-            case _ if key in _TEXTS and isinstance(value, str) and value:
-                fields[key] = value
-            case _:
-                raise UsageError(f"{key}={value!r} is no condition for an application")
-    return ApplicationRule(application, **fields)
-
-
-def _number(key: str, value: Any, by_name: Callable[[str], int] | None) -> int:
-    text = str(value)
-    if text.isascii() and text.isdigit() and int(text) < 2**32:
-        return int(text)
-    if by_name is not None:
-        try:
-            return by_name(text)
-        except KeyError as reason:
-            raise UsageError(f"there is no {key} called {text!r}") from reason
-    raise UsageError(f"{key} is a number, not {text!r}")
+    return replace(one, application=other.application) == other

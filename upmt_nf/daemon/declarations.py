@@ -29,6 +29,7 @@ from upmt_nf.linux.users import write_private
 from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined, FlowsAdopted
 from upmt_nf.model.errors import ConfigError, UsageError
 from upmt_nf.model.identity import ApplicationName
+from upmt_nf.policy.policy import Policy
 
 if TYPE_CHECKING:
     from upmt_nf.daemon.host_daemon import HostDaemon
@@ -81,9 +82,19 @@ class Declarations:
         if "network" in needs_restart:
             # Its applications may name networks that are not there yet.
             check_applications(running, config.application)
+        else:
+            # The policies first: applications may name new ones.
+            changed = self._daemon.policies.adopt(config)
+            self._daemon.config = running.model_copy(update={"policy": config.policy})
         kept = self._kept()
         changes = self._declare(Source.CONFIGURATION, config.application)
         changes += self._declare(Source.SAVED, kept)
+        if "network" not in needs_restart:
+            changes += [f"policy {name} is another" for name in changed]
+            for name in list(self._daemon.applications.policies):
+                section = self._daemon.applications.section_of(name)
+                if section is not None and section.policy in changed:
+                    self._tell(name, None)
         for what in needs_restart:
             log.warning("%s is another now, but that takes a restart", what)
         log.info("configuration read again: %s", "; ".join(changes) or "nothing changed")
@@ -92,7 +103,7 @@ class Declarations:
     def save(
         self,
         application: Application,
-        policy: tuple[str, ...] | None,
+        policy: Policy | tuple[str, ...] | None,
         on_no_network: str | None,
         rule: ApplicationRule | None,
     ) -> None:
@@ -103,8 +114,7 @@ class Declarations:
         section = ApplicationSection.model_validate(
             {
                 "name": application.name,
-                "networks": policy or ("any",),
-                "policy": "tunnel" if policy else "native",
+                **_policy_fields(policy),
                 "on_no_network": on_no_network,
                 "match": match,
             }
@@ -139,11 +149,11 @@ class Declarations:
 
     def _tell(self, name: ApplicationName, policy: tuple[str, ...] | None) -> None:
         daemon = self._daemon
-        policy = policy or daemon.config.default_networks
+        chosen = daemon.policy_of(name) or policy or daemon.config.default_networks
         if name in daemon.machine.applications:
-            daemon.take(ApplicationAssigned(name, policy))
+            daemon.take(ApplicationAssigned(name, chosen))
         else:
-            daemon.take(ApplicationDefined(name, daemon.applications.by_name[name].id, policy))
+            daemon.take(ApplicationDefined(name, daemon.applications.by_name[name].id, chosen))
 
     def _kept(self) -> Sections:
         if self._file is None or not (kept := self._file.with_name(SAVED)).exists():
@@ -160,14 +170,24 @@ def _differing(one: Section, other: Section) -> list[str]:
     return [name for name in type(one).model_fields if getattr(one, name) != getattr(other, name)]
 
 
+def _policy_fields(policy: Policy | tuple[str, ...] | None) -> dict[str, Any]:
+    if isinstance(policy, Policy):
+        return {"policy": policy.name}
+    return {"networks": policy or ("any",), "policy": "tunnel" if policy else "native"}
+
+
 def _fields(rule: ApplicationRule) -> dict[str, Any]:
-    names = ("command", "executable", "uid", "gid", "cgroup", "unit")
-    found = {name: value for name in names if (value := getattr(rule, name)) is not None}
+    names = ("command", "executable", "children", "uid", "gid", "cgroup", "unit", "container", "dscp")
+    found = {
+        name: value for name in (*names, "destination_name") if (value := getattr(rule, name)) is not None
+    }
     if rule.destination is not None:
         network = str(rule.destination)
         if rule.destination.version == 6:
             network = f"[{rule.destination.network_address}]/{rule.destination.prefixlen}"
-        found["destination"] = network if rule.port is None else f"{network}:{rule.port}"
+        found["destination"] = network
+    if rule.port is not None:
+        found["port"] = rule.port if rule.last_port is None else f"{rule.port}-{rule.last_port}"
     return found
 
 

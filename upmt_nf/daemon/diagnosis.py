@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from enum import Enum
-from typing import Any
+from dataclasses import dataclass
 
+from upmt_nf.daemon.dns_finding import dns_finding
+from upmt_nf.daemon.findings import Finding as Finding
+from upmt_nf.daemon.findings import State as State
 from upmt_nf.linux.host_facts import HostFacts, PolicyRule
 from upmt_nf.model.names import (
     CHAIN_PREFIX,
@@ -22,30 +23,6 @@ from upmt_nf.model.names import (
 _YEAR_2025 = 1735689600.0
 _RULE_PROTOCOL_KERNEL = 2
 _STRICT = "1"
-
-
-class State(Enum):
-    """How it stands."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at. `remedy` is what to do about it, when there is something."""
-
-    check: str
-    state: State
-    detail: str
-    remedy: str | None = None
-    is_fixable: bool = False
-    """`upmt doctor --fix` does it."""
-
-    def report(self) -> dict[str, Any]:
-        """As `upmt doctor --json` prints it."""
-        return {**asdict(self), "state": self.state.value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +53,7 @@ def diagnose(facts: HostFacts, daemon: DaemonFacts | None) -> list[Finding]:
         _foreign_policy_rules(facts.policy_rules),
         _foreign_marks(facts),
         _both_netfilters(facts, daemon),
+        dns_finding(facts.resolver),
         _clock(facts),
     ]
 
@@ -89,6 +67,18 @@ _NEEDED = {
     "cgroup_match": (
         "cgroup path match",
         "load xt_cgroup (and cgroup v2); without it no `upmt run` and no rule by cgroup",
+        State.WARNING,
+    ),
+    "dscp_match": ("DSCP match", "load xt_dscp; without it no rule by dscp", State.WARNING),
+    "process_events": (
+        "process events",
+        "CONFIG_PROC_EVENTS; without them a program is looked at when it sends something, and one that ends at once "
+        "may be missed",
+        State.WARNING,
+    ),
+    "socket_record": (
+        "record of sockets (cgroup eBPF)",
+        "CONFIG_CGROUP_BPF and a cgroup v2 mount; without it sockets are searched for in /proc, which is slower",
         State.WARNING,
     ),
     "notrack_target": ("CT target", "load xt_CT, or take the UPMT-NOTRACK lines out of the rules", State.ERROR),

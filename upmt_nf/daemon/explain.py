@@ -123,6 +123,10 @@ class Explainer:
         verdicts = network_verdicts(
             status.policy, current, daemon.machine.networks, daemon.config.mobile_host.return_after
         )
+        for verdict in verdicts:
+            reason = daemon.machine.bar(name, verdict["name"], daemon.now())
+            if reason is not None and not verdict["is_chosen"]:
+                verdict["why"] = f"not allowed: {reason}"
         return {
             "kind": kind,
             "subject": subject,
@@ -131,6 +135,8 @@ class Explainer:
                 "name": name,
                 "id": application.id,
                 "policy": ["native"] if application.is_native else list(status.policy),
+                "policy_name": status.policy_name,
+                "locked": status.locked,
                 "network": status.network,
                 "match": application.conditions,
                 "is_moving": status.is_moving,
@@ -198,6 +204,8 @@ class Explainer:
         return {
             "mechanism": mechanism.value,
             "decided_by": reason.decider.value,
+            "found_by": reason.found_by.value if reason.found_by is not None else None,
+            "is_guess": reason.is_guess,
             "rule": str(rule) if rule is not None else None,
             "origin": self._daemon.applications.origin_of(rule) if rule is not None else None,
             "place": rules.index(rule) + 1 if rule in rules else None,

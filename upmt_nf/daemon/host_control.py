@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from upmt_nf.daemon.applications import Application
 from upmt_nf.daemon.control_server import Handler
 from upmt_nf.daemon.explain import Explainer
+from upmt_nf.daemon.matches import rule_of
 from upmt_nf.daemon.reports import (
     application_report,
     association_report,
+    classification_report,
     flow_report,
     network_report,
     receipt_report,
@@ -22,14 +24,15 @@ from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined
 from upmt_nf.mobility.selection import ranked
 from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.flow import FlowKey
-from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName, NetworkName
+from upmt_nf.policy.policy import Policy
 
 if TYPE_CHECKING:
     from upmt_nf.daemon.host_daemon import HostDaemon
 
 NATIVE = "native"
 """In place of networks: left alone."""
-READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "why"))
+READING = frozenset(("status", "networks", "tunnels", "apps", "flows", "rules", "why", "assignments"))
 """What any user may ask."""
 
 
@@ -48,6 +51,7 @@ class HostControl:
             "apps": self.apps,
             "flows": self.flows,
             "rules": self.rules,
+            "assignments": self.assignments,
             "why": Explainer(self._daemon).why,
             "join": self.join,
             "assign": self.assign,
@@ -75,6 +79,7 @@ class HostControl:
                 **daemon.plane.counters(),
                 **(daemon.datapath.fast.as_counters() if daemon.datapath.fast is not None else {}),
                 **daemon.applications.counters,
+                "socket_ends_lost": daemon.watch.ends.lost,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
                 "rules_repaired": daemon.repairs.done if daemon.repairs is not None else 0,
@@ -110,7 +115,17 @@ class HostControl:
         daemon = self._daemon
         daemon.count()
         daemon.applications.name_processes(daemon.paft.flows.values(), self._now())
-        return [flow_report(entry, daemon.paft, self._name_of) for entry in daemon.paft.flows.values()]
+        return [
+            {
+                **flow_report(entry, daemon.paft, self._name_of),
+                **classification_report(entry, daemon.applications.mechanism_of(entry)),
+            }
+            for entry in daemon.paft.flows.values()
+        ]
+
+    async def assignments(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
+        """Every rule that names an application, in the order in which they are tried."""
+        return self._daemon.applications.assignments()
 
     async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
         """The netfilter rules that are in place, in iptables-save syntax, and the mark of known flows in them."""
@@ -152,10 +167,9 @@ class HostControl:
         daemon = self._daemon
         path = daemon.kernel.cgroup_of(ApplicationName(name))
         application = daemon.applications.define(ApplicationName(name))
-        is_new = daemon.applications.add_cgroup(application, path)
+        daemon.applications.add_cgroup(application, path)
         self._introduce(application, None)
-        if is_new:
-            daemon.update_rules()
+        daemon.update_rules()
         daemon.kernel.join(application.name, pid)
         return {"application": application.name, "cgroup": path}
 
@@ -169,6 +183,9 @@ class HostControl:
         name, match = arguments.get("application"), arguments.get("match", {})
         if not isinstance(match, dict) or not (name is None or isinstance(name, str)):
             raise UsageError("assign takes the name of an application and its conditions")
+        if "destination_name" in match:
+            # Refused where it means nothing: a rule for no address would be obeyed in silence.
+            await daemon.watch.names.learn(rule_of(DEFAULT_APPLICATION_ID, match).destination_name or "")
         application, rule = daemon.applications.assign(name, match)
         application.is_native = is_native
         if choice is not None:
@@ -177,18 +194,17 @@ class HostControl:
         daemon.update_rules()
         failure = None
         if not is_new and policy is not None:
-            failure = await self._move_to_best(application, policy)
+            if not isinstance(policy, Policy):
+                failure = await self._move_to_best(application, policy)
             daemon.take(ApplicationAssigned(application.name, policy))
         if rule is not None and policy is not None:
             moved = daemon.applications.reclassify(daemon.paft.flows.values(), rule)
-            for flow in moved:
-                daemon.paft.changed(daemon.paft.flows[flow.packed()])
             daemon.take(FlowsAdopted(application.name, tuple(moved)))
         if arguments.get("save"):
             daemon.declarations.save(application, policy, choice, rule)
-        if failure is not None and policy is not None:
-            raise UpmtError(f"{application.name} has the policy {', '.join(policy)} now, but {failure}")
-        await self._settle(application)
+        if failure is not None:
+            raise UpmtError(f"{application.name} has its new policy now, but {failure}")
+        await daemon.settled(application.name)
         return next(row for row in self._application_rows() if row["name"] == application.name)
 
     async def handover(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
@@ -201,20 +217,27 @@ class HostControl:
         what = FlowKey.parse(subject) if is_flow else ApplicationName(subject)
         return receipt_report(await self._daemon.hand_over(what, NetworkName(target)))
 
-    def _introduce(self, application: Application, policy: tuple[str, ...] | None) -> bool:
+    def _introduce(self, application: Application, policy: Policy | tuple[str, ...] | None) -> bool:
         """Tell the machine of an application; False when it knows it."""
         if application.name in self._daemon.machine.applications:
             return False
         self._daemon.take(ApplicationDefined(application.name, application.id, policy))
         return True
 
-    def _policy(self, networks: Any) -> tuple[str, ...]:
+    def _policy(self, networks: Any) -> Policy | tuple[str, ...]:
+        """A policy's name, or networks in order. Raises UsageError."""
+        policies = self._daemon.policies.config.book().policies
         known = [section.name for section in self._daemon.config.network]
         if not isinstance(networks, Sequence) or isinstance(networks, str) or not networks:
-            raise UsageError("say where to: a network, or several in the order of preference")
+            raise UsageError("say where to: a policy, a network, or several in the order of preference")
+        if len(networks) == 1 and networks[0] not in known and networks[0] in policies:
+            return policies[networks[0]]
         for name in networks:
             if name not in known and name != "any":
-                raise UsageError(f"there is no network {name!r}; there are {', '.join(known)}, and 'any'")
+                raise UsageError(
+                    f"there is no network {name!r}; there are {', '.join(known)}, and 'any'; "
+                    f"the policies are {', '.join(policies)}"
+                )
         return tuple(networks)
 
     def _on_no_network(self, choice: Any, *, is_native: bool) -> str | None:
@@ -240,13 +263,6 @@ class HostControl:
         except UpmtError as reason:
             return str(reason)
         return None
-
-    async def _settle(self, application: Application) -> None:
-        """Wait until the anchor knows, so that what is reported is so."""
-        for _ in range(100):
-            if not self._daemon.machine.applications[application.name].is_moving:
-                return
-            await asyncio.sleep(0.02)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -24,7 +24,13 @@ from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
 from upmt_nf.daemon.host_plane import HostPlane
+from upmt_nf.daemon.host_policies import HostPolicies
+from upmt_nf.daemon.host_watch import HostWatch
 from upmt_nf.daemon.left_behind import left_behind
+from upmt_nf.daemon.metrics import metrics_text
+from upmt_nf.daemon.metrics_server import MetricsServer
+from upmt_nf.daemon.policy_control import READING as POLICY_READING
+from upmt_nf.daemon.policy_control import PolicyControl
 from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
@@ -70,6 +76,7 @@ from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName, TerminalId
 from upmt_nf.model.names import QUEUE_FIRST, VIRTUAL_INTERFACE
+from upmt_nf.policy.policy import Policy
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +88,7 @@ class HostDaemon:
 
     machine: MobileHost
     networks: HostNetworks
+    policies: HostPolicies
     plane: HostPlane
     _wake_up: WakeUp
     _monitor: LinkMonitor
@@ -103,7 +111,10 @@ class HostDaemon:
         self.repairs: Repairs | None = None
         self._rules_in_place: tuple[object, ...] | None = None
         self._signalling_port = config.anchor.signalling_port
-        self._control = ControlServer(HostControl(self).commands(), READING)
+        control = HostControl(self)
+        commands = {**control.commands(), **PolicyControl(self).commands()}
+        self._metrics = MetricsServer(lambda: self._metrics_text(control))
+        self._control = ControlServer(commands, READING | POLICY_READING)
 
     # --- life ---
 
@@ -114,15 +125,24 @@ class HostDaemon:
         self._control.claim()
         files = map(self.config.secret_file_of, self.config.anchors)
         self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
-        self.applications = Applications(self.config.application, self.config.mobile_host.default)
-        self.declarations.start()
+        self.policies = HostPolicies(self.config)
         self.kernel = HostKernel(self.config)
+        self.applications = Applications(
+            self.config.application, self.config.mobile_host.default, self.kernel.cgroup_is_settled
+        )
+        self.declarations.start()
+        self.watch = HostWatch(self)
         try:
             self._begin(loop)
         except BaseException:
             self.kernel.restore()
             raise
         await self._control.serve()
+        if (where := self.config.mobile_host.metrics) is not None:
+            try:
+                await self._metrics.serve(where)
+            except UpmtError as reason:
+                log.warning("%s", reason)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         self._take_over()
@@ -165,7 +185,8 @@ class HostDaemon:
         policies = self.applications.policies
         for name, application in self.applications.by_name.items():
             if name != DEFAULT_APPLICATION or name in policies:
-                self.take(ApplicationDefined(name, application.id, policies.get(name)))
+                self.take(ApplicationDefined(name, application.id, self.policy_of(name)))
+        self.policies.begin(self.take, lambda: self.machine.ledger)
         self._probes = BindingProbes(loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
@@ -211,7 +232,9 @@ class HostDaemon:
             binding_times=self._state.binding_times(),
             return_after=host.return_after,
             lifetime=host.lease_time,
-            default_policy=self.config.default_networks,
+            default_policy=self.policies.default,
+            facts=self.config.facts(),
+            ledger=self.policies.ledger(self._loop.time()),
             secret=first.secret,
             further_anchors=tuple(further),
             protection={NetworkName(section.name): section.protection for section in self.config.network},
@@ -223,10 +246,13 @@ class HostDaemon:
             await self._stopped.wait()
         finally:
             self._wake_up.cancel()
+            self.policies.close(self.machine.ledger)
+            self._metrics.close()
             if self.repairs is not None:
                 self.repairs.close()
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
+            self.watch.close()
             self._probes.close_all()
             self.networks.close()
             self.plane.stop()
@@ -239,6 +265,22 @@ class HostDaemon:
     def ask_to_stop(self) -> None:
         """De-associate, then end."""
         self.take(StopAsked())
+
+    async def _metrics_text(self, control: HostControl) -> str:
+        status, tunnels = await control.status({}, 0), await control.tunnels({}, 0)
+        return metrics_text(status, tunnels, self.policies.counts)
+
+    def policy_of(self, name: ApplicationName) -> Policy | tuple[str, ...] | None:
+        """What is declared for an application; None: nothing."""
+        section = self.applications.section_of(name)
+        return self.policies.config.choice_of(section) if section is not None else None
+
+    async def settled(self, name: ApplicationName) -> None:
+        """Wait until the anchor knows where an application is, but not for ever."""
+        for _ in range(100):
+            if not self.machine.applications[name].is_moving:
+                return
+            await asyncio.sleep(0.02)
 
     def ask_to_reload(self) -> None:
         """Read the configuration again (SIGHUP); what is wrong with it is logged, and all stays as it is."""
@@ -259,6 +301,11 @@ class HostDaemon:
 
     def take(self, event: HostEvent) -> None:
         """Let something happen. Safe to call while another event is being worked off."""
+        if isinstance(event, FlowsAdopted):
+            # Their entries were changed by whoever found out.
+            for flow in event.flows:
+                if (entry := self.paft.flows.get(flow.packed())) is not None:
+                    self.paft.changed(entry)
         self._events.append(event)
         if self._is_working:
             return
@@ -434,6 +481,7 @@ class HostDaemon:
         self.forwarder = None
 
     def _finish_handover(self, finished: HandoverFinished) -> None:
+        self.policies.note(finished)
         future = self._handovers.get(finished.token) if finished.token is not None else None
         if future is None or future.done():
             return
@@ -454,6 +502,7 @@ class HostDaemon:
 
         Raises UpmtError. Routing first: a mark must lead somewhere before a packet carries it.
         """
+        self.watch.fit_rules()
         applications = self.applications
         applications.can_mark_sockets &= self.kernel.mark_sockets(socket_marks(applications))
         steering = steering_of(applications)

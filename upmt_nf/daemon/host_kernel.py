@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.left_behind import LeftBehind
@@ -98,6 +99,7 @@ class HostKernel:
         self.journal = Journal()
         self.interface = VirtualInterface(self.journal)
         self._cgroups: ApplicationCgroups | None = None
+        self._cgroup_identities: dict[str, int | None] = {}
         self._mtu = _FIRST_MTU
         self._application_lines: list[str] = []
         self._goes_on = False
@@ -227,17 +229,38 @@ class HostKernel:
 
     def cgroup_of(self, application: ApplicationName) -> str:
         """The path of an application's cgroup, made when it is new. Raises FacilityError without cgroup v2."""
+        cgroups = self._own_cgroups()
+        path = cgroups.make(application)
+        self._cgroup_identities.setdefault(path, cgroups.identity_of(path))
+        return path
+
+    def cgroup_is_settled(self, path: str) -> bool:
+        """Whether a cgroup is the directory that was made first: netfilter's rule for it would be dead otherwise."""
+        if self._cgroups is None or path not in self._cgroup_identities:
+            return False
+        return self._cgroups.identity_of(path) == self._cgroup_identities[path]
+
+    def cgroup_hierarchy(self) -> Path | None:
+        """Where cgroup v2 is mounted, or None when it cannot be had."""
+        try:
+            return self._own_cgroups().hierarchy
+        except FacilityError:
+            return None
+
+    def _own_cgroups(self) -> ApplicationCgroups:
         if self._cgroups is None:
             self._cgroups = ApplicationCgroups(self.journal)
-        return self._cgroups.make(application)
+        return self._cgroups
 
     def cgroups_in_place(self) -> dict[ApplicationName, str]:
         """Cgroups that an earlier daemon left with programs of `upmt run` in them: application -> path."""
         if hierarchy() is None:
             return {}
-        if self._cgroups is None:
-            self._cgroups = ApplicationCgroups(self.journal)
-        return self._cgroups.in_place()
+        cgroups = self._own_cgroups()
+        found = cgroups.in_place()
+        for path in found.values():
+            self._cgroup_identities.setdefault(path, cgroups.identity_of(path))
+        return found
 
     def join(self, application: ApplicationName, pid: int) -> None:
         """Put a process into an application's cgroup."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from upmt_nf.datapath.formats import NAT_KEEPALIVE
 from upmt_nf.datapath.gathering import Gathering
 from upmt_nf.datapath.host_forwarder import HostForwarder
-from upmt_nf.datapath.packet import flow_of
+from upmt_nf.datapath.packet import dscp_of, flow_of
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.datapath.verdict import Outbound, TunnelSignal
 from upmt_nf.linux.inject import inject
@@ -44,8 +44,8 @@ class HostPlane:
     """Owns the queues, the agent's side of the virtual interface, and one tunnel socket per access network.
 
     `heard` is called with each signal from inside a tunnel, `lost` when the kernel cannot send on a network,
-    `narrowed` with the outer path MTU when a packet was too large for it. `is_left_alone` tells from a flow's key and
-    mark whether it is to go on as if UPMT were not there. `judged` is the mark that a flow gets once
+    `narrowed` with the outer path MTU when a packet was too large for it. `is_left_alone` tells from a flow's key,
+    mark and DSCP whether it is to go on as if UPMT were not there. `judged` is the mark that a flow gets once
     it is known, 0 for none: then netfilter's queue goes on giving all of its packets. `merges` as for `TunnelSocket`.
     """
 
@@ -61,7 +61,7 @@ class HostPlane:
         lost: Callable[[NetworkName, str], None],
         narrowed: Callable[[NetworkName, int], None],
         merges: bool = True,
-        is_left_alone: Callable[[FlowBytes, int], bool] = lambda key, mark: False,
+        is_left_alone: Callable[[FlowBytes, int, int], bool] = lambda key, mark, dscp: False,
     ) -> None:
         self._loop = loop
         self._merges = merges
@@ -154,6 +154,7 @@ class HostPlane:
         """What the kernel did not take or give, by reason."""
         return {
             "queue_overruns": sum(queue.overruns for queue in self._queues),
+            "queue_dropped": sum(queue.dropped for queue in self._queues),
             "send_failures": sum(socket.dropped for socket in self._sockets.values()),
             "delivery_failures": self._tun.dropped if self._tun is not None else 0,
         }
@@ -172,7 +173,7 @@ class HostPlane:
     def _tell(self, packet: Packet) -> None:
         """A first packet before it is routed for good: whether its flow is left alone shows in its process only."""
         key = flow_of(packet.payload)
-        if key is not None and self._is_left_alone(key, packet.mark):
+        if key is not None and self._is_left_alone(key, packet.mark, dscp_of(packet.payload)):
             packet.repeat_with(packet.mark & ~MARK_MASK | MARK_NATIVE)
         else:
             packet.accept()
@@ -252,6 +253,8 @@ class HostPlane:
         if forwarder is None:
             packet.drop()
             return
+        if forwarder.has_ended_flows:
+            forwarder.introduce(packet.payload, packet.mark, self._loop.time())
         verdict = forwarder.outbound(packet.payload, packet.mark, self._loop.time())
         if verdict.tunnel is None:
             packet.drop()

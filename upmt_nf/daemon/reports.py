@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from upmt_nf.classify.reasons import Decider, Mechanism, Reason
 from upmt_nf.daemon.applications import Application
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
 from upmt_nf.mobility.host_commands import Receipt
@@ -76,6 +77,8 @@ def application_report(status: ApplicationStatus, flows: int, known: Application
         "name": status.name,
         "network": None if known.is_native else status.network,
         "policy": ["native"] if known.is_native else list(status.policy),
+        "policy_name": status.policy_name,
+        "locked": status.locked,
         "on_no_network": known.on_no_network,
         "is_left_alone": known.goes_native,
         "flows": flows,
@@ -126,6 +129,17 @@ def flow_report(
         "tunnel_id": tunnel.id if tunnel is not None else None,
         "packets": entry.packets_in + entry.packets_out,
         "bytes": entry.bytes_in + entry.bytes_out,
+    }
+
+
+def classification_report(entry: FlowEntry, mechanism: Mechanism) -> dict[str, Any]:
+    """How a flow was told from others; a part of one of `flows`."""
+    reason = entry.why if isinstance(entry.why, Reason) else Reason(Decider.AGENT)
+    return {
+        "mechanism": mechanism.value,
+        "decided_by": reason.decider.value,
+        "found_by": reason.found_by.value if reason.found_by is not None else None,
+        "is_guess": reason.is_guess,
     }
 
 

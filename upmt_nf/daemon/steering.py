@@ -47,7 +47,11 @@ def _steps(applications: Applications) -> Iterator[Step]:
 
 
 def _is_known_early(rule: ApplicationRule) -> bool:
-    return not rule.needs_process and rule.gid is None and rule.cgroup is None
+    """Routing knows users and destinations, and single ports of these."""
+    return not rule.needs_process and all(
+        condition is None
+        for condition in (rule.gid, rule.cgroup, rule.dscp, rule.destination_name, rule.last_port)
+    )
 
 
 def _is_found_too_late(applications: Applications) -> bool:

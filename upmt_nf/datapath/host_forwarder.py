@@ -5,8 +5,8 @@ The Tunnel Forwarding Agent of the paper (section VI) without its sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 from upmt_nf.datapath.coalescing import merge, runs
 from upmt_nf.datapath.counters import Counters
@@ -19,9 +19,11 @@ from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint, parse_outer, 
 from upmt_nf.datapath.packet import (
     build_udp,
     destination_of,
+    dscp_of,
     flow_of,
     is_fragment,
     is_icmp_error,
+    is_tcp_opening,
     is_to_one_host,
     is_whole,
     parse_udp,
@@ -31,10 +33,13 @@ from upmt_nf.datapath.packet import (
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
 from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
-from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
+from upmt_nf.model.flow import TCP, Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import ApplicationId, NetworkName
 from upmt_nf.model.names import MARK_MASK, MARK_OUTER, MEASUREMENT_PORT, SIGNALLING_PORT
 
+_SPARE_ENDS = 1024
+_TRIALS = 3
+"""Packets of a flow that are looked at before the others may pass."""
 _STRAY_PACKETS = 4
 """A flow without an answer to so many packets will hardly get one."""
 
@@ -47,6 +52,18 @@ class Classified(NamedTuple):
     command: str
     why: object = None
     """How that was found out, in the classifier's own terms: kept with the flow for whoever asks."""
+    socket: int = 0
+    """The cookie of its socket, which no other socket has; 0: not asked for."""
+    has_ended: bool = False
+    """Its socket is closed already: the next packet of this key may be somebody else's."""
+
+
+class Classifier(Protocol):
+    """Says whose a flow is, by its key and the fwmark and DSCP of its packet."""
+
+    def __call__(self, key: FlowBytes, mark: int, dscp: int = 0, /) -> Classified:
+        """Never raises."""
+        ...
 
 
 class Path(NamedTuple):
@@ -59,8 +76,8 @@ class Path(NamedTuple):
 class HostForwarder:
     """Decides for the packets of one virtual address.
 
-    `classify` is asked once a flow, with its key and the packet's fwmark, and again when packets of the flow begin
-    to carry another application's mark; `classify_incoming` for a flow that a correspondent began. With
+    `classify` is asked once a flow, with its key and the packet's fwmark and DSCP, and again when packets of the
+    flow begin to carry another application's mark; `classify_incoming` for a flow that a correspondent began. With
     `answer_no_network` the sender of a packet that no network can take is told so; without, a short time without any
     network breaks nothing; `refusing` are applications that are told in any case. `stray` is called once with the key
     of a flow that a correspondent began and we never answer, when it comes by another tunnel than its application's:
@@ -72,7 +89,7 @@ class HostForwarder:
         paft: Paft,
         virtual_address: IPAddress,
         anchor: IPAddress,
-        classify: Callable[[FlowBytes, int], Classified],
+        classify: Classifier,
         signalling_port: int = SIGNALLING_PORT,
         *,
         answer_no_network: bool = False,
@@ -94,6 +111,7 @@ class HostForwarder:
         self._paths: dict[EndpointBytes, Path] = {}
         self._path_of: dict[NetworkName, Path] = {}
         self._tunnels: dict[NetworkName, Tunnel] = {}
+        self._over: set[FlowBytes] = set()
         self.counters = Counters()
         self._sender = Sender(virtual_address, self.counters, ErrorBudget())
         self._outgoing = Reassembler(self.counters)
@@ -115,17 +133,66 @@ class HostForwarder:
     def introduce(self, packet: bytes, mark: int, now: float) -> tuple[bool, FlowBytes | None]:
         """A packet that is about to leave by the virtual interface: see to it that its flow is known.
 
-        Gives whether it may go on, and its flow if that is known now. `outbound` does the rest when it has left.
+        Gives whether it may go on, and its flow if that is known from now on. `outbound` does the rest when it left.
         """
         if is_fragment(packet):
             return True, None
         key = flow_of(packet)
         entry = self._paft.flows.get(key) if key is not None else None
+        if entry is not None and key is not None and self._begins_anew(entry, packet):
+            self._paft.forget(key)
+            entry = None
+        elif entry is not None and key is not None and self.is_on_trial(entry) and not is_icmp_error(packet):
+            entry = self._look_again(entry, packet, mark, now)
         if entry is None:
             entry = self._first_packet(packet, key, mark, now)[1]
         elif mark and mark & MARK_MASK != entry.mark:
             self._mark_changed(entry, mark)
-        return entry is not None, key
+        is_known = entry is not None and key not in self._over and not self.is_on_trial(entry)
+        return entry is not None, key if is_known else None
+
+    @staticmethod
+    def is_on_trial(entry: FlowEntry) -> bool:
+        """Many flows are a question and its answer, and their ports go round: they are looked at, not remembered.
+
+        Only what goes on is let pass by netfilter's queue. TCP says by a SYN when it begins.
+        """
+        return entry.socket != 0 and entry.introduced < _TRIALS and entry.key[0] != TCP
+
+    def _look_again(self, entry: FlowEntry, packet: bytes, mark: int, now: float) -> FlowEntry:
+        """Another packet of a new flow: of the same socket, or of another one that has its port now?"""
+        key, introduced = entry.key, entry.introduced
+        classified = self._classify(key, mark, dscp_of(packet))
+        if classified.socket != entry.socket:
+            self._paft.forget(key)
+            introduced = 0
+            entry = self._insert(key, classified, mark, dscp_of(packet), now)
+        entry.introduced = introduced + 1
+        return entry
+
+    def end(self, keys: Iterable[FlowBytes]) -> None:
+        """The sockets of these flows were closed: what comes next under the same key may be somebody else's."""
+        self._over.update(keys)
+        if len(self._over) > 2 * len(self._paft.flows) + _SPARE_ENDS:
+            self._over.intersection_update(self._paft.flows)
+
+    @property
+    def has_ended_flows(self) -> bool:
+        """Whether a flow may begin anew: `introduce` finds out."""
+        return bool(self._over)
+
+    def _begins_anew(self, entry: FlowEntry, packet: bytes) -> bool:
+        """Whether a packet is another flow's than the one that had its key. TCP begins with a SYN, and ends slowly."""
+        if is_icmp_error(packet):
+            # About an earlier packet.
+            return False
+        if entry.key[0] == TCP:
+            if not is_tcp_opening(packet) or not (entry.packets_in or entry.key in self._over):
+                return False
+        elif entry.key not in self._over:
+            return False
+        self._over.discard(entry.key)
+        return True
 
     def outbound(self, packet: bytes, mark: int, now: float, offload: Offload | None = None) -> Outbound:
         """A packet on its way out through the virtual interface. `now` in seconds. Never raises."""
@@ -179,11 +246,17 @@ class HostForwarder:
             return packet, None
         entry = self._paft.flows.get(key)
         if entry is None:
-            classified = self._classify(key, mark)
-            entry = self._paft.insert(key, classified.application_id, now, classified.pid, classified.command)
-            entry.mark = mark & MARK_MASK
-            entry.why = classified.why
+            dscp = dscp_of(packet)
+            entry = self._insert(key, self._classify(key, mark, dscp), mark, dscp, now)
         return packet, entry
+
+    def _insert(self, key: FlowBytes, found: Classified, mark: int, dscp: int, now: float) -> FlowEntry:
+        entry = self._paft.insert(key, found.application_id, now, found.pid, found.command)
+        entry.mark, entry.dscp = mark & MARK_MASK, dscp
+        entry.why, entry.socket, entry.introduced = found.why, found.socket, 1
+        if found.has_ended and key[0] != TCP:
+            self._over.add(key)
+        return entry
 
     def _why_refused(self, packet: bytes) -> str | None:
         if not is_whole(packet):
@@ -199,7 +272,7 @@ class HostForwarder:
         """The administrator's rules now name another application. Packets without any of our marks say nothing."""
         field = mark & MARK_MASK
         if field and not field & MARK_OUTER:
-            classified = self._classify(entry.key, mark)
+            classified = self._classify(entry.key, mark, entry.dscp)
             entry.application_id, entry.why = classified.application_id, classified.why
             entry.mark = field
             self._paft.changed(entry)

@@ -151,6 +151,17 @@ def destination_of(packet: bytes) -> bytes:
     return packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
 
 
+def dscp_of(packet: bytes) -> int:
+    """The DSCP of a whole packet (RFC 2474): six bits."""
+    return packet[1] >> 2 if packet[0] >> 4 == 4 else (packet[0] & 0x0F) << 2 | packet[1] >> 6
+
+
+def is_tcp_opening(packet: bytes) -> bool:
+    """Whether a TCP packet opens a connection: SYN without ACK (RFC 9293). Never raises."""
+    start = (packet[0] & 0x0F) * 4 if packet[0] >> 4 == 4 else 40
+    return len(packet) > start + 13 and packet[start + 13] & 0x12 == 0x02
+
+
 def is_fragment(packet: bytes) -> bool:
     """Whether the packet is a part of a larger one. Never raises."""
     try:

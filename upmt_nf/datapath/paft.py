@@ -91,8 +91,10 @@ class FlowEntry:
     """One flow. `pinned` overrides the application's tunnel.
 
     `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
-    `previous` is the one that learnt data made it leave. `mark` is the fwmark that it was classified by, `why` what
-    the classifier said of its reasons. `is_permitted`: the anchor has judged its correspondent.
+    `previous` is the one that learnt data made it leave. `mark` and `dscp` are those of the packet that it was
+    classified by, `why` what the classifier said of its reasons, `socket` the cookie of its socket if that was asked
+    for, `introduced` how often a packet of it was looked at since. `is_permitted`: the anchor has judged its
+    correspondent.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent. `offloaded` is how much of
     them a mirror has told so far: packets and bytes out, packets and bytes in.
     """
@@ -103,6 +105,8 @@ class FlowEntry:
         "bytes_out",
         "command",
         "created",
+        "dscp",
+        "introduced",
         "is_permitted",
         "key",
         "last_seen",
@@ -114,6 +118,7 @@ class FlowEntry:
         "pid",
         "pinned",
         "previous",
+        "socket",
         "why",
     )
 
@@ -126,7 +131,8 @@ class FlowEntry:
         self.previous: Tunnel | None = None
         self.left: tuple[tuple[Tunnel, float], ...] = ()
         self.created = self.last_seen = now
-        self.mark = 0
+        self.mark = self.dscp = 0
+        self.socket = self.introduced = 0
         self.is_permitted = False
         self.pid = pid
         self.command = command

@@ -85,6 +85,7 @@ state = "{directory}/mobile-host.json"
 datapath = "{datapath}"
 keepalive_interval = 1.0
 return_after = 5.0
+records = "{directory}/records.sqlite"
 {known}{networks}"""
     )
 

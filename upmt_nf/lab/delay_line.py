@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import socket
 import sys
@@ -10,10 +11,12 @@ import time
 from collections import deque
 from typing import Any
 
-from netfilterqueue import COPY_META, NetfilterQueue
+from netfilterqueue import COPY_PACKET, NetfilterQueue
 
 _QUEUE = 0
 _LENGTH = 65535
+_HEAD = 64
+"""Bytes of each packet that are copied here: a packet without any cannot be kept for later."""
 
 
 def hold(delay: float) -> None:
@@ -25,9 +28,11 @@ def hold(delay: float) -> None:
         waiting.append((time.monotonic() + delay, packet))
 
     queue = NetfilterQueue()
-    queue.bind(_QUEUE, keep, _LENGTH, COPY_META, 0, 16 << 20)
+    queue.bind(_QUEUE, keep, _LENGTH, COPY_PACKET, _HEAD, 16 << 20)
     print("ready", flush=True)
-    with socket.socket(fileno=queue.get_fd()) as arrivals:
+    with socket.socket(fileno=queue.get_fd()) as arrivals, contextlib.ExitStack() as at_the_end:
+        # What is held when a network gets another shape goes on, and is not lost.
+        at_the_end.callback(lambda: [packet.accept() for _, packet in waiting])
         while True:
             left = waiting[0][0] - time.monotonic() if waiting else None
             arrivals.settimeout(None if left is None else max(1e-6, left))
@@ -48,7 +53,8 @@ class _Once:
         """The message, once."""
         message, self._message = self._message, None
         if message is None:
-            raise BlockingIOError
+            # With its number: the binding looks at it.
+            raise BlockingIOError(errno.EWOULDBLOCK, "no other message")
         return message
 
 

@@ -50,6 +50,18 @@ class ApplicationCgroups:
             directory.mkdir(parents=True, exist_ok=True)
         return path
 
+    @property
+    def hierarchy(self) -> Path:
+        """Where cgroup v2 is mounted."""
+        return self._root
+
+    def identity_of(self, path: str) -> int | None:
+        """What tells a cgroup from one that is made anew at the same path; None when there is none."""
+        try:
+            return (self._root / path).stat().st_ino
+        except OSError:
+            return None
+
     def join(self, application: ApplicationName, pid: int) -> None:
         """Put a process into an application's cgroup; what it starts from now on belongs to it as well."""
         path = self._root / self.make(application) / "cgroup.procs"

@@ -25,6 +25,7 @@ RULES: Mapping[str, tuple[str, str]] = {
     "queue_target": ("mangle", "-j NFQUEUE --queue-num 7000"),
     "owner_match": ("mangle", "-m owner --uid-owner 0 -j RETURN"),
     "cgroup_match": ("mangle", '-m cgroup --path "/" -j RETURN'),
+    "dscp_match": ("mangle", "-m dscp --dscp 0x2e -j RETURN"),
     "mark_target": ("mangle", "-m mark --mark 0x0/0x1fff -j MARK --set-xmark 0x1/0x1fff"),
     "notrack_target": ("raw", "-j CT --notrack"),
     "masquerade_target": ("nat", "-m iprange --src-range 10.0.0.1-10.0.0.2 -j MASQUERADE"),
@@ -78,6 +79,8 @@ def try_all() -> dict[str, Outcome]:
         found["policy_routing"] = _outcome(lambda: _route(Path(scratch)))
     found["packet_queue"] = _outcome(_take_queue)
     found["fast_plane"] = _outcome(_load_programs)
+    found["process_events"] = _outcome(_hear_of_processes)
+    found["socket_record"] = _outcome(_record_sockets)
     return found
 
 
@@ -141,6 +144,22 @@ def _load_programs() -> None:
     for _, name in socket.if_nameindex():
         attach(socket.if_nametoindex(name), Hook.INGRESS, programs.program("host_in"), handle=1, priority=1)
     programs.close()
+
+
+def _hear_of_processes() -> None:
+    from upmt_nf.linux.process_events import ProcessEvents
+
+    ProcessEvents().close()
+
+
+def _record_sockets() -> None:
+    from upmt_nf.linux.cgroups import hierarchy
+    from upmt_nf.linux.socket_record import SocketRecord
+
+    mounted = hierarchy()
+    if mounted is None:
+        raise FacilityError("cgroup v2 is not mounted here")
+    SocketRecord(mounted, entries=64).close()
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from typing import Any
 
 from pyroute2 import IPRoute
 
-from upmt_nf.linux import facilities, sysctl
+from upmt_nf.linux import facilities, resolver_view, sysctl
 from upmt_nf.linux.cgroups import hierarchy
 from upmt_nf.linux.facilities import Outcome
 from upmt_nf.linux.journal import Journal
+from upmt_nf.linux.resolver_view import ResolverFacts
 from upmt_nf.model.names import VIRTUAL_INTERFACE
 
 _TIMEX_BYTES = 208
@@ -58,6 +59,7 @@ class HostFacts:
     now: float
     """Seconds since 1970."""
     is_clock_synchronised: bool
+    resolver: ResolverFacts | None = None
 
 
 def look() -> HostFacts:
@@ -94,6 +96,7 @@ def look() -> HostFacts:
         journal_records=len(list(Journal().records())),
         now=time.time(),
         is_clock_synchronised=_is_synchronised(),
+        resolver=resolver_view.look(),
     )
 
 

@@ -147,6 +147,16 @@ class PacketQueue:
                 # The kernel dropped packets because its buffer was full: counted, and on with the next.
                 self.overruns += 1
 
+    @property
+    def dropped(self) -> int:
+        """Packets that the kernel dropped because too many waited already, or because we did not read in time."""
+        try:
+            with open("/proc/thread-self/net/netfilter/nfnetlink_queue", encoding="ascii") as file:
+                rows = [line.split() for line in file]
+            return next(int(row[5]) + int(row[6]) for row in rows if row[0] == str(self.number))
+        except (OSError, ValueError, IndexError, StopIteration):
+            return 0
+
     def close(self) -> None:
         """Give the queue up; packets that still come are dropped by the kernel."""
         self._socket.close()

@@ -12,11 +12,12 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from upmt_nf.classify.facts import ProcessFacts
+from upmt_nf.classify.facts import Ancestor, ProcessFacts
 
 _REMEMBERED = 64
 _DEEPEST = 64
 _NEXT_NUMBERS = 4
+_MANY_FILES = 2048
 _MOST_SAVED = 0.25
 """Seconds of searching that a quiet time saves up for a burst."""
 
@@ -54,6 +55,20 @@ class Processes:
         finally:
             self._budget -= time.perf_counter() - began
 
+    def has_open(self, pid: int, inode: int) -> bool:
+        """Whether a process has a socket open. One with very many files is believed to have it, if it is there."""
+        wanted = f"socket:[{inode}]"
+        known = self._lately.get(pid)
+        if known is not None and known.has_next(pid, wanted):
+            self._lately.move_to_end(pid)
+            return True
+        if _count_of_files(pid) > _MANY_FILES:
+            return _start_time(pid) is not None
+        for number, name in _open_files(pid):
+            if name == wanted:
+                return self._remember(pid, number) is not None
+        return False
+
     def _search(self, wanted: str, uid: int) -> int | None:
         """The processes that answered lately, those of the socket's owner, the others: one may be set-uid."""
         own: list[int] = []
@@ -83,24 +98,20 @@ class Processes:
             status = _status(pid)
             command = _read(pid, "comm").removesuffix("\n")
             arguments = tuple(word for word in _read(pid, "cmdline").split("\0") if word)
-            cgroup = next(
-                (line[3:] for line in _read(pid, "cgroup").splitlines() if line.startswith("0::")), "/"
-            )
+            cgroup, others = cgroups_in(_read(pid, "cgroup"))
         except OSError:
             return None
-        try:
-            executable = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
-        except OSError:
-            executable = ""
         facts = ProcessFacts(
             pid=pid,
             command=command,
-            executable=executable,
+            executable=_executable_of(pid),
             arguments=arguments,
             uid=int(status["Uid"].split()[1]),
             gid=int(status["Gid"].split()[1]),
             cgroup=cgroup,
             ancestors=_ancestors(pid),
+            started=int(began) if began is not None and began.isdigit() else 0,
+            other_cgroups=others,
         )
         return facts if began is not None and _start_time(pid) == began else None
 
@@ -182,17 +193,68 @@ def _status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def _ancestors(pid: int) -> tuple[int, ...]:
-    found: list[int] = []
-    while len(found) < _DEEPEST:
-        try:
-            pid = int(_read(pid, "stat").rpartition(")")[2].split()[1])
-        except (OSError, IndexError, ValueError):
-            break
-        if pid <= 0:
-            break
-        found.append(pid)
+def _executable_of(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+    except OSError:
+        return ""
+
+
+def _ancestors(pid: int) -> tuple[Ancestor, ...]:
+    found: list[Ancestor] = []
+    parent = ancestor_of(pid)
+    while parent is not None and len(found) < _DEEPEST:
+        found.append(parent)
+        parent = ancestor_of(parent.pid)
     return tuple(found)
+
+
+def ancestor_of(pid: int) -> Ancestor | None:
+    """The parent of a process, or None."""
+    try:
+        parent = int(_read(pid, "stat").rpartition(")")[2].split()[1])
+        if parent <= 0:
+            return None
+        before, _, after = _read(parent, "stat").rpartition(")")
+        started = int(after.split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+    return Ancestor(parent, started, before.partition("(")[2], _executable_of(parent))
+
+
+def cgroup_of(pid: int) -> tuple[str, tuple[str, ...]] | None:
+    """The control groups of a process as `ProcessFacts` has them; None when it is gone."""
+    try:
+        return cgroups_in(_read(pid, "cgroup"))
+    except OSError:
+        return None
+
+
+def cgroups_in(text: str) -> tuple[str, tuple[str, ...]]:
+    """/proc/PID/cgroup -> the path in the v2 hierarchy, else in systemd's, else `/`; and the other paths."""
+    paths: dict[str, str] = {}
+    for line in text.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        paths["v2" if number == "0" else controllers] = path
+    own = paths.get("v2", paths.get("name=systemd", "/"))
+    return own, tuple(path for path in dict.fromkeys(paths.values()) if path not in ("/", own))
+
+
+def is_in_our_network_namespace(pid: int) -> bool:
+    """Whether a process is in the network namespace of this thread."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/thread-self/ns/net").st_ino
+    except OSError:
+        return False
+
+
+def _count_of_files(pid: int) -> int:
+    """How many files a process has open; 0 on kernels before 6.2, which do not say."""
+    try:
+        return os.stat(f"/proc/{pid}/fd").st_size
+    except OSError:
+        return 0
 
 
 def _read(pid: int, name: str) -> str:

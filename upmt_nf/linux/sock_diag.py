@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, FlowKey
 
@@ -25,11 +25,17 @@ _ALL_STATES = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
 
 
-class SocketFacts(NamedTuple):
-    """A local socket: its inode (0 when it has none any more) and its owner."""
+@dataclass(frozen=True, slots=True)
+class SocketFacts:
+    """A local socket: its inode (0 when it has none any more), its owner and its cookie (0: not known).
+
+    `is_certain` is False when other sockets could have sent the packet as well.
+    """
 
     inode: int
     uid: int
+    cookie: int = field(default=0, compare=False)
+    is_certain: bool = field(default=True, compare=False)
 
 
 class SockDiag:
@@ -93,7 +99,8 @@ class SockDiag:
         for protocol in (flow.protocol, socket.IPPROTO_RAW):
             found = [SocketFacts(inode, uid) for number, uid, inode in raw if number == protocol]
             if found:
-                return max(found, key=lambda facts: facts.inode)
+                newest = max(found, key=lambda facts: facts.inode)
+                return newest if len(found) == 1 else replace(newest, is_certain=False)
         return None
 
     def _ask(
@@ -124,8 +131,9 @@ class SockDiag:
             if kind == _SOCK_DIAG_BY_FAMILY and sequence == self._sequence:
                 # inet_diag_msg: family, state, timer, retransmissions (4), socket id (48), then five words.
                 port, _, source, _ = _SOCKET_ID.unpack_from(data, place + 20)
+                _, low, high = _SOCKET_ID_TAIL.unpack_from(data, place + 56)
                 _, _, _, uid, inode = _MESSAGE_TAIL.unpack_from(data, place + 68)
-                found.append(((port, source), SocketFacts(inode, uid)))
+                found.append(((port, source), SocketFacts(inode, uid, high << 32 | low)))
             place += max(length + 3 & ~3, _HEADER.size)
         return False
 

@@ -17,6 +17,7 @@ from enum import Enum, auto
 from upmt_nf.mobility.host_commands import Mode, Receipt
 from upmt_nf.model.flow import FlowBytes, FlowKey, stands_for_newcomers
 from upmt_nf.model.identity import ApplicationName, NetworkName
+from upmt_nf.policy.events import Decision
 from upmt_nf.signaling.message_writing import flows_in_groups
 
 WINDOW = 32
@@ -84,6 +85,8 @@ class Order:
     flow: FlowKey | None = None
     is_repair: bool = False
     """Takes back what a failed handover had moved: no receipt."""
+    decision: Decision | None = None
+    """The policy's, when it was one."""
 
 
 class Handover:
@@ -196,6 +199,8 @@ class Handover:
             signalling_ms=round(1000 * (self.answered - self.started), 3),
             cause=self.order.cause,
             flow=self.order.flow,
+            decision=self.order.decision,
+            started=self.started,
         )
 
     def _conclude(self) -> None:

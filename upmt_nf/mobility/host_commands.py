@@ -10,6 +10,7 @@ from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.commands import Announce, Stopped
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TunnelId
+from upmt_nf.policy.events import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,10 @@ class Receipt:
     signalling_ms: float
     cause: str
     flow: FlowKey | None = None
+    decision: Decision | None = None
+    """With the policy's line and the numbers behind it, when a policy decided."""
+    started: float = 0.0
+    """When it was decided, seconds of the host's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,9 @@ class HandoverFinished:
     failure: str | None
     is_usage_error: bool = False
     """The failure is the asker's: it named something that does not exist."""
+    application: ApplicationName | None = None
+    target: NetworkName | None = None
+    """Of a failure, as far as they are known."""
 
 
 HostCommand = (

@@ -9,6 +9,7 @@ from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.model.flow import FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+from upmt_nf.policy.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,11 @@ class TunnelSignalReceived:
 
 @dataclass(frozen=True, slots=True)
 class ApplicationDefined:
-    """An application exists and prefers these networks, best first (`any`: all others). Again: the new policy."""
+    """An application exists, with a policy or networks, best first (`any`: all others). Again: the new policy."""
 
     name: ApplicationName
     id: ApplicationId
-    policy: tuple[str, ...] | None = None
+    policy: Policy | tuple[str, ...] | None = None
     """None: the default policy."""
 
 
@@ -93,7 +94,22 @@ class ApplicationAssigned:
     """An administrator gave an application another policy."""
 
     name: ApplicationName
-    policy: tuple[str, ...]
+    policy: Policy | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationLocked:
+    """An administrator wants an application on one network and nowhere else; None: its policy decides again."""
+
+    name: ApplicationName
+    network: NetworkName | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClockRead:
+    """What to add to `now` to have seconds since 1970-01-01 00:00 local time, for policies with hours and days."""
+
+    offset: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +139,8 @@ HostEvent = (
     | TunnelSignalReceived
     | ApplicationDefined
     | ApplicationAssigned
+    | ApplicationLocked
+    | ClockRead
     | HandoverAsked
     | FlowsAdopted
     | StopAsked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from upmt_nf.mobility.advisor import PLAIN_LIST, Advisor
 from upmt_nf.mobility.applications import Application
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_tunnel import HostTunnel
@@ -75,6 +76,10 @@ class ApplicationStatus:
     policy: tuple[str, ...]
     network: NetworkName | None
     is_moving: bool
+    policy_name: str | None = None
+    """Of the policy that decides; None: it goes by its list of networks."""
+    locked: NetworkName | None = None
+    """A person wants it there and nowhere else."""
 
 
 def association_status(anchors: HostAnchors) -> AssociationStatus:
@@ -128,12 +133,15 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else 1000 * seconds
 
 
-def application_status(application: Application) -> ApplicationStatus:
+def application_status(application: Application, advisor: Advisor) -> ApplicationStatus:
     """An application now."""
+    policy = advisor.policy_of(application.name)
     return ApplicationStatus(
         application.name,
         application.id,
         application.policy,
         application.network,
         application.handover is not None,
+        policy.name if policy is not None and policy.name != PLAIN_LIST else None,
+        advisor.lock_of(application.name),
     )

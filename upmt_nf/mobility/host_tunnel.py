@@ -27,6 +27,7 @@ from random import Random
 
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.mobility.measurement import PathMeasurement
+from upmt_nf.mobility.path_quality import PathQuality
 from upmt_nf.mobility.resting import Resting
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName
@@ -152,6 +153,12 @@ class HostTunnel:
         """Round-trip time, seconds, EWMA."""
         self.loss = 0.0
         """Part of the probes that went unanswered, both ways together, EWMA."""
+        self.quality = PathQuality()
+        """The newest probes, as policies judge them."""
+        self._hurry = inf
+        """An application here needs a probe this often."""
+        self.is_awaited = False
+        """An application would rather be here, were it good: it does not rest."""
         self.measured = PathMeasurement()
         """Delay variation and loss of each direction; none of it decides anything here."""
         self.up_since: float | None = None
@@ -240,6 +247,7 @@ class HostTunnel:
             return []
         sample = now - sent
         self.rtt = sample if self.rtt is None else self.rtt + EWMA * (sample - self.rtt)
+        self.quality.answer(sample)
         if sequence not in self._late:
             self.loss -= EWMA * self.loss
         self._late.discard(sequence)
@@ -263,6 +271,16 @@ class HostTunnel:
         if self.state is TunnelState.UP and not is_asking:
             self._is_doubted = True
             self._probe_at = now
+
+    def hasten(self, hurry: float, now: float) -> None:
+        """Applications here need a probe this often (seconds; infinite: as configured). Its owner asks for timeouts.
+
+        More probes make no verdict of death come sooner: what is slow for a second is not dead.
+        """
+        is_sooner = hurry < min(self._hurry, self.interval)
+        self._hurry = hurry
+        if is_sooner and self.state is TunnelState.UP and self._probe_at is not None:
+            self._probe_at = min(self._probe_at, now + hurry)
 
     def break_path(self, reason: str, now: float) -> list[TunnelAction]:
         """The kernel refuses to send on the path."""
@@ -339,12 +357,17 @@ class HostTunnel:
         self._probe_at = min(now + self._jittered_interval(), self.resting.next_at)
         return actions
 
+    def is_used(self, now: float) -> bool:
+        """Whether it is there and carried something a moment ago."""
+        if self.tunnel is None or self.up_since is None:
+            return False
+        return not self.resting.is_idle(max(self.tunnel.used, self.up_since), now)
+
     def _is_idle(self, now: float) -> bool:
-        """Nothing was carried for a while, and the last probe was answered."""
+        """Nothing was carried for a while, nobody waits for it to be good, and the last probe was answered."""
         if self.state is not TunnelState.UP or self.tunnel is None or self.up_since is None:
             return False
-        used = max(self.tunnel.used, self.up_since)
-        return self.resting.is_idle(used, now) and self._answer_deadline() is None
+        return not self.is_awaited and not self.is_used(now) and self._answer_deadline() is None
 
     # --- inside ---
 
@@ -373,6 +396,7 @@ class HostTunnel:
 
     def _forget_measurements(self) -> None:
         self.rtt, self.loss = None, 0.0
+        self.quality = PathQuality()
         self.measured = PathMeasurement()
         self.reflexive = None
         self.up_since = None
@@ -412,7 +436,7 @@ class HostTunnel:
         return min(eighth, max(self.answer_timeout, DOUBTED_PAUSE)) if self._is_doubted else eighth
 
     def _jittered_interval(self) -> float:
-        return self.interval * self._random.uniform(0.95, 1.05)
+        return min(self.interval, self._hurry) * self._random.uniform(0.95, 1.05)
 
     def _answer_deadline(self) -> float | None:
         """When the oldest probe since the last answer is late."""

@@ -11,6 +11,7 @@ from random import Random
 
 from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.advisor import new_advisor
 from upmt_nf.mobility.association import AssociationLost, GoodbyeSaid, Granted, HostAssociation
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
@@ -30,7 +31,9 @@ from upmt_nf.mobility.host_commands import (
 from upmt_nf.mobility.host_events import (
     ApplicationAssigned,
     ApplicationDefined,
+    ApplicationLocked,
     BindingAnswerReceived,
+    ClockRead,
     FlowsAdopted,
     HandoverAsked,
     HostEvent,
@@ -80,11 +83,14 @@ from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress, newcomers_of
 from upmt_nf.model.identity import (
     DEFAULT_APPLICATION,
     DEFAULT_APPLICATION_ID,
+    ApplicationId,
     ApplicationName,
     NetworkName,
     TunnelId,
 )
 from upmt_nf.model.names import MEASUREMENT_PORT
+from upmt_nf.policy.budget import Ledger
+from upmt_nf.policy.policy import Policy
 from upmt_nf.signaling.messages import AnchorNotice, TunnelSetupResponse
 from upmt_nf.signaling.sip.message import Response
 from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
@@ -114,7 +120,8 @@ class MobileHost:
             )
             for index, name in enumerate(settings.networks, start=1)
         }
-        self._placement = Placement(paft, self._tunnels, settings.return_after, self._room)
+        self._advisor = new_advisor(settings, self._tunnels, paft)
+        self._placement = Placement(paft, self._tunnels, settings.return_after, self._room, self._advisor)
         self._anchors = HostAnchors(
             settings,
             random,
@@ -128,7 +135,7 @@ class MobileHost:
         self._is_configured = False
         """Towards the anchor in use."""
         self._is_stopped = False
-        self._placement.define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy)
+        self._define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy, 0.0)
 
     # --- views ---
 
@@ -149,9 +156,18 @@ class MobileHost:
     def applications(self) -> dict[ApplicationName, ApplicationStatus]:
         """Every application now, in the order of definition."""
         return {
-            name: application_status(application)
+            name: application_status(application, self._advisor)
             for name, application in self._placement.applications.items()
         }
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was spent of budgets."""
+        return self._advisor.engine.ledger
+
+    def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
+        """Why an application's policy or lock forbids it a network; None when it may be there."""
+        return self._advisor.bar(name, network, now)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -201,10 +217,15 @@ class MobileHost:
                 if (tunnel := self._known(network)) is not None:
                     self._receive_signal(tunnel, port, payload, now)
             case ApplicationDefined(name, id, policy):
-                self._placement.define(name, id, policy or self._settings.default_policy)
+                self._define(name, id, policy or self._settings.default_policy, now)
             case ApplicationAssigned(name, policy):
                 if (application := self._placement.applications.get(name)) is not None:
-                    self._placement.define(name, application.id, policy)
+                    self._define(name, application.id, policy, now)
+            case ApplicationLocked(name, network):
+                if name in self._placement.applications:
+                    self._placement.lock(name, network, now)
+            case ClockRead(offset):
+                self._advisor.set_clock(offset, now)
             case HandoverAsked(token, what, target):
                 self._placement.ask(token, what, target, now)
             case FlowsAdopted(name, flows):
@@ -216,6 +237,14 @@ class MobileHost:
         self._work_off(now)
         commands, self._commands = self._commands, []
         return commands
+
+    def _define(
+        self, name: ApplicationName, id: ApplicationId, policy: Policy | tuple[str, ...], now: float
+    ) -> None:
+        if isinstance(policy, Policy):
+            self._placement.guide(name, id, policy, now)
+        else:
+            self._placement.define(name, id, policy)
 
     def _pass_time(self, now: float) -> None:
         self._anchors.handle_timeout(now)

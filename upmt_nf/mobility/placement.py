@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.mobility.advisor import PLAIN_LIST, Advisor
 from upmt_nf.mobility.applications import Application, Lost
 from upmt_nf.mobility.commands import Announce, Level
 from upmt_nf.mobility.handover import FlowRequest, Handover, HandoverInput, HandoverPhase, Order
@@ -23,6 +24,8 @@ from upmt_nf.model.identity import (
     ApplicationName,
     NetworkName,
 )
+from upmt_nf.policy.events import Locked, MoveFailed, Placed, Released
+from upmt_nf.policy.policy import Policy
 
 RETURN_PATIENCE = 5.0
 """Seconds before another try after an automatic move to a better network failed."""
@@ -40,6 +43,7 @@ class Placement:
         tunnels: Mapping[NetworkName, HostTunnel],
         return_after: float,
         room: Callable[[NetworkName], int],
+        advisor: Advisor,
     ) -> None:
         self.applications: dict[ApplicationName, Application] = {}
         self.commands: list[HostCommand] = []
@@ -55,14 +59,26 @@ class Placement:
         self._configured: Sequence[NetworkName] = tuple(tunnels)
         self._return_after = return_after
         self._room = room
+        self._advisor = advisor
+        self._lent: set[ApplicationName] = set()
+        """Go by a list of networks, but are locked."""
         self._settled_at = 0.0
         self._pins: dict[FlowBytes, NetworkName] = {}
         self._moving: dict[FlowBytes, Handover] = {}
 
     # --- what people say ---
 
+    def guide(self, name: ApplicationName, id: ApplicationId, policy: Policy, now: float) -> None:
+        """An application exists, or has another policy now, which the engine decides by."""
+        self.define(name, id, policy.networks)
+        self._advisor.take_on(name, id, policy, now)
+        if (network := self.applications[name].network) is not None:
+            self._advisor.tell(Placed(name, network), now)
+
     def define(self, name: ApplicationName, id: ApplicationId, policy: tuple[str, ...]) -> None:
-        """An application exists, or has another policy now."""
+        """An application exists, or goes by another list of networks now."""
+        self._advisor.let_go(name)
+        self._lent.discard(name)
         known = self.applications.get(name)
         if known is None:
             self.applications[name] = Application(name, id, policy, lost=Lost(None, "first network"))
@@ -70,9 +86,26 @@ class Placement:
         else:
             known.policy, known.patience_until = policy, 0.0
 
+    def lock(self, name: ApplicationName, network: NetworkName | None, now: float) -> None:
+        """Keep an application on one network and nowhere else, or let its policy decide again (None)."""
+        application = self.applications[name]
+        if network is None:
+            self._advisor.tell(Released(name), now)
+            if name in self._lent:
+                self.define(name, application.id, application.policy)
+            return
+        if not self._advisor.guides(name):
+            order = ranked(application.policy, self._configured)
+            policy = Policy(PLAIN_LIST, networks=order, good_for=max(self._return_after, 1.0))
+            self._advisor.take_on(name, application.id, policy, now)
+            self._lent.add(name)
+            if application.network is not None:
+                self._advisor.tell(Placed(name, application.network), now)
+        self._advisor.tell(Locked(name, network), now)
+
     def ask(self, token: int, what: ApplicationName | FlowKey, target: NetworkName, now: float) -> None:
         """A handover is wanted. The answer is a HandoverFinished, now or when the anchor has answered."""
-        failure, is_usage = self._objection(what, target)
+        failure, is_usage = self._objection(what, target, now)
         if failure is not None:
             self.commands.append(HandoverFinished(token, None, failure, is_usage))
         elif isinstance(what, FlowKey):
@@ -81,7 +114,7 @@ class Placement:
             self._ask_application(token, self.applications[what], target, now)
 
     def _objection(
-        self, what: ApplicationName | FlowKey, target: NetworkName
+        self, what: ApplicationName | FlowKey, target: NetworkName, now: float
     ) -> tuple[str, bool] | tuple[None, bool]:
         if target not in self._tunnels:
             return f"there is no network {target!r}; there are {', '.join(self._tunnels)}", True
@@ -94,7 +127,17 @@ class Placement:
         tunnel = self._tunnels[target]
         if not tunnel.is_usable:
             return f"network {target} is {tunnel.state.value}: {tunnel.reason}", False
+        owner = self._owner_of(what)
+        if owner is not None and (bar := self._advisor.bar(owner, target, now)) is not None:
+            return f"{owner} must not use {target}: {bar}", False
         return None, False
+
+    def _owner_of(self, what: ApplicationName | FlowKey) -> ApplicationName | None:
+        if not isinstance(what, FlowKey):
+            return what
+        entry = self._paft.flows.get(what.packed())
+        application = self._application_of(entry) if entry is not None else None
+        return application.name if application is not None else None
 
     def _ask_application(self, token: int, application: Application, target: NetworkName, now: float) -> None:
         running = application.handover
@@ -103,7 +146,7 @@ class Placement:
         source = application.network
         if source == target:
             # What tells the anchor so, if anything still does, goes on.
-            application.policy = preferring(target, application.policy)
+            self._prefer(application, target)
             receipt = Receipt(
                 application.name, source, target, Mode.MAKE_BEFORE_BREAK, 0, 0.0, "already there"
             )
@@ -111,6 +154,11 @@ class Placement:
             return
         order = Order(application.name, source, target, "asked", token)
         self._start_application(application, order, now)
+
+    def _prefer(self, application: Application, target: NetworkName) -> None:
+        """A person moved it. A policy is not changed by that: a lock keeps it there."""
+        if not self._advisor.guides(application.name):
+            application.policy = preferring(target, application.policy)
 
     def _ask_flow(self, token: int, flow: FlowKey, target: NetworkName, now: float) -> None:
         key = flow.packed()
@@ -188,7 +236,7 @@ class Placement:
 
     def _claimant(self, application: Application) -> NetworkName | None:
         """The network that an application without one will most likely get: exactly one, or both ends disagree."""
-        order = ranked(application.policy, self._configured)
+        order = self._order_of(application)
         for state in (TunnelState.SETUP, TunnelState.DEAD):
             for name in order:
                 if self._tunnels[name].state is state:
@@ -201,9 +249,10 @@ class Placement:
         """When a network will have been back long enough."""
         now = self._settled_at
         if not any(application.network is not None for application in self.applications.values()):
-            return None
+            return self._advisor.next_timeout()
         times = [self._good_at(tunnel) for tunnel in self._tunnels.values()]
         times += [application.patience_until for application in self.applications.values()]
+        times.append(self._advisor.next_timeout())
         return min((time for time in times if time is not None and time > now), default=None)
 
     # --- the tunnels have changed, or time has passed ---
@@ -211,6 +260,7 @@ class Placement:
     def settle(self, now: float) -> None:
         """Bring every flow and application into line with the tunnels' states."""
         self._settled_at = now
+        self._advisor.look(now)
         stranded = self._unpin_dead()
         for handover in list(self._moving.values()):
             self._watch(handover, now)
@@ -218,11 +268,52 @@ class Placement:
         for application in self.applications.values():
             if application.handover is not None:
                 self._watch(application.handover, now)
-            if application.handover is None or application.handover.phase is HandoverPhase.CONFIRMING:
+            if self._advisor.guides(application.name):
+                self._follow(application, now)
+            elif application.handover is None or application.handover.phase is HandoverPhase.CONFIRMING:
                 self._select(application, fitness, now)
         for entry in stranded:
             if (owner := self._application_of(entry)) is not None:
                 self._repair(owner, [entry.flow], now)
+        self._advisor.urge(now)
+
+    def _follow(self, application: Application, now: float) -> None:
+        """Do what the policy engine decided for an application."""
+        name, running = application.name, application.handover
+        wish = self._advisor.take_wish(name)
+        if application.network is not None and not self._tunnels[application.network].is_usable:
+            tunnel = self._tunnels[application.network]
+            self._lose(
+                application, f"network {tunnel.network} is {tunnel.state.value} ({tunnel.reason})", now
+            )
+            wish = self._advisor.take_wish(name) or wish
+        if wish is None:
+            return None
+        if wish.is_urgent and application.network is not None and wish.target != application.network:
+            if (
+                running is not None
+                and running.target == wish.target
+                and running.phase is HandoverPhase.ASKING
+            ):
+                running.lose_source()
+                return self._advance(running, now)
+            self._lose(application, wish.reason, now)
+            wish = self._advisor.take_wish(name) or wish
+        running = application.handover
+        if wish.target is None:
+            return None
+        if running is not None and not running.order.is_repair and not wish.is_urgent:
+            # A person's wish goes first, and what is under way is finished.
+            return self._advisor.keep_wish(wish)
+        if application.network == wish.target:
+            return self._advisor.tell(Placed(name, wish.target), now)
+        if not self._tunnels[wish.target].is_usable:
+            return self._advisor.tell(MoveFailed(name, wish.target), now)
+        lost = application.lost
+        source = lost.source if application.network is None and lost is not None else application.network
+        cause = lost.cause if application.network is None and lost is not None else wish.reason
+        order = Order(name, source, wish.target, cause, decision=wish)
+        return self._start_application(application, order, now)
 
     def _select(self, application: Application, fitness: dict[NetworkName, Fitness], now: float) -> None:
         order = ranked(application.policy, self._configured)
@@ -249,6 +340,7 @@ class Placement:
     def _lose(self, application: Application, cause: str, now: float) -> None:
         if application.handover is not None:
             self._end(application.handover, HandoverInput.TARGET_LOST, cause, now)
+        self._advisor.count(now)
         application.lost = Lost(application.network, cause)
         application.network = None
         self.has_lost = True
@@ -274,11 +366,15 @@ class Placement:
             entry = self._paft.flows.get(key)
             if entry is None:
                 del self._pins[key]
-            elif not self._tunnels[network].is_usable:
+            elif not self._tunnels[network].is_usable or self._is_barred(entry, network):
                 del self._pins[key]
                 self._paft.unpin(key)
                 stranded.append(entry)
         return stranded
+
+    def _is_barred(self, entry: FlowEntry, network: NetworkName) -> bool:
+        owner = self._application_of(entry)
+        return owner is not None and self._advisor.bar(owner.name, network, self._settled_at) is not None
 
     # --- handovers ---
 
@@ -343,12 +439,20 @@ class Placement:
         """Do what a handover's phase asks for, until it waits or is over."""
         self._take_requests(handover)
         if handover.phase is HandoverPhase.CONFIRMING and not handover.has_steered:
+            self._advisor.count(now)
             if not self._steer(handover):
                 return self._end(handover, HandoverInput.TARGET_LOST, "the flow has ended", now)
             self._take_requests(handover)
+            if handover.order.flow is None:
+                self._advisor_placed(handover, now)
         if not handover.is_running:
             self._finish(handover, now)
         return None
+
+    def _advisor_placed(self, handover: Handover, now: float) -> None:
+        name = handover.order.application
+        if self._advisor.guides(name):
+            self._advisor.tell(Placed(name, handover.target), now)
 
     def _take_requests(self, handover: Handover) -> None:
         self.requests += handover.take_requests(self._filter_of(handover), self._room(handover.target))
@@ -381,7 +485,7 @@ class Placement:
         application.network = order.target
         application.lost = None
         if order.token is not None:
-            application.policy = preferring(order.target, application.policy)
+            self._prefer(application, order.target)
         # Flows that began while the anchor was asked follow, and the anchor shall know of them too.
         handover.add(self._keys_of(application))
         return True
@@ -391,9 +495,9 @@ class Placement:
 
     def _end(self, handover: Handover, input: HandoverInput, reason: str, now: float) -> None:
         handover.fail(input, reason)
-        self._finish(handover, now)
+        self._finish(handover, now, is_superseded=input is HandoverInput.SUPERSEDED)
 
-    def _finish(self, handover: Handover, now: float) -> None:
+    def _finish(self, handover: Handover, now: float, *, is_superseded: bool = False) -> None:
         order = handover.order
         self.cancelled += handover.asked
         self.requests = [request for request in self.requests if request.handover is not handover]
@@ -408,6 +512,9 @@ class Placement:
             # The anchor may have moved some flows already: put them back to where our packets leave.
             application.patience_until = now + max(RETURN_PATIENCE, self._return_after)
             self._take_back(handover.touched, now)
+            is_application = order.flow is None and not order.is_repair
+            if is_application and not is_superseded and self._advisor.guides(order.application):
+                self._advisor.tell(MoveFailed(order.application, order.target), now)
 
     def _report(self, handover: Handover) -> None:
         order = handover.order
@@ -423,9 +530,19 @@ class Placement:
         else:
             text = f"{what} from {way}: {handover.failure}"
             self.commands.append(Announce(Level.WARNING, text))
-            self.commands.append(HandoverFinished(order.token, None, handover.failure))
+            self.commands.append(
+                HandoverFinished(
+                    order.token, None, handover.failure, application=order.application, target=order.target
+                )
+            )
 
     # --- looking ---
+
+    def _order_of(self, application: Application) -> Sequence[NetworkName]:
+        """The networks that an application may use, best first."""
+        if self._advisor.guides(application.name):
+            return self._advisor.order(application.name, self._settled_at)
+        return ranked(application.policy, self._configured)
 
     def _flows_of(self, application: Application) -> list[FlowEntry]:
         """Those that go with the application: neither pinned nor on a way of their own."""

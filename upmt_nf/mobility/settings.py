@@ -11,6 +11,9 @@ from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TerminalId
 from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
+from upmt_nf.policy.budget import Ledger
+from upmt_nf.policy.network import NetworkFacts
+from upmt_nf.policy.policy import Policy
 
 
 class AddressPool(Sized, Iterable[IPAddress], Protocol):
@@ -61,8 +64,12 @@ class HostSettings:
     """How long a preferred network must have been up again before applications return to it."""
     lifetime: int = 3600
     """Of the association, as asked of the anchor."""
-    default_policy: tuple[str, ...] = ("any",)
-    """Networks, best first, of applications without a policy of their own; `any` stands for all others."""
+    default_policy: Policy | tuple[str, ...] = ("any",)
+    """Of applications without one of their own; or networks, best first, where `any` stands for all others."""
+    facts: tuple[NetworkFacts, ...] = ()
+    """What policies may know of the networks; nothing where it says nothing."""
+    ledger: Ledger | None = None
+    """What was spent of budgets before."""
     setup_backoff: float = 10.0
     """The longest pause between two attempts to set a tunnel up."""
     leave_patience: float = 2.0

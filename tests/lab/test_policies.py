@@ -1,0 +1,218 @@
+"""Policies at work in the lab: the procedure of UPMT's authors, locks, reloads, budgets, receipts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab_driver import UPMT, Lab, unique_lab_name, wait_until
+
+from upmt_nf.lab.stream_report import report
+from upmt_nf.lab.voice_stream import read_log
+
+pytestmark = pytest.mark.lab
+
+PATIENCE = 30.0
+STREAM = (sys.executable, "-m", "upmt_nf.lab.voice_stream")
+POLICIES = """
+[[policy]]
+name = "frugal"
+kind = "PriorityList"
+networks = ["net0", "net1"]
+budgets = "300 kB/day on net0"
+
+[[application]]
+name = "call"
+policy = "voice"
+
+[[application]]
+name = "bulk"
+policy = "bulk"
+"""
+
+
+class PolicyLab:
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.config = lab.directory_of_state() / "mobile-host.toml"
+        self.written = self.config.read_text()
+        self.write(POLICIES)
+        lab.start_daemon("an")
+        self.daemon = lab.start_daemon("mh")
+        wait_until(lambda: lab.is_answering("mh"), "the daemon answers", PATIENCE)
+        lab.await_networks_up()
+
+    def write(self, policies: str) -> None:
+        text = self.written.replace(
+            "keepalive_interval = 1.0", 'keepalive_interval = 5.0\nmetrics = "127.0.0.1:9377"'
+        )
+        for interface in ("if0", "if1"):
+            # Slow enough that a budget of 300 kB can be kept.
+            line = f'interface = "{interface}"'
+            text = text.replace(line, f'{line}\nthroughput = "400 kbit/s"')
+        self.config.write_text(text + policies)
+
+    def app(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {row["name"]: row for row in self.lab.ask("apps")}[name]
+        return found
+
+    def moves(self, name: str) -> list[dict[str, Any]]:
+        """What its policy did by itself, first placements aside."""
+        return [
+            row
+            for row in self.lab.ask("handovers", "--last", "1000")
+            if row["application"] == name and row["from"] is not None
+        ]
+
+    def shape(self, network: str, delay: str, loss: str = "0%") -> None:
+        self.lab.upmt("lab", "shape", "--name", self.lab.name, network, "--delay", delay, "--loss", loss)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[PolicyLab]:
+    lab = Lab(unique_lab_name(), tmp_path)
+    try:
+        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons")
+        yield PolicyLab(lab)
+    finally:
+        lab.end_programs()
+        lab.upmt("lab", "down", "--name", lab.name)
+
+
+def test_the_authors_procedure_moves_the_call_once_each_way_and_bulk_never(
+    world: PolicyLab, tmp_path: Path
+) -> None:
+    lab, log = world.lab, tmp_path / "call.log"
+    lab.start("ch", *STREAM, "echo", "5004", str(log.with_suffix(".echo")))
+    lab.await_listener("ch", 5004)
+    stream = lab.start(
+        "mh", *UPMT, "run", "--app", "call", "--",
+        *STREAM, "send", "86.0.0.1", "5004", "50", "100", str(log),
+    )  # fmt: skip
+    wait_until(lambda: log.exists(), "the stream runs", PATIENCE)
+    # The network that came up first was taken first; the better one follows.
+    wait_until(lambda: world.app("call")["network"] == "net0", "the call is on its first network", 60)
+    assert world.app("call")["policy_name"] == "voice"
+    before = {name: len(world.moves(name)) for name in ("call", "bulk")}
+    for delay in ("100ms", "200ms"):
+        world.shape("net0", delay)
+        time.sleep(5)
+    assert [row["cause"] for row in world.moves("call")[before["call"] :]] == [], "it bears 200 ms"
+    world.shape("net0", "300ms")
+    time.sleep(5)
+    world.shape("net0", "200ms")
+    wait_until(lambda: world.app("call")["network"] == "net1", "the call has moved", PATIENCE)
+    (away,) = world.moves("call")[before["call"] :]
+    assert (away["mode"], away["rule"]) == ("make-before-break", "voice: leave.delay = 250 ms")
+    assert away["numbers"]["source_delay_ms"] > 250
+    assert away["numbers"]["target_delay_ms"] < 50
+    assert away["flows"] == 1
+    world.shape("net0", "0ms")
+    wait_until(lambda: world.app("call")["network"] == "net0", "the call has returned", 70)
+    assert len(world.moves("call")) == before["call"] + 2
+    assert len(world.moves("bulk")) == before["bulk"]
+    assert stream.wait(timeout=120) == 0
+    there = report(read_log(log.with_suffix(".echo")), 0, 4999)
+    # Each change of the lab's delay may cost what is on its way; the handovers in between cost nothing.
+    assert there.duplicated == 0
+    assert there.lost <= 60
+    trace = tmp_path / "trace.jsonl"
+    lab.on("mh", *UPMT, "trace", "record", str(trace), "--for", "2")
+    text = lab.on(
+        "mh", *UPMT, "policy", "replay", "--config", str(world.config), "--trace", str(trace)
+    ).stdout
+    assert "call (voice): 1 handovers, 0 flaps" in text
+
+
+def test_a_lock_a_release_and_another_policy(world: PolicyLab) -> None:
+    lab = world.lab
+    assert lab.ask("lock", "call", "--to", "net1") == {
+        "application": "call",
+        "locked": "net1",
+        "network": "net1",
+    }
+    assert world.app("call")["locked"] == "net1"
+    refused = lab.on("mh", *UPMT, "handover", "call", "--to", "net0", check=False)
+    assert (refused.returncode, "it is locked to net1" in refused.stderr) == (1, True)
+    assert lab.ask("lock", "call")["locked"] == "net1"
+    assert lab.ask("release", "call")["locked"] is None
+    assert lab.on("mh", *UPMT, "lock", "call", "--to", "5g", check=False).returncode == 2
+    assert lab.on("mh", *UPMT, "lock", "nobody", check=False).returncode == 2
+    assert lab.on("mh", *UPMT, "lock", "bulk").stdout.startswith("bulk: locked to net")
+    row = lab.ask("assign", "--app", "call", "--to", "Block")
+    assert (row["policy_name"], row["network"]) == ("Block", None)
+    row = lab.ask("assign", "--app", "call", "--to", "gaming")
+    assert row["policy_name"] == "gaming"
+    wait_until(lambda: world.app("call")["network"] is not None, "it is placed again", PATIENCE)
+    unknown = lab.on("mh", *UPMT, "assign", "--app", "call", "--to", "gamign", check=False)
+    assert (unknown.returncode, "the policies are" in unknown.stderr) == (2, True)
+
+
+def test_a_bad_file_changes_nothing_and_a_good_one_takes_effect(world: PolicyLab) -> None:
+    lab = world.lab
+    world.write(POLICIES.replace('"voice"', '"voise"'))
+    refused = lab.on("mh", *UPMT, "mobile-host", "reload", check=False)
+    assert refused.returncode == 2
+    assert f"{world.config}:" in refused.stderr
+    assert "there is no policy 'voise'" in refused.stderr
+    assert world.app("call")["policy_name"] == "voice"
+    world.write(POLICIES.replace('"voice"', '"gaming"\nnetworks = "net1"'))
+    os.kill(world.daemon, signal.SIGHUP)
+    wait_until(lambda: world.app("call")["network"] == "net1", "the new policy holds", PATIENCE)
+    assert world.app("call")["policy_name"] == "gaming"
+
+
+def test_a_budget_is_kept_also_by_a_daemon_that_is_killed(world: PolicyLab) -> None:
+    lab = world.lab
+    lab.ask("assign", "--app", "call", "--to", "frugal")
+    lab.start("ch", "socat", "-u", "UDP-RECV:7100", "OPEN:/dev/null")
+    lab.await_listener("ch", 7100)
+    sender = "while :; do head -c 1000 /dev/zero; sleep 0.05; done | socat -u -b 1000 - UDP:86.0.0.1:7100"
+    lab.start("mh", *UPMT, "run", "--app", "call", "--", "sh", "-c", sender)
+    wait_until(lambda: world.app("call")["network"] == "net1", "the budget made it leave", PATIENCE)
+    (left,) = world.moves("call")[-1:]
+    assert left["cause"] == "300 kB/day on net0 is nearly spent"
+    sent = sum(row["bytes"] for row in lab.ask("flows") if row["application"] == "call")
+    assert sent > 50_000
+    world.write(POLICIES.replace('"voice"', '"frugal"'))
+    os.kill(world.daemon, signal.SIGKILL)
+    wait_until(lambda: not lab.is_answering("mh"), "it is dead", PATIENCE)
+    lab.start_daemon("mh")
+    wait_until(lambda: lab.is_answering("mh"), "the daemon answers", PATIENCE)
+    lab.await_networks_up()
+    wait_until(lambda: world.app("call")["network"] == "net1", "what was spent is remembered", PATIENCE)
+    assert world.moves("call"), "and what was done"
+
+
+def test_what_is_shown_and_served(world: PolicyLab) -> None:
+    lab = world.lab
+    trial = lab.ask("networks", "test", "net0")
+    assert (trial["network"], trial["passed"]) == ("net0", True)
+    assert {check["state"] for check in trial["checks"]} <= {"ok", "unknown"}
+    assert lab.on("mh", *UPMT, "networks", "test", "5g", check=False).returncode == 2
+    view = lab.on("mh", *UPMT, "watch", "--once").stdout
+    assert all(len(line) <= 80 for line in view.splitlines())
+    assert "bulk" in view
+    text = lab.on("mh", "curl", "-sS", "http://127.0.0.1:9377/metrics").stdout
+    assert 'upmt_network_up{network="net0"} 1' in text
+    assert 'upmt_application_network{application="call",network="net0"} 1' in text
+    assert "9377" not in lab.on("mh", "ss", "-Hlnt", "not", "src", "127.0.0.1").stdout
+
+
+def test_handovers_are_followed_as_json_lines(world: PolicyLab) -> None:
+    lab = world.lab
+    follower = lab.start("mh", *UPMT, "handovers", "--last", "0", "--follow", "--json")
+    time.sleep(1)
+    lab.ask("handover", "call", "--to", "net1")
+    assert follower.stdout is not None
+    row = json.loads(follower.stdout.readline())
+    while not row["asked"]:
+        row = json.loads(follower.stdout.readline())
+    assert (row["application"], row["to"], row["outcome"]) == ("call", "net1", "done")

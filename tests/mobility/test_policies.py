@@ -1,0 +1,243 @@
+"""The policy engine at work in a mobile host: what it decides is done, and proven by receipts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from mobility_terminal import NET0, NET1
+from mobility_world import World, associated, misbehave
+
+from upmt_nf.mobility.host_commands import Mode, Receipt
+from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined, ApplicationLocked, ClockRead
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName
+from upmt_nf.policy.budget import Budget, Period
+from upmt_nf.policy.events import Cause
+from upmt_nf.policy.network import NetworkFacts, Protection
+from upmt_nf.policy.policy import Kind, Policy
+from upmt_nf.policy.profiles import PROFILES
+
+NEVER = 1e9
+"""Seconds of silence after which a tunnel is idle: here it always carries something."""
+CALL, BULK = ApplicationName("call"), ApplicationName("bulk")
+FACTS = (NetworkFacts(NET0, throughput=20e6), NetworkFacts(NET1, cost=4.0, is_metered=True, throughput=20e6))
+
+
+def profile(name: str, **changes: object) -> Policy:
+    return replace(PROFILES[name], networks=(NET0, NET1), **changes)  # type: ignore[arg-type]
+
+
+def world_with(seed: int = 0, **policies: Policy) -> World:
+    world = World(seed, facts=FACTS, idle_after=NEVER)
+    for number, (name, policy) in enumerate(policies.items(), start=2):
+        world.host.take(ApplicationDefined(ApplicationName(name), ApplicationId(number), policy))
+    associated(world)
+    return world
+
+
+def moves(world: World, name: ApplicationName) -> list[Receipt]:
+    found = [finished.receipt for finished in world.host.finished]
+    return [receipt for receipt in found if receipt is not None and receipt.application == name]
+
+
+def network_of(world: World, name: ApplicationName) -> str | None:
+    return world.host.machine.applications[name].network
+
+
+def authors_delays(world: World) -> None:
+    """100, 200, 300, 200 ms one way in steps of 5 s."""
+    for delay in (0.1, 0.2, 0.3, 0.2):
+        world.host.links[NET0].delay = delay
+        world.run(5)
+
+
+def test_voice_moves_when_its_profile_says_so_and_bulk_does_not() -> None:
+    world = world_with(call=profile("voice"), bulk=profile("bulk"))
+    assert (network_of(world, CALL), network_of(world, BULK)) == (NET0, NET0)
+    world.run(60)
+    authors_delays(world)
+    world.host.links[NET0].delay = 0.02
+    world.run(120)
+    _first, away, back = moves(world, CALL)
+    assert (away.source, away.target, away.mode) == (NET0, NET1, Mode.MAKE_BEFORE_BREAK)
+    assert away.decision is not None
+    assert away.decision.cause is Cause.WORSE
+    assert away.decision.rule == "voice: leave.delay = 250 ms"
+    assert away.decision.numbers["source_delay_ms"] > 250
+    assert (back.target, back.decision and back.decision.cause) == (NET0, Cause.BETTER)
+    assert back.started - away.started > PROFILES["voice"].good_for
+    assert [receipt.target for receipt in moves(world, BULK)] == [NET0]
+    world.assert_agreement()
+
+
+def test_a_network_that_is_waited_for_is_measured_though_it_carries_nothing() -> None:
+    world = World(facts=FACTS)
+    world.host.take(ApplicationDefined(CALL, ApplicationId(2), profile("voice")))
+    associated(world)
+    flow = world.host.open_flow(CALL)
+
+    def talk(seconds: int) -> None:
+        for _ in range(seconds):
+            world.host.send(flow)
+            for tunnel in world.host.paft.tunnels.values():
+                if tunnel.network == network_of(world, CALL):
+                    tunnel.used = world.now
+            world.run(1)
+
+    world.host.links[NET0].delay = 0.4
+    talk(150)
+    assert network_of(world, CALL) == NET1
+    world.host.links[NET0].delay = 0.02
+    talk(60)
+    assert network_of(world, CALL) == NET0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_and_two_per_cent_of_loss_move_neither(seed: int) -> None:
+    world = world_with(seed, call=profile("voice"), bulk=profile("bulk"))
+    world.run(30)
+    for loss in (0.001, 0.01, 0.02, 0.01):
+        world.host.links[NET0].loss = loss / 2
+        world.run(15)
+    assert [receipt.target for receipt in moves(world, CALL)] == [NET0]
+    assert [receipt.target for receipt in moves(world, BULK)] == [NET0]
+
+
+def test_heavy_loss_moves_the_call() -> None:
+    world = world_with(call=profile("voice"))
+    world.run(60)
+    world.host.links[NET0].loss = 0.1
+    world.run(60)
+    assert network_of(world, CALL) == NET1
+    assert "loss" in (moves(world, CALL)[-1].cause)
+
+
+def test_when_the_network_falls_every_application_flees_and_the_backup_waits() -> None:
+    world = world_with(call=profile("voice"), backup=profile("backup"))
+    world.run(30)
+    world.host.vanish(NET0)
+    world.run(1)
+    assert (network_of(world, CALL), network_of(world, ApplicationName("backup"))) == (NET1, None)
+    world.host.appear(NET0)
+    world.run(5)
+    assert (network_of(world, CALL), network_of(world, ApplicationName("backup"))) == (NET1, NET0)
+    world.run(60)
+    assert network_of(world, CALL) == NET0
+    world.assert_agreement()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_in_any_weather_both_ends_agree_and_moves_stay_within_the_bound(seed: int) -> None:
+    policy = profile("voice")
+    world = world_with(seed, call=policy, bulk=profile("bulk"))
+    for _ in range(5):
+        for network in (NET0, NET1):
+            link = world.host.links[network]
+            link.delay = world.random.choice((0.01, 0.05, 0.2, 0.4))
+            link.loss = world.random.choice((0.0, 0.01, 0.2))
+            if world.random.random() < 0.2:
+                world.host.vanish(network)
+                world.run(world.random.random() * 5)
+                world.host.appear(network)
+        world.run(world.random.random() * 60)
+    misbehave(world)
+    for link in world.host.links.values():
+        link.delay = 0.02
+    world.run(5)
+    world.settle()
+    world.assert_agreement()
+    own = [
+        receipt
+        for receipt in moves(world, CALL)
+        if receipt.decision is not None and receipt.decision.cause in (Cause.WORSE, Cause.BETTER)
+    ]
+    assert len(own) <= policy.most_moves(2, 600)
+
+
+def test_a_lock_keeps_it_there_and_nowhere_else() -> None:
+    world = world_with(call=profile("voice"))
+    world.host.take(ApplicationLocked(CALL, NET1))
+    world.run(1)
+    assert network_of(world, CALL) == NET1
+    assert world.host.machine.applications[CALL].locked == NET1
+    world.host.vanish(NET1)
+    world.run(10)
+    assert network_of(world, CALL) is None
+    world.host.appear(NET1)
+    world.run(10)
+    assert network_of(world, CALL) == NET1
+    token = world.host.hand_over(CALL, NET0)
+    answer = world.host.outcome(token)
+    assert answer is not None
+    assert answer.failure == "call must not use net0: it is locked to net1"
+    world.host.take(ApplicationLocked(CALL, None))
+    world.run(60)
+    assert network_of(world, CALL) == NET0
+    world.assert_agreement()
+
+
+def test_an_application_with_a_list_of_networks_may_be_locked_as_well() -> None:
+    world = associated(World())
+    world.host.take(ApplicationLocked(DEFAULT_APPLICATION, NET1))
+    world.run(1)
+    status = world.host.machine.applications[DEFAULT_APPLICATION]
+    assert (status.network, status.locked, status.policy_name) == (NET1, NET1, None)
+    world.host.vanish(NET1)
+    world.run(1)
+    assert world.host.network_of() is None
+    world.host.take(ApplicationLocked(DEFAULT_APPLICATION, None))
+    world.run(1)
+    assert world.host.network_of() == NET0
+    assert world.host.machine.applications[DEFAULT_APPLICATION].locked is None
+
+
+def test_a_person_may_move_it_but_not_against_protection() -> None:
+    facts = (NetworkFacts(NET0, protection=Protection.SEALED), NetworkFacts(NET1))
+    world = World(facts=facts, default_policy=profile("voice", protection=Protection.SEALED))
+    associated(world)
+    answer = world.host.outcome(world.host.hand_over(DEFAULT_APPLICATION, NET1))
+    assert answer is not None
+    assert answer.failure == ("default must not use net1: its protection is plain, sealed is required")
+    assert not answer.is_usage_error
+    world.host.vanish(NET0)
+    world.run(30)
+    assert world.host.network_of() is None
+
+
+def test_another_policy_and_back_to_a_list() -> None:
+    world = world_with(call=profile("voice"))
+    world.host.take(ApplicationAssigned(CALL, replace(profile("voice"), networks=(NET1,))))
+    world.run(1)
+    assert network_of(world, CALL) == NET1
+    world.host.take(ApplicationAssigned(CALL, (NET0,)))
+    world.run(1)
+    assert network_of(world, CALL) == NET0
+    assert world.host.machine.applications[CALL].policy_name is None
+
+
+def test_bytes_of_flows_count_against_the_budget_and_midnight_brings_it_back() -> None:
+    budget = Budget(200e6, Period.DAY, NET0)
+    world = World(
+        facts=FACTS, default_policy=Policy("p", Kind.PRIORITY_LIST, (NET0, NET1), budgets=(budget,))
+    )
+    world.host.take(ClockRead(86400 * 100 - world.now - 300))
+    associated(world)
+    flow = world.host.open_flow()
+    entry = world.host.paft.flows[flow.packed()]
+    sent = 0
+    while world.host.network_of() == NET0 and sent < 300:
+        entry.bytes_out += 1_000_000
+        sent += 1
+        world.run(1)
+    assert 185 < sent <= 200
+    away = moves(world, DEFAULT_APPLICATION)[-1]
+    assert (away.target, away.mode) == (NET1, Mode.MAKE_BEFORE_BREAK)
+    assert away.cause == "200 MB/day on net0 is nearly spent"
+    world.run(400)
+    assert world.host.network_of() == NET0, "it is another day"
+
+
+def test_an_idle_host_is_left_in_peace() -> None:
+    world = world_with(call=profile("backup"))
+    world.run(120)
+    assert len(moves(world, CALL)) == 1

@@ -1,0 +1,96 @@
+"""`upmt lock|release|handovers`: keep an application somewhere; what was moved, and why."""
+
+from __future__ import annotations
+
+import json as json_format
+import time
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+
+from upmt_nf.cli.reading import Json
+from upmt_nf.cli.tables import print_json, print_table
+from upmt_nf.daemon.control_client import call
+
+Application = Annotated[str, typer.Argument(help="An application.")]
+_LOOK_EVERY = 0.5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    for command in (lock, release, handovers):
+        app.command()(command)
+
+
+def lock(
+    application: Application,
+    to: Annotated[str | None, typer.Option("--to", help="Network; where it is now by default.")] = None,
+    json: Json = False,
+) -> None:
+    """Keep an application on one network and nowhere else, until it is released."""
+    _print(call("lock", application=application, to=to), json)
+
+
+def release(application: Application, json: Json = False) -> None:
+    """Let an application's policy decide again."""
+    _print(call("release", application=application), json)
+
+
+def handovers(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
+    last: Annotated[int, typer.Option("--last", min=0, max=1000, help="So many, the newest.")] = 20,
+    json: Json = False,
+) -> None:
+    """The last handovers with their causes. With --follow and --json: one JSON object a line."""
+    rows = call("handovers", most=last) if last else []
+    if not follow:
+        print_json(rows) if json else _print_table(rows)
+        return
+    newest = max((row["number"] for row in rows), default=0)
+    with suppress(KeyboardInterrupt):
+        while True:
+            for row in rows:
+                typer.echo(json_format.dumps(row) if json else _line(row))
+                newest = max(newest, row["number"])
+            time.sleep(_LOOK_EVERY)
+            rows = call("handovers", after=newest, most=1000)
+
+
+def _print(value: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(value)
+        return
+    state = f"locked to {value['locked']}" if value["locked"] else "not locked"
+    typer.echo(f"{value['application']}: {state}; now by {value['network'] or 'no network'}")
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["outcome"] != "done":
+        return f"{row['time']}  failed: {row['failure']}"
+    what = row["flow"] or row["application"]
+    rule = f"  [{row['rule']}]" if row["rule"] else ""
+    return f"{row['time']}  {what}: {row['from'] or 'none'} -> {row['to']}  {row['cause']}{rule}"
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    columns = {
+        "TIME": "at",
+        "WHAT": "what",
+        "FROM": "from",
+        "TO": "to",
+        "FLOWS": "flows",
+        "MS": "signalling_ms",
+        "CAUSE": "why",
+        "POLICY'S LINE": "rule",
+    }
+    shown = [
+        {
+            **row,
+            "at": row["time"][:19].replace("T", " "),
+            "what": row["flow"] or row["application"],
+            "why": row["failure"] or row["cause"],
+        }
+        for row in rows
+    ]
+    print_table(None, columns, shown)

@@ -1,0 +1,69 @@
+"""What is known of a network's way to the anchor, check by check: `upmt networks test NAME`. Values in, values out.
+
+It tells what the tunnel's set-up, probes and binding trials have found; it sends nothing itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from upmt_nf.mobility.host_status import NetworkStatus
+
+_USABLE = ("up", "suspect")
+
+
+def network_trial(status: NetworkStatus) -> dict[str, Any]:
+    """`{network, passed, checks [{check, state, detail}]}`; `state` is ok, failed or unknown."""
+    is_usable = status.state in _USABLE
+    checks = [_link(status), _anchor(status, is_usable)]
+    if is_usable:
+        checks += [_nat(status), _binding(status), _mtu(status), _quality(status)]
+    return {"network": status.name, "passed": is_usable, "checks": checks}
+
+
+def _check(name: str, state: str, detail: str) -> dict[str, Any]:
+    return {"check": name, "state": state, "detail": detail}
+
+
+def _link(status: NetworkStatus) -> dict[str, Any]:
+    if status.care_of_address is None or status.state == "down":
+        return _check("link", "failed", status.reason or "no interface, carrier or address")
+    way = f" by {status.gateway}" if status.gateway else ""
+    return _check("link", "ok", f"{status.care_of_address} on {status.interface}{way}")
+
+
+def _anchor(status: NetworkStatus, is_usable: bool) -> dict[str, Any]:
+    if is_usable:
+        return _check("anchor", "ok", f"UDP passes both ways, tunnel {status.tunnel_id}")
+    return _check("anchor", "failed", status.reason or "the anchor has not answered yet")
+
+
+def _nat(status: NetworkStatus) -> dict[str, Any]:
+    if status.reflexive is None:
+        return _check("nat", "unknown", "the anchor has not said how it sees us")
+    if status.reflexive.address == status.care_of_address:
+        return _check("nat", "ok", f"none on the way: the anchor sees {status.reflexive}")
+    return _check("nat", "ok", f"there is one: the anchor sees {status.reflexive}")
+
+
+def _binding(status: NetworkStatus) -> dict[str, Any]:
+    if status.binding_time is None:
+        detail = f"not found out yet; kept alive every {status.keepalive:.0f} s while idle"
+        return _check("binding_time", "unknown", detail)
+    return _check("binding_time", "ok", f"mappings live for {status.binding_time:.0f} s of silence at least")
+
+
+def _mtu(status: NetworkStatus) -> dict[str, Any]:
+    state = "ok" if status.mtu >= 1280 else "failed"
+    detail = f"inner packets of {status.mtu} bytes"
+    return _check("mtu", state, detail if state == "ok" else f"{detail}: IPv6 needs 1280")
+
+
+def _quality(status: NetworkStatus) -> dict[str, Any]:
+    if status.rtt_ms is None:
+        return _check("quality", "unknown", "not measured yet")
+    said = [f"round trip {status.rtt_ms:.1f} ms"]
+    for way, loss in (("up", status.loss_up), ("down", status.loss_down)):
+        if loss is not None:
+            said.append(f"loss {way} {100 * loss:.1f} %")
+    return _check("quality", "ok", ", ".join(said))

@@ -1,0 +1,117 @@
+"""Who made which socket, written down by the kernel at the moment of making (cgroup/sock_create, eBPF).
+
+A look-up then is one question instead of a search through /proc, and it is answered for processes that have ended.
+The program marks nothing: a mark would stay with a socket when rules change, the record does not mind.
+
+    per socket cookie (u64):  | pid u32 | uid u32 | made, ns since boot u64 | command 16 |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from upmt_nf.linux import bpf
+from upmt_nf.linux.bpf import FRAME, LEAVE, R0, R1, R2, R3, R4, R6, Instruction
+from upmt_nf.model.errors import FacilityError
+
+_SO_COOKIE, _SO_NETNS_COOKIE = 57, 71
+_KEY, _VALUE = struct.Struct("=Q"), struct.Struct("=IIQ16s")
+_ENTRIES = 65536
+_MAP_UPDATE, _PID, _UID, _COMMAND, _SOCKET_COOKIE, _NETNS_COOKIE, _BOOT_TIME = 2, 14, 15, 16, 46, 122, 125
+"""Numbers of the helpers (linux/bpf.h)."""
+
+
+class Maker(NamedTuple):
+    """Who made a socket. `made` in seconds since boot."""
+
+    pid: int
+    uid: int
+    made: float
+    command: str
+
+
+class SocketRecord:
+    """The record of this network namespace's sockets, from now on.
+
+    `hierarchy` is where cgroup v2 is mounted. Raises FacilityError when the kernel cannot do it, or when it counts
+    processes differently than we do (another pid namespace).
+    """
+
+    def __init__(self, hierarchy: Path, entries: int = _ENTRIES) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                (here,) = _KEY.unpack(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))
+            except OSError as reason:
+                raise FacilityError("the kernel gives network namespaces no cookies") from reason
+        with contextlib.ExitStack() as made:
+            self._map = bpf.make_map(_KEY.size, _VALUE.size, entries)
+            made.callback(os.close, self._map)
+            program = bpf.load_for_sockets(_program(self._map, here), bpf.CGROUP_INET_SOCK_CREATE)
+            made.callback(os.close, program)
+            link = bpf.attach_to_cgroup(program, str(hierarchy), bpf.CGROUP_INET_SOCK_CREATE)
+            made.callback(os.close, link)
+            self._check()
+            self._open = made.pop_all()
+
+    def maker_of(self, cookie: int) -> Maker | None:
+        """Who made the socket with this cookie; None when it is older than the record, or was accepted."""
+        value = bpf.look_up(self._map, _KEY.pack(cookie), _VALUE.size)
+        if value is None:
+            return None
+        pid, uid, made, command = _VALUE.unpack(value)
+        return Maker(pid, uid, made / 1e9, command.partition(b"\0")[0].decode("utf-8", "surrogateescape"))
+
+    def close(self) -> None:
+        """Take the program out of the kernel."""
+        self._open.close()
+
+    def _check(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            (cookie,) = _KEY.unpack(probe.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8))
+        maker = self.maker_of(cookie)
+        if maker is None:
+            raise FacilityError("the kernel runs no eBPF program when this process makes a socket")
+        if maker.pid != os.getpid():
+            raise FacilityError("this process has another number in the kernel: it is in a pid namespace")
+
+
+def _program(map_fd: int, here: int) -> list[Instruction]:
+    """Eight bytes of key and 32 of value on the stack, one update of the map. It never refuses a socket."""
+    key, value = -8, -40
+    work = [
+        bpf.move(R1, R6),
+        bpf.call(_SOCKET_COOKIE),
+        bpf.store64(key, R0),
+        bpf.call(_PID),
+        bpf.shift_right(R0, 32),
+        bpf.store32(value, R0),
+        bpf.call(_UID),
+        bpf.store32(value + 4, R0),
+        bpf.call(_BOOT_TIME),
+        bpf.store64(value + 8, R0),
+        bpf.move(R1, FRAME),
+        bpf.add(R1, value + 16),
+        bpf.set_to(R2, 16),
+        bpf.call(_COMMAND),
+        *bpf.set_to_wide(R1, map_fd, is_map=True),
+        bpf.move(R2, FRAME),
+        bpf.add(R2, key),
+        bpf.move(R3, FRAME),
+        bpf.add(R3, value),
+        bpf.set_to(R4, 0),
+        bpf.call(_MAP_UPDATE),
+    ]
+    return [
+        bpf.move(R6, R1),
+        bpf.call(_NETNS_COOKIE),
+        *bpf.set_to_wide(R1, here),
+        bpf.skip_unless_equal(R0, R1, len(work)),
+        *work,
+        bpf.set_to(R0, 1),
+        LEAVE,
+    ]

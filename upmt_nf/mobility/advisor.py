@@ -1,0 +1,202 @@
+"""Between the policy engine and the placement: tells the one what the tunnels do, and the other what to do about it.
+
+Guides only the applications that have a policy; the others go by their list of networks (`selection`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import inf
+
+from upmt_nf.datapath.paft import Paft
+from upmt_nf.mobility.host_tunnel import HostTunnel, TunnelState
+from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.model.flow import FlowBytes
+from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+from upmt_nf.policy.engine import Engine
+from upmt_nf.policy.events import (
+    ClockSet,
+    Decision,
+    Locked,
+    Measured,
+    MoveFailed,
+    NetworkChanged,
+    Placed,
+    PolicyEvent,
+    PolicySet,
+    Released,
+    Spent,
+    TimePassed,
+)
+from upmt_nf.policy.network import NetworkFacts
+from upmt_nf.policy.policy import Policy
+from upmt_nf.policy.quality import NO_LIMITS, UNMEASURED, Quality
+
+SHORTEST_INTERVAL = 1.0
+"""Seconds between two probes of a tunnel that an application with thresholds uses, at least."""
+COUNT_EVERY = 1.0
+"""Seconds between two counts of bytes, while there are budgets."""
+
+PLAIN_LIST = "networks"
+"""The name of the policy that stands for a list of networks, while an application without a policy is locked."""
+
+
+class Advisor:
+    """`tunnels` and `paft` are shared with their owners and read only."""
+
+    def __init__(self, engine: Engine, tunnels: Mapping[NetworkName, HostTunnel], paft: Paft) -> None:
+        self.engine = engine
+        self._tunnels = tunnels
+        self._paft = paft
+        self._wishes: dict[ApplicationName, Decision] = {}
+        self._told: dict[NetworkName, tuple[bool, bool]] = dict.fromkeys(tunnels, (False, False))
+        self._qualities: dict[NetworkName, Quality] = dict.fromkeys(tunnels, UNMEASURED)
+        self._counted: dict[FlowBytes, int] = {}
+        self._last: dict[ApplicationName, NetworkName] = {}
+        """Where it was when its bytes were counted last: a tunnel may be gone before they are."""
+        self._ids: dict[ApplicationName, ApplicationId] = {}
+        self._count_at: float | None = None
+        self._has_budgets = any(path.facts.budgets for path in engine.paths.values())
+
+    # --- who is guided ---
+
+    def guides(self, name: ApplicationName) -> bool:
+        """Whether an application has a policy."""
+        return name in self._ids
+
+    def take_on(self, name: ApplicationName, id: ApplicationId, policy: Policy, now: float) -> None:
+        """An application has this policy now."""
+        self._ids[name] = id
+        has_budgets = bool(policy.budgets or any(other.budgets for _, other in policy.by_time))
+        if has_budgets or self._has_budgets:
+            self._has_budgets = True
+            self._count_at = now + COUNT_EVERY if self._count_at is None else self._count_at
+        self.tell(PolicySet(name, policy), now)
+
+    def let_go(self, name: ApplicationName) -> None:
+        """It goes by a list of networks now."""
+        self._ids.pop(name, None)
+        self._wishes.pop(name, None)
+        self.engine.forget(name)
+
+    def order(self, name: ApplicationName, now: float) -> list[NetworkName]:
+        """The networks on which an application may be now, best first."""
+        application = self.engine.applications[name]
+        if application.lock is not None:
+            wanted: Iterable[NetworkName] = (application.lock,)
+        else:
+            wanted = application.order
+        return [network for network in wanted if self.engine.bar(name, network, now) is None]
+
+    def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
+        """Why its policy or a lock forbids an application this network; None when it may be there."""
+        if not self.guides(name):
+            return None
+        lock = self.engine.applications[name].lock
+        if lock not in (None, network):
+            return f"it is locked to {lock}"
+        return self.engine.bar(name, network, now)
+
+    def lock_of(self, name: ApplicationName) -> NetworkName | None:
+        """Where a person has locked it to."""
+        return self.engine.applications[name].lock if self.guides(name) else None
+
+    def policy_of(self, name: ApplicationName) -> Policy | None:
+        """Its policy as written."""
+        return self.engine.applications[name].written if self.guides(name) else None
+
+    # --- news for the engine ---
+
+    def tell(self, event: PolicyEvent, now: float) -> None:
+        """Something happened; what is decided waits until `take_wish`."""
+        if isinstance(event, (Placed, MoveFailed, PolicySet, Locked, Released)):
+            self._wishes.pop(event.application, None)
+        for decision in self.engine.handle(event, now):
+            self._wishes[decision.application] = decision
+
+    def set_clock(self, offset: float, now: float) -> None:
+        """What to add to `now` to have seconds since 1970-01-01 00:00 local time."""
+        self.tell(ClockSet(offset), now)
+
+    def look(self, now: float) -> None:
+        """Compare the tunnels with what the engine knows of them; count; let time pass."""
+        if not self._ids:
+            return
+        for name, tunnel in self._tunnels.items():
+            quality = tunnel.quality.judged(tunnel.measured) if tunnel.is_usable else UNMEASURED
+            if quality != self._qualities[name]:
+                self._qualities[name] = quality
+                if tunnel.is_usable:
+                    self.tell(Measured(name, quality), now)
+            state = (tunnel.is_usable, tunnel.state is TunnelState.SUSPECT)
+            if state != self._told[name]:
+                self._told[name] = state
+                is_fault = tunnel.has_returned
+                self.tell(NetworkChanged(name, *state, tunnel.reason, is_fault), now)
+        if self._count_at is not None and now >= self._count_at:
+            self.count(now)
+            self._count_at = now + COUNT_EVERY
+        due = self.engine.next_timeout()
+        if due is not None and now >= due:
+            self.tell(TimePassed(), now)
+
+    def count(self, now: float) -> None:
+        """What every guided application's flows carried since the last time, by the networks that carry them now."""
+        if not self._has_budgets:
+            return
+        counted: dict[FlowBytes, int] = {}
+        for name, id in self._ids.items():
+            spent: dict[NetworkName, int] = {}
+            for entry in self._paft.flows_of(id):
+                total = entry.bytes_in + entry.bytes_out
+                counted[entry.key] = total
+                tunnel = self._paft.tunnel_of(entry)
+                new = total - self._counted.get(entry.key, 0)
+                network = tunnel.network if tunnel is not None else self._last.get(name)
+                if new > 0 and network is not None:
+                    spent[network] = spent.get(network, 0) + new
+            if (present := self.engine.applications[name].network) is not None:
+                self._last[name] = present
+            for network, count in spent.items():
+                self.tell(Spent(name, network, count), now)
+        self._counted = counted
+
+    # --- wishes for the placement ---
+
+    def take_wish(self, name: ApplicationName) -> Decision | None:
+        """What was decided for an application and not done yet."""
+        return self._wishes.pop(name, None)
+
+    def keep_wish(self, decision: Decision) -> None:
+        """It cannot be done yet."""
+        self._wishes.setdefault(decision.application, decision)
+
+    def urge(self, now: float) -> None:
+        """Have tunnels that an application with thresholds uses probed often enough to see them crossed in time.
+
+        Those that it waits for do not rest while it sends.
+        """
+        hurries = dict.fromkeys(self._tunnels, inf)
+        awaited: set[NetworkName] = set()
+        for name, application in self.engine.applications.items():
+            policy = application.policy
+            if application.network is not None and policy.leave != NO_LIMITS:
+                hurry = max(SHORTEST_INTERVAL, policy.bad_for / 2)
+                hurries[application.network] = min(hurry, hurries[application.network])
+                if self._tunnels[application.network].is_used(now):
+                    awaited.update(self.engine.awaited(name))
+        for network, tunnel in self._tunnels.items():
+            tunnel.hasten(hurries[network], now)
+            tunnel.is_awaited = network in awaited
+
+    def next_timeout(self) -> float | None:
+        """When `look` should come at the latest (seconds), or None."""
+        times = [self.engine.next_timeout(), self._count_at]
+        return min((time for time in times if time is not None), default=None)
+
+
+def new_advisor(settings: HostSettings, tunnels: Mapping[NetworkName, HostTunnel], paft: Paft) -> Advisor:
+    """An advisor that knows what the settings say of the networks and of what was spent."""
+    known = {facts.name: facts for facts in settings.facts}
+    facts = [known.get(name, NetworkFacts(name)) for name in settings.networks]
+    return Advisor(Engine(facts, ledger=settings.ledger, count_every=COUNT_EVERY), tunnels, paft)
