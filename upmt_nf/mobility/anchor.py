@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from random import Random
 
 from upmt_nf.datapath.counters import Counters
@@ -39,9 +38,9 @@ from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.host_answers import NO_ASSOCIATION
-from upmt_nf.mobility.host_signalling import TOKEN_HEADER
-from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseKeys, LeaseRefused, Leases
+from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseRefused, Leases
 from upmt_nf.mobility.reflector import Reflector
+from upmt_nf.mobility.registrations import agree, grant, read_registration, refusal_headers
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.source_limits import SourceLimits
 from upmt_nf.mobility.tunnel_keys import SALT_BYTES, expose, protect
@@ -51,12 +50,9 @@ from upmt_nf.model.identity import TerminalId, TunnelId
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.signaling.authors_json import CONTENT_TYPE, AuthorsBody, write_answers
 from upmt_nf.signaling.digest import DigestServer, Ticket, Unproven
-from upmt_nf.signaling.keys import KeyPair
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.message_writing import encode
 from upmt_nf.signaling.messages import (
-    AssociationRequest,
-    AssociationResponse,
     HandoverPair,
     HandoverRequest,
     HandoverResponse,
@@ -65,9 +61,8 @@ from upmt_nf.signaling.messages import (
     UpmtMessage,
 )
 from upmt_nf.signaling.sip.build import response_to
-from upmt_nf.signaling.sip.contacts import lifetime_asked, read_contacts
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
-from upmt_nf.signaling.sip.fields import parse_address, parse_cseq
+from upmt_nf.signaling.sip.fields import parse_cseq
 from upmt_nf.signaling.sip.inspection import inspect
 from upmt_nf.signaling.sip.message import Header, Request, Response
 from upmt_nf.signaling.sip.transactions import RequestReceived, SipTimers
@@ -286,7 +281,7 @@ class Anchor:
         self, request: Request, path: AnchorPath, ticket: Ticket | None, now: float
     ) -> Response:
         try:
-            asked = self._read_register(request)
+            asked = read_registration(request, self._settings.lifetime)
         except ValueError as reason:
             return self._no(request, 400, f"Bad Request: {_one_line(str(reason))}")
         if ticket is not None:
@@ -299,21 +294,13 @@ class Anchor:
             return response_to(request, 200, tag=self._tag, headers=(("Expires", "0"),))
         lease = self._associate(asked, path.remote, now)
         if isinstance(lease, LeaseRefused):
-            return self._refuse_lease(request, lease)
+            return self._no(request, lease.status, lease.reason, refusal_headers(lease))
         if asked.key is not None and self._guard is not None:
             try:
-                self._agree(lease, asked.key)
+                agree(lease, asked.key)
             except PeerError as reason:
                 return self._no(request, 400, f"Bad Request: {reason}")
-        expires = max(1, round(lease.expires_at - now))
-        headers: tuple[Header, ...] = (
-            ("VIpAddr", str(lease.address)),
-            ("Expires", str(expires)),
-            (TOKEN_HEADER, lease.token),
-        )
-        headers = (*lease.contacts.headers(now), *headers)
-        key = lease.keys.ours if lease.keys is not None else None
-        body = encode(AssociationResponse(lease.address, lease.token, expires, key))
+        headers, body = grant(lease, now)
         return response_to(request, 200, tag=self._tag, headers=headers, body=body)
 
     def _associate(self, asked: LeaseAsked, remote: Endpoint, now: float) -> Lease | LeaseRefused:
@@ -334,56 +321,6 @@ class Anchor:
             self._commands.append(LeaseGranted(lease.identity, lease.address, given.is_inherited))
             self._say(Level.INFO, f"{lease.identity} at {remote} is associated as {lease.address}")
         return lease
-
-    def _read_register(self, request: Request) -> LeaseAsked:
-        """Raises ValueError."""
-        identity = parse_address(request.header("to") or "").record
-        if len(identity) > 256 or not identity.isprintable():
-            raise ValueError("the identity is too long or not printable")
-        cseq, _ = parse_cseq(request.header("cseq") or "")
-        expires = lifetime_asked(request) or str(self._settings.lifetime)
-        if not (expires.isascii() and expires.isdigit()):
-            raise ValueError("Expires is not a number")
-        wanted = request.header("vipaddr")
-        key = self._compare(request, expires, wanted) if request.body else None
-        return LeaseAsked(
-            identity=TerminalId(identity),
-            call_id=request.header("call-id") or "",
-            cseq=cseq,
-            expires=min(int(expires[:10]), 2**32 - 1),
-            wanted=_address_in(wanted) if wanted else None,
-            key=key,
-            contacts=read_contacts(request),
-        )
-
-    @staticmethod
-    def _compare(request: Request, expires: str, wanted: str | None) -> bytes | None:
-        """The body, which a proof covers, must say what the headers say; gives its key. Raises ValueError."""
-        try:
-            body = decode(request.body)
-        except PeerError as reason:
-            raise ValueError(str(reason)) from reason
-        if not isinstance(body, AssociationRequest):
-            raise ValueError("the body is no association request")
-        address = None if wanted is None else _address_in(wanted)
-        if (body.expires, body.virtual_address) != (int(expires[:10]), address):
-            raise ValueError("headers and body contradict each other")
-        return body.key
-
-    @staticmethod
-    def _agree(lease: Lease, key: bytes) -> None:
-        """Keys for an association, once for each key of the host. Raises PeerError."""
-        if lease.keys is None or lease.keys.theirs != key:
-            pair = KeyPair()
-            lease.keys = LeaseKeys(key, pair.public, pair.agree(key, is_host=False))
-
-    def _refuse_lease(self, request: Request, refused: LeaseRefused) -> Response:
-        headers: list[Header] = []
-        if refused.least_lifetime is not None:
-            headers.append(("Min-Expires", str(refused.least_lifetime)))
-        if refused.retry_after is not None:
-            headers.append(("Retry-After", str(refused.retry_after)))
-        return self._no(request, refused.status, refused.reason, tuple(headers))
 
     def _answer_message(
         self, request: Request, path: AnchorPath, ticket: Ticket | None, now: float
@@ -551,13 +488,6 @@ class Anchor:
             self._notices.tell_all(
                 "going-down", "the anchor was stopped", self._settings.notice_patience, now
             )
-
-
-def _address_in(text: str) -> IPAddress:
-    """Raises ValueError. With a zone, one address would have many names, and so many owners."""
-    if "%" in text:
-        raise ValueError("VIpAddr has a zone")
-    return ip_address(text.strip())
 
 
 def _one_line(text: str) -> str:
