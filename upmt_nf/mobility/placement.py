@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
 from upmt_nf.mobility.advisor import PLAIN_LIST, Advisor
 from upmt_nf.mobility.applications import Application, Lost
-from upmt_nf.mobility.commands import Announce, Level
 from upmt_nf.mobility.handover import FlowRequest, Handover, HandoverInput, HandoverPhase, Order
+from upmt_nf.mobility.handover_outcome import outcome_of
 from upmt_nf.mobility.host_commands import HandoverFinished, HostCommand, Mode, Receipt
 from upmt_nf.mobility.host_tunnel import HostTunnel, TunnelState
 from upmt_nf.mobility.selection import Fitness, preferring, ranked, select
@@ -507,7 +507,7 @@ class Placement:
         elif application.handover is handover:
             application.handover = None
         if not order.is_repair:
-            self._report(handover)
+            self.commands += outcome_of(handover)
         if handover.phase is HandoverPhase.FAILED and not handover.has_steered:
             # The anchor may have moved some flows already: put them back to where our packets leave.
             application.patience_until = now + max(RETURN_PATIENCE, self._return_after)
@@ -515,26 +515,6 @@ class Placement:
             is_application = order.flow is None and not order.is_repair
             if is_application and not is_superseded and self._advisor.guides(order.application):
                 self._advisor.tell(MoveFailed(order.application, order.target), now)
-
-    def _report(self, handover: Handover) -> None:
-        order = handover.order
-        what = str(order.flow) if order.flow is not None else order.application
-        way = f"{order.source or 'no network'} to {order.target}"
-        if handover.phase is HandoverPhase.DONE:
-            receipt = handover.receipt()
-            text = f"{what} moved from {way}, {receipt.flows} flows, {receipt.mode.value}: {order.cause}"
-            if order.source is None and not receipt.flows:
-                text = f"{what} uses {order.target}"
-            self.commands.append(Announce(Level.INFO, text))
-            self.commands.append(HandoverFinished(order.token, receipt, None))
-        else:
-            text = f"{what} from {way}: {handover.failure}"
-            self.commands.append(Announce(Level.WARNING, text))
-            self.commands.append(
-                HandoverFinished(
-                    order.token, None, handover.failure, application=order.application, target=order.target
-                )
-            )
 
     # --- looking ---
 
