@@ -17,6 +17,9 @@ from lab_driver import UPMT, Lab, unique_lab_name, wait_until
 
 pytestmark = pytest.mark.lab
 
+KINDS = ("work", "start", "start", "handover", "loss", "start", "stop", "stop", "start", "stopped")
+MOMENTS = int(os.environ.get("UPMT_TEST_MOMENTS", len(KINDS)))
+"""How often the daemon is killed; `UPMT_TEST_MOMENTS=50` for a long look."""
 CORRESPONDENT, CORRESPONDENT6 = "86.0.0.1", "2001:db8:86::1"
 GUARDED = """
 [[application]]
@@ -165,7 +168,7 @@ def test_nothing_leaks_around_kill_nine_at_any_moment_and_cleanup_lifts_it(bare_
     wait_until(count.exists, "something arrives by a tunnel", 30)
 
     rounds = random.Random("kill switch")
-    for moment in ("work", "start", "start", "handover", "loss", "start", "stop", "stop", "start", "stopped"):
+    for moment in (*KINDS, *(rounds.choice(KINDS) for _ in range(MOMENTS - len(KINDS)))):
         if moment in ("work", "handover", "loss", "stop", "stopped"):
             wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 30)
         if moment in ("handover", "loss"):
