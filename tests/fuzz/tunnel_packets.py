@@ -105,9 +105,13 @@ class Ends:
 
     def leave_together(self, how: int, data: bytes, size: int, now: float) -> None:
         """As the kernel hands over what it left to us: one whole TCP packet, and where its checksum belongs."""
-        if not is_whole(data) or transport_start(data)[0] != TCP:
+        try:
+            protocol, start = transport_start(data) if is_whole(data) else (0, 0)
+        except IndexError:
             return
-        offload = Offload(transport_start(data)[1], 16, size)
+        if protocol != TCP:
+            return
+        offload = Offload(start, 16, size)
         if how & TO_HOST:
             self.sent(self.anchor.downlink(data, now, offload))
         else:

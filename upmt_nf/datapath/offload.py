@@ -25,7 +25,10 @@ class Offload(NamedTuple):
 
 
 def transport_start(packet: bytes) -> tuple[int, int]:
-    """The transport protocol of a whole packet, and where its header begins."""
+    """The transport protocol of a whole packet, and where its header begins.
+
+    Raises IndexError when an IPv6 packet ends in its extension headers.
+    """
     if packet[0] >> 4 == 4:
         return packet[9], (packet[0] & 15) * 4
     return ipv6_transport(packet)
@@ -38,9 +41,16 @@ def finished(packet: bytes, offload: Offload) -> bytes:
         return packet
     # The field holds the pseudo header's sum already, so the sum over everything is right.
     total = 0xFFFF - ones_sum(packet[offload.start :])
-    if total == 0 and transport_start(packet)[0] == UDP:
+    if total == 0 and _is_udp(packet):
         total = 0xFFFF
     return packet[:at] + total.to_bytes(2, "big") + packet[at + 2 :]
+
+
+def _is_udp(packet: bytes) -> bool:
+    try:
+        return transport_start(packet)[0] == UDP
+    except IndexError:
+        return False
 
 
 def pseudo_sum(packet: bytes, length: int) -> int:
