@@ -237,6 +237,24 @@ def test_bytes_of_flows_count_against_the_budget_and_midnight_brings_it_back() -
     assert world.host.network_of() == NET0, "it is another day"
 
 
+def test_flows_that_end_between_two_counts_count_too() -> None:
+    """A program that asks a question a flow, as name look-ups do, spends no less than one long flow."""
+    budget = Budget(200e6, Period.DAY, NET0)
+    world = World(
+        facts=FACTS, default_policy=Policy("p", Kind.PRIORITY_LIST, (NET0, NET1), budgets=(budget,))
+    )
+    world.host.take(ClockRead(86400 * 100 - world.now - 300))
+    associated(world)
+    sent = 0
+    while world.host.network_of() == NET0 and sent < 600:
+        flow = world.host.open_flow()
+        world.host.paft.flows[flow.packed()].bytes_out += 400_000
+        world.run(0.4)
+        world.host.paft.forget(flow.packed())
+        sent += 1
+    assert 460 < sent <= 500
+
+
 def test_an_idle_host_is_left_in_peace() -> None:
     world = world_with(call=profile("backup"))
     world.run(120)

@@ -7,7 +7,7 @@ or was told. Bounded, aged; knows neither packets nor signalling.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Protocol
 
@@ -205,6 +205,8 @@ class Paft:
         """Anchor: where a virtual address (packed) wants the flows that correspondents begin."""
         self.counters = Counters()
         self.mirror: Mirror | None = None
+        self.left: Callable[[FlowEntry], None] | None = None
+        """Is told of each entry that is forgotten, with its counts."""
         self._max_flows = max(1, max_flows)
         self._max_per_owner = max(1, max_flows_per_owner or max_flows)
         self._settle = settle
@@ -391,6 +393,8 @@ class Paft:
             del owned[key]
             if not owned:
                 del self._owned[entry.owner]
+            if self.left is not None:
+                self.left(entry)
             if self.mirror is not None:
                 self.mirror.flow_forgotten(key)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import inf
 
-from upmt_nf.datapath.paft import Paft
+from upmt_nf.datapath.paft import FlowEntry, Paft
 from upmt_nf.mobility.host_tunnel import HostTunnel, TunnelState
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.flow import FlowBytes
@@ -42,7 +42,7 @@ PLAIN_LIST = "networks"
 
 
 class Advisor:
-    """`tunnels` and `paft` are shared with their owners and read only."""
+    """`tunnels` and `paft` are shared with their owners and read only; `paft` tells of the flows that it forgets."""
 
     def __init__(self, engine: Engine, tunnels: Mapping[NetworkName, HostTunnel], paft: Paft) -> None:
         self.engine = engine
@@ -56,7 +56,10 @@ class Advisor:
         """Where it was when its bytes were counted last: a tunnel may be gone before they are."""
         self._ids: dict[ApplicationName, ApplicationId] = {}
         self._count_at: float | None = None
+        self._departed: dict[tuple[ApplicationId, NetworkName | None], int] = {}
+        """Bytes of flows that were forgotten since the last count, which it would miss."""
         self._has_budgets = any(path.facts.budgets for path in engine.paths.values())
+        paft.left = self._take_last_bytes
 
     # --- who is guided ---
 
@@ -145,8 +148,12 @@ class Advisor:
         if not self._has_budgets:
             return
         counted: dict[FlowBytes, int] = {}
+        departed, self._departed = self._departed, {}
         for name, id in self._ids.items():
             spent: dict[NetworkName, int] = {}
+            for (owner, carrier), bytes_left in departed.items():
+                if owner == id and (at := carrier or self._last.get(name)) is not None:
+                    spent[at] = spent.get(at, 0) + bytes_left
             for entry in self._paft.flows_of(id):
                 total = entry.bytes_in + entry.bytes_out
                 counted[entry.key] = total
@@ -160,6 +167,15 @@ class Advisor:
             for network, count in spent.items():
                 self.tell(Spent(name, network, count), now)
         self._counted = counted
+
+    def _take_last_bytes(self, entry: FlowEntry) -> None:
+        if not self._has_budgets:
+            return
+        # Whoever has the key next begins at nothing.
+        new = entry.bytes_in + entry.bytes_out - self._counted.pop(entry.key, 0)
+        tunnel = self._paft.tunnel_of(entry)
+        place = entry.application_id, tunnel.network if tunnel is not None else None
+        self._departed[place] = self._departed.get(place, 0) + max(0, new)
 
     # --- wishes for the placement ---
 
