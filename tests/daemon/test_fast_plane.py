@@ -354,6 +354,17 @@ def test_what_does_not_come_back_ends() -> None:
     assert not world.maps["ends"].rows
 
 
+def test_an_end_that_two_tunnels_had_goes_back_to_the_one_that_stays() -> None:
+    world, shared = World(), Endpoint(ip_address("203.0.113.2"), 1)
+    for id in (1, 2):
+        world.add_tunnel(id)
+        world.paft.move_endpoint(world.paft.tunnels[TunnelId(id)], shared)
+    assert list(world.maps["ends"].rows.values()) == [NUMBER.pack(2)]
+    world.paft.remove_tunnel(TunnelId(2))
+    world.pass_time(60.0)
+    assert list(world.maps["ends"].rows.values()) == [NUMBER.pack(1)]
+
+
 class Mirrored(RuleBasedStateMachine):
     """PAFT under anything that may be done to it."""
 

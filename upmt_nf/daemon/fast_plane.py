@@ -94,6 +94,8 @@ class FastPlane:
             maps["events"],
         )
         self._rows: dict[TunnelId, TunnelRow] = {}
+        self._claims: dict[bytes, list[TunnelId]] = {}
+        """Whose each end is, the newest last: a NAT may give one to another host before the old tunnel has expired."""
         self._slots: dict[TunnelId, int] = {}
         self._free = iter(range(1, self._counts.max_entries))
         self._returned: list[int] = []
@@ -210,7 +212,9 @@ class FastPlane:
             return
         self._rows[tunnel.id] = row
         self._write(self._tunnels, number, row.value)
-        self._write(self._ends, row.end, number)
+        if before is None or before.end != row.end:
+            self._claims.setdefault(row.end, []).append(tunnel.id)
+        self._write(self._ends, row.end, NUMBER.pack(self._claims[row.end][-1]))
         if before is not None and before.end != row.end:
             self._forget_end(before.end, tunnel.id)
         if row.is_changing:
@@ -255,7 +259,12 @@ class FastPlane:
             self._forget_end(row.end, id)
 
     def _forget_end(self, end: bytes, id: TunnelId) -> None:
-        # Another tunnel may have taken this end over.
+        claims = self._claims[end]
+        claims.remove(id)
+        if claims:
+            self._write(self._ends, end, NUMBER.pack(claims[-1]))
+            return
+        del self._claims[end]
         if self._ends.lookup(end) == NUMBER.pack(id):
             self._ends.delete(end)
 
