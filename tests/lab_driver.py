@@ -20,7 +20,7 @@ UPMT = (sys.executable, "-m", "upmt_nf.cli.main")
 _numbers = itertools.count(1)
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     """The first true value of `condition`, asked again and again; fails naming `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
