@@ -1,7 +1,7 @@
 """The few calls of bpf(2) that a program of a dozen instructions needs: a map, a program, a link (linux/bpf.h).
 
 Own small binding, so that no compiler and no library is needed. What is made here lives as long as its file
-descriptor: a killed daemon leaves nothing behind.
+descriptor, so that a killed daemon leaves nothing behind, but for what is given to a cgroup.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ from typing import Final, NamedTuple
 
 from upmt_nf.model.errors import FacilityError
 
-_SYSCALL: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351, "armv7l": 386}
-_MAP_CREATE, _MAP_LOOKUP, _PROG_LOAD, _LINK_CREATE = 0, 1, 5, 28
+_SYSCALL: Final = {
+    "x86_64": 321,
+    "aarch64": 280,
+    "riscv64": 280,
+    "i686": 357,
+    "ppc64le": 361,
+    "s390x": 351,
+    "armv7l": 386,
+}
+_MAP_CREATE, _MAP_LOOKUP, _PROG_LOAD, _PROG_ATTACH, _LINK_CREATE = 0, 1, 5, 8, 28
 _LRU_HASH, _CGROUP_SOCK = 9, 9
 CGROUP_INET_SOCK_CREATE: Final = 2
 _LOG_BYTES = 1 << 14
@@ -144,6 +152,15 @@ def attach_to_cgroup(program: int, directory: str, attach: int) -> int:
         os.close(target)
 
 
+def give_to_cgroup(program: int, directory: str, attach: int) -> None:
+    """Run a program for a cgroup as long as that lives; a later one takes its place. Raises FacilityError."""
+    target = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _bpf(_PROG_ATTACH, struct.pack("=IIII", target, program, attach, 0), f"attach to {directory}")
+    finally:
+        os.close(target)
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -161,5 +178,6 @@ def _bpf(command: int, attributes: bytes, what: str) -> int:
     result = _try(command, attributes)
     if result < 0:
         raise FacilityError(f"bpf cannot {what}: {os.strerror(ctypes.get_errno())}")
-    os.set_inheritable(result, False)
+    if command != _PROG_ATTACH:  # whose result is no descriptor
+        os.set_inheritable(result, False)
     return result
