@@ -206,42 +206,14 @@ def test_nothing_leaks_around_kill_nine_at_any_moment_and_cleanup_lifts_it(bare_
     kill(pid)
     lab.on("mh", "ip", "link", "del", "upmt0")
     lab.link("net1", "up")
-    lab.on(
-        "mh",
-        "ip",
-        "route",
-        "replace",
-        "default",
-        "via",
-        "192.168.100.1",
-        "dev",
-        "if0",
-        "metric",
-        "100",
-        "proto",
-        "static",
-    )
+    set_default(lab, "192.168.100.1", "if0", 100)
     time.sleep(0.5)
     assert not sniffer.seen()
 
     lab.on("mh", *UPMT, "cleanup")
     wait_until(sniffer.seen, "the sniffer sees what nothing holds any more", 30)
     lab.end_programs()
-    lab.on(
-        "mh",
-        "ip",
-        "route",
-        "replace",
-        "default",
-        "via",
-        "10.10.10.1",
-        "dev",
-        "if1",
-        "metric",
-        "200",
-        "proto",
-        "static",
-    )
+    set_default(lab, "10.10.10.1", "if1", 200)
     lab.on("mh", "ip", "-6", "route", "replace", "default", "via", "2001:db8:1::1", "dev", "if0")
     assert_as_before(before, lab, "mh")
 
