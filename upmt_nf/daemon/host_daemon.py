@@ -20,6 +20,7 @@ from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.declarations import Declarations
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
 from upmt_nf.daemon.fast_start import host_fast_plane
+from upmt_nf.daemon.glancing import Glancing
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
@@ -91,6 +92,7 @@ class HostDaemon:
     policies: HostPolicies
     plane: HostPlane
     _wake_up: WakeUp
+    _glancing: Glancing
     _monitor: LinkMonitor
     _stopped: asyncio.Event
     _reloading: asyncio.Task[None]
@@ -178,6 +180,7 @@ class HostDaemon:
         self._state = HostState(Path(self.config.mobile_host.state))
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
+        self._glancing = Glancing(loop, self.machine, self._count_tunnels, self._after_glance)
         if self.kernel.steering.guards:
             # Netfilter's part of the kill switch first; then what a killed daemon left may go.
             self.update_rules()
@@ -246,6 +249,7 @@ class HostDaemon:
             await self._stopped.wait()
         finally:
             self._wake_up.cancel()
+            self._glancing.stop()
             self.policies.close(self.machine.ledger)
             self._metrics.close()
             if self.repairs is not None:
@@ -310,20 +314,36 @@ class HostDaemon:
         if self._is_working:
             return
         self._is_working = True
-        fast = self.datapath.fast
-        if fast is not None:
-            fast.count_tunnels(self.paft.tunnels.values())
+        self._count_tunnels()
         try:
             while self._events:
-                for command in self.machine.handle(self._events.popleft(), self._loop.time()):
-                    try:
-                        self._perform(command)
-                    except UpmtError as reason:
-                        log.warning("%s: %s", type(command).__name__, reason)
+                self._perform_all(self.machine.handle(self._events.popleft(), self._loop.time()))
         finally:
             self._is_working = False
+        self._follow_machine()
+
+    def _after_glance(self, commands: list[HostCommand]) -> None:
+        """A tunnel in use is silent: questions to send, and perhaps applications that have moved."""
+        self._perform_all(commands)
+        if any(not isinstance(command, SendTunnelSignal) for command in commands):
+            self._follow_machine()
+        else:
+            self._wake_up.at(self.machine.next_timeout())
+
+    def _perform_all(self, commands: list[HostCommand]) -> None:
+        for command in commands:
+            try:
+                self._perform(command)
+            except UpmtError as reason:
+                log.warning("%s: %s", type(command).__name__, reason)
+
+    def _count_tunnels(self) -> None:
+        if (fast := self.datapath.fast) is not None:
+            fast.count_tunnels(self.paft.tunnels.values())
+
+    def _follow_machine(self) -> None:
         self._note_stranded()
-        if fast is not None:
+        if (fast := self.datapath.fast) is not None:
             self._mind(fast)
         self._wake_up.at(self.machine.next_timeout())
 

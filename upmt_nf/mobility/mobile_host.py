@@ -14,6 +14,7 @@ from upmt_nf.mobility.advisor import new_advisor
 from upmt_nf.mobility.association import AssociationLost, GoodbyeSaid, Granted, HostAssociation
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.mobility.glances import Glances
 from upmt_nf.mobility.host_anchors import AnchorChanged, HostAnchors
 from upmt_nf.mobility.host_answers import Refusal, read_handover
 from upmt_nf.mobility.host_commands import (
@@ -129,6 +130,7 @@ class MobileHost:
             self._upkeep.rekeying,
             lambda command: self._commands.append(command),
         )
+        self._glances = Glances(self._tunnels)
         self._age_at: float | None = None
         self._configured: IPAddress | None = None
         self._is_configured = False
@@ -171,7 +173,12 @@ class MobileHost:
     @property
     def counters(self) -> dict[str, int]:
         """What the signalling counted, by reason."""
-        return self._anchors.counters | {"keys_renewed": self._upkeep.rekeying.renewed}
+        tunnels = self._tunnels.values()
+        return self._anchors.counters | {
+            "keys_renewed": self._upkeep.rekeying.renewed,
+            "given_up_silent": sum(tunnel.given_up for tunnel in tunnels),
+            "given_up_wrongly": sum(tunnel.given_up_wrongly for tunnel in tunnels),
+        }
 
     @property
     def _association(self) -> HostAssociation:
@@ -234,6 +241,25 @@ class MobileHost:
             case TimeoutReached():
                 self._pass_time(now)
         self._work_off(now)
+        commands, self._commands = self._commands, []
+        return commands
+
+    def next_glance(self, now: float) -> float:
+        """When `glance` should come (seconds)."""
+        return self._glances.next_look(now)
+
+    def glance(self, now: float) -> list[HostCommand]:
+        """Look whether a tunnel in use has gone silent, at time `now`; gives what is to be done, most often nothing.
+
+        The owner brings the tunnels' counters up to date before. Without it black holes are found by keepalives only.
+        """
+        found = [] if self._is_stopped else self._glances.look(now)
+        if not found:
+            return []
+        for tunnel, action in found:
+            self._on_tunnel(tunnel, (action,), now)
+        if any(isinstance(action, StateChanged) for _, action in found):
+            self._work_off(now)
         commands, self._commands = self._commands, []
         return commands
 
