@@ -379,7 +379,9 @@ class HostDaemon:
                 log.warning("rules: %s", reason)
 
     def _look_at_networks(self) -> None:
-        for state in self._monitor.read():
+        for state in self._monitor.carriers_lost():
+            self.take(self.networks.update(state))
+        for state in self._monitor.compare():
             log.debug("%s", state)
             self.take(self.networks.update(state))
         self.update_rules()
