@@ -180,7 +180,6 @@ class HostDaemon:
         self._state = HostState(Path(self.config.mobile_host.state))
         self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
-        self._glancing = Glancing(loop, self.machine, self._count_tunnels, self._after_glance)
         if self.kernel.steering.guards:
             # Netfilter's part of the kill switch first; then what a killed daemon left may go.
             self.update_rules()
@@ -195,6 +194,7 @@ class HostDaemon:
         self._look_at_networks()
         self.update_rules()
         loop.add_reader(self._monitor.fileno(), self._look_at_networks)
+        self._glancing = Glancing(loop, self.machine, self._before_glance, self._after_glance)
         self.repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
         for anchor, secret in zip(self.config.anchors, self._secrets, strict=True):
             if secret is None:
@@ -321,6 +321,11 @@ class HostDaemon:
         finally:
             self._is_working = False
         self._follow_machine()
+
+    def _before_glance(self) -> None:
+        for state in self._monitor.carriers_gone():
+            self.take(self.networks.update(state))
+        self._count_tunnels()
 
     def _after_glance(self, commands: list[HostCommand]) -> None:
         """A tunnel in use is silent: questions to send, and perhaps applications that have moved."""

@@ -7,6 +7,7 @@ leads to nothing while packets come.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.silence import Quiet
@@ -15,7 +16,9 @@ from upmt_nf.model.identity import NetworkName
 
 IDLE_LOOK = 0.05
 """Seconds between two looks while nothing passes: how soon it is noticed that something does."""
-LEAST_LOOK = 0.005
+BUSY_LOOK = 0.01
+"""The same while something does."""
+LEAST_LOOK = 0.002
 LATE = 0.01
 """Seconds: a look that comes later than this comes from a busy machine."""
 
@@ -34,7 +37,8 @@ class Glances:
             for tunnel in self._tunnels.values()
             if tunnel.is_usable and (at := tunnel.silence.next_look(tunnel.quick_timeout, now)) is not None
         ]
-        self._due_at = min(max(min(times, default=now + IDLE_LOOK), now + LEAST_LOOK), now + IDLE_LOOK)
+        longest = BUSY_LOOK if times else IDLE_LOOK
+        self._due_at = min(max(min(times, default=inf), now + LEAST_LOOK), now + longest)
         return self._due_at
 
     def look(self, now: float) -> list[tuple[HostTunnel, TunnelAction]]:
