@@ -259,7 +259,7 @@ def test_a_second_host_takes_nothing_of_the_first() -> None:
     second.machine._association.virtual_address = first_address
     second.virtual_address = first_address
     second.hand_over(DEFAULT_APPLICATION, NET1)
-    second.machine._ask_setup(second.machine._tunnels[NET0], False, world.now)
+    second.machine._setups.ask(second.machine._tunnels[NET0], False, world.now)
     world.run(5)
     assert {
         tunnel.remote.address

@@ -20,6 +20,7 @@ from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.declarations import Declarations
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
 from upmt_nf.daemon.fast_start import host_fast_plane
+from upmt_nf.daemon.glancing import Glancing
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
@@ -91,6 +92,7 @@ class HostDaemon:
     policies: HostPolicies
     plane: HostPlane
     _wake_up: WakeUp
+    _glancing: Glancing
     _monitor: LinkMonitor
     _stopped: asyncio.Event
     _reloading: asyncio.Task[None]
@@ -192,6 +194,7 @@ class HostDaemon:
         self._look_at_networks()
         self.update_rules()
         loop.add_reader(self._monitor.fileno(), self._look_at_networks)
+        self._glancing = Glancing(loop, self.machine, self._before_glance, self._after_glance)
         self.repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
         for anchor, secret in zip(self.config.anchors, self._secrets, strict=True):
             if secret is None:
@@ -246,6 +249,7 @@ class HostDaemon:
             await self._stopped.wait()
         finally:
             self._wake_up.cancel()
+            self._glancing.stop()
             self.policies.close(self.machine.ledger)
             self._metrics.close()
             if self.repairs is not None:
@@ -310,20 +314,41 @@ class HostDaemon:
         if self._is_working:
             return
         self._is_working = True
-        fast = self.datapath.fast
-        if fast is not None:
-            fast.count_tunnels(self.paft.tunnels.values())
+        self._count_tunnels()
         try:
             while self._events:
-                for command in self.machine.handle(self._events.popleft(), self._loop.time()):
-                    try:
-                        self._perform(command)
-                    except UpmtError as reason:
-                        log.warning("%s: %s", type(command).__name__, reason)
+                self._perform_all(self.machine.handle(self._events.popleft(), self._loop.time()))
         finally:
             self._is_working = False
+        self._follow_machine()
+
+    def _before_glance(self) -> None:
+        for state in self._monitor.carriers_gone():
+            self.take(self.networks.update(state))
+        self._count_tunnels()
+
+    def _after_glance(self, commands: list[HostCommand]) -> None:
+        """A tunnel in use is silent: questions to send, and perhaps applications that have moved."""
+        self._perform_all(commands)
+        if any(not isinstance(command, SendTunnelSignal) for command in commands):
+            self._follow_machine()
+        else:
+            self._wake_up.at(self.machine.next_timeout())
+
+    def _perform_all(self, commands: list[HostCommand]) -> None:
+        for command in commands:
+            try:
+                self._perform(command)
+            except UpmtError as reason:
+                log.warning("%s: %s", type(command).__name__, reason)
+
+    def _count_tunnels(self) -> None:
+        if (fast := self.datapath.fast) is not None:
+            fast.count_tunnels(self.paft.tunnels.values())
+
+    def _follow_machine(self) -> None:
         self._note_stranded()
-        if fast is not None:
+        if (fast := self.datapath.fast) is not None:
             self._mind(fast)
         self._wake_up.at(self.machine.next_timeout())
 
@@ -359,7 +384,9 @@ class HostDaemon:
                 log.warning("rules: %s", reason)
 
     def _look_at_networks(self) -> None:
-        for state in self._monitor.read():
+        for state in self._monitor.carriers_lost():
+            self.take(self.networks.update(state))
+        for state in self._monitor.compare():
             log.debug("%s", state)
             self.take(self.networks.update(state))
         self.update_rules()

@@ -1,7 +1,8 @@
 """A voice-like program: numbered UDP packets at a steady pace, and an echo that sends each one back.
 
 Plain sockets only: it knows nothing of UPMT, like any application. Run as
-`python -m upmt_nf.lab.voice_stream echo PORT LOG` and `... send ADDRESS PORT RATE SECONDS LOG [BYTES]`.
+`python -m upmt_nf.lab.voice_stream echo PORT LOG` and `... send ADDRESS PORT RATE SECONDS LOG [BYTES]`; `sink` is an
+echo that says nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def send(address: str, port: int, rate: float, seconds: float, log: Path, size: 
     return count
 
 
-def echo(port: int, log: Path) -> None:
+def echo(port: int, log: Path, *, answers: bool = True) -> None:
     """Send every packet back to where it came from and record it in `log`, until the process is ended."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back, log.open("wb", buffering=0) as record:
         back.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -49,7 +50,8 @@ def echo(port: int, log: Path) -> None:
             packet, sender = back.recvfrom(65536)
             if len(packet) >= _HEADER.size:
                 record.write(_RECORD.pack(_HEADER.unpack_from(packet)[0], time.monotonic()))
-                back.sendto(packet, sender)
+                if answers:
+                    back.sendto(packet, sender)
 
 
 def read_log(log: Path) -> list[Arrival]:
@@ -78,10 +80,12 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["echo", port, log]:
             echo(int(port), Path(log))
+        case ["sink", port, log]:
+            echo(int(port), Path(log), answers=False)
         case ["send", address, port, rate, seconds, log, *size]:
             print(send(address, int(port), float(rate), float(seconds), Path(log), *map(int, size)))
         case _:
-            sys.exit("usage: voice_stream echo PORT LOG | send ADDRESS PORT RATE SECONDS LOG [BYTES]")
+            sys.exit("usage: voice_stream echo|sink PORT LOG | send ADDRESS PORT RATE SECONDS LOG [BYTES]")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import logging
 import socket
-from dataclasses import dataclass
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from typing import Any
 
@@ -22,6 +26,13 @@ log = logging.getLogger(__name__)
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
 _IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP = 0x1, 0x40, 0x10000
+_RUNNING = _IFF_UP | _IFF_RUNNING | _IFF_LOWER_UP
+_MESSAGE = struct.Struct("=IH10x")
+"""struct nlmsghdr: length, type."""
+_LINK = struct.Struct("=4xiI4x")
+"""struct ifinfomsg: index, flags."""
+_NEW_LINK, _DELETE_LINK = 16, 17
+_SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0x0A
 _UNIVERSE = 0
 _TABLE_MAIN = 254
 _BUFFER = 1 << 16
@@ -59,11 +70,69 @@ class LinkMonitor:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._socket.bind((0, _GROUPS))
         self._socket.setblocking(False)
+        self._questions = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._route = IPRoute()
 
     def fileno(self) -> int:
         """Readable when something changed somewhere."""
         return self._socket.fileno()
+
+    def carriers_lost(self) -> list[InterfaceState]:
+        """Take what the kernel has told; gives at once the watched interfaces that lost their carrier.
+
+        Reading everything afresh takes milliseconds, in which applications would go on sending into nothing. `compare`
+        is to follow: it has the last word.
+        """
+        lost: list[InterfaceState] = []
+        while True:
+            try:
+                messages = self._socket.recv(_BUFFER)
+            except BlockingIOError:
+                break
+            except OSError as reason:
+                if reason.errno != errno.ENOBUFS:
+                    raise
+                continue
+            if not messages:
+                break
+            lost += self._without_carrier(messages)
+        return lost
+
+    def carriers_gone(self) -> list[InterfaceState]:
+        """Ask whether watched interfaces have lost their carrier; gives those that have, once. Takes microseconds.
+
+        The kernel tells of a carrier at once only when it has not told of any for a second (net/core/link_watch.c).
+        """
+        gone: list[InterfaceState] = []
+        for name, state in self._states.items():
+            if state is not None and state.is_running and not self._has_carrier(name):
+                self._states[name] = state = replace(state, is_running=False)
+                gone.append(state)
+        return gone
+
+    def _has_carrier(self, name: str) -> bool:
+        """As ETHTOOL_GLINK says; where it says nothing, what netlink told last stands."""
+        answer = bytearray(struct.pack("=II", _ETHTOOL_GLINK, 1))
+        place = (ctypes.c_char * len(answer)).from_buffer(answer)
+        request = struct.pack("16sP16x", name.encode(), ctypes.addressof(place))
+        try:
+            fcntl.ioctl(self._questions, _SIOCETHTOOL, request)
+        except OSError:
+            return True
+        return bool(struct.unpack("=II", answer)[1])
+
+    def _without_carrier(self, messages: bytes) -> Iterator[InterfaceState]:
+        at = 0
+        while at + _MESSAGE.size <= len(messages):
+            length, kind = _MESSAGE.unpack_from(messages, at)
+            if kind in (_NEW_LINK, _DELETE_LINK) and length >= _MESSAGE.size + _LINK.size:
+                index, flags = _LINK.unpack_from(messages, at + _MESSAGE.size)
+                is_running = kind == _NEW_LINK and flags & _RUNNING == _RUNNING
+                for name, state in self._states.items():
+                    if state is not None and state.index == index and state.is_running and not is_running:
+                        self._states[name] = state = replace(state, is_running=False)
+                        yield state
+            at += max(length + 3 & ~3, _MESSAGE.size)
 
     def read(self) -> list[InterfaceState]:
         """The watched interfaces that changed since the last call.
@@ -71,16 +140,8 @@ class LinkMonitor:
         What the messages say is not used, only that there are some: the state is read afresh, so a lost message
         (ENOBUFS) or one out of order does no harm.
         """
-        while True:
-            try:
-                if not self._socket.recv(_BUFFER):
-                    break
-            except BlockingIOError:
-                break
-            except OSError as reason:
-                if reason.errno != errno.ENOBUFS:
-                    raise
-        return self.compare()
+        lost = {state.interface: state for state in self.carriers_lost()}
+        return list((lost | {state.interface: state for state in self.compare()}).values())
 
     @off_loop
     def compare(self) -> list[InterfaceState]:
@@ -97,6 +158,7 @@ class LinkMonitor:
     def close(self) -> None:
         """Stop watching."""
         self._socket.close()
+        self._questions.close()
         self._route.close()
 
     def _observe(self, name: str) -> InterfaceState:
@@ -118,7 +180,7 @@ class LinkMonitor:
         return InterfaceState(
             interface=name,
             index=index,
-            is_running=bool(flags & _IFF_UP and flags & _IFF_RUNNING and flags & _IFF_LOWER_UP),
+            is_running=flags & _RUNNING == _RUNNING,
             addresses=addresses,
             gateways=self._gateways(index),
             mtu=link.get_attr("IFLA_MTU") or 0,

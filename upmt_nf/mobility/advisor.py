@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from math import inf
 
 from upmt_nf.datapath.paft import FlowEntry, Paft
-from upmt_nf.mobility.host_tunnel import HostTunnel, TunnelState
+from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.tunnel_states import TunnelState
 from upmt_nf.model.flow import FlowBytes
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
 from upmt_nf.policy.engine import Engine

@@ -20,8 +20,6 @@ so that the next packet of a flow brings the probes back at once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum, auto
 from math import inf
 from random import Random
 
@@ -29,61 +27,20 @@ from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.mobility.measurement import PathMeasurement
 from upmt_nf.mobility.path_quality import PathQuality
 from upmt_nf.mobility.resting import Resting
+from upmt_nf.mobility.silence import LEAST_TIMEOUT as LEAST_QUICK_TIMEOUT
+from upmt_nf.mobility.silence import SilenceWatch
+from upmt_nf.mobility.tunnel_states import (
+    TRANSITIONS,
+    AskSetup,
+    KeepMapping,
+    SendProbe,
+    StateChanged,
+    TunnelAction,
+    TunnelInput,
+    TunnelState,
+)
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName
-
-
-class TunnelState(Enum):
-    """The values are what `status` shows."""
-
-    DOWN = "down"
-    SETUP = "setup"
-    UP = "up"
-    SUSPECT = "suspect"
-    DEAD = "dead"
-
-
-class TunnelInput(Enum):
-    """What the machine reacts to."""
-
-    APPEARED = auto()
-    VANISHED = auto()
-    ACCEPTED = auto()
-    FAILED = auto()
-    ANSWERED = auto()
-    UNANSWERED = auto()
-    SILENT = auto()
-    DISOWNED = auto()
-
-
-S, I = TunnelState, TunnelInput  # noqa: E741  (a table is read by its columns)
-TRANSITIONS: dict[tuple[TunnelState, TunnelInput], TunnelState] = {
-    (S.DOWN, I.APPEARED): S.SETUP,
-    (S.SETUP, I.APPEARED): S.SETUP,
-    (S.SETUP, I.VANISHED): S.DOWN,
-    (S.SETUP, I.ACCEPTED): S.UP,
-    (S.SETUP, I.FAILED): S.SETUP,
-    (S.SETUP, I.DISOWNED): S.SETUP,
-    (S.UP, I.APPEARED): S.SETUP,
-    (S.UP, I.VANISHED): S.DOWN,
-    (S.UP, I.ACCEPTED): S.UP,
-    (S.UP, I.ANSWERED): S.UP,
-    (S.UP, I.UNANSWERED): S.SUSPECT,
-    (S.UP, I.SILENT): S.DEAD,
-    (S.UP, I.DISOWNED): S.SETUP,
-    (S.SUSPECT, I.APPEARED): S.SETUP,
-    (S.SUSPECT, I.VANISHED): S.DOWN,
-    (S.SUSPECT, I.ACCEPTED): S.UP,
-    (S.SUSPECT, I.ANSWERED): S.UP,
-    (S.SUSPECT, I.UNANSWERED): S.SUSPECT,
-    (S.SUSPECT, I.SILENT): S.DEAD,
-    (S.SUSPECT, I.DISOWNED): S.SETUP,
-    (S.DEAD, I.APPEARED): S.SETUP,
-    (S.DEAD, I.VANISHED): S.DOWN,
-    (S.DEAD, I.ACCEPTED): S.UP,
-    (S.DEAD, I.FAILED): S.DEAD,
-    (S.DEAD, I.DISOWNED): S.SETUP,
-}
 
 EWMA = 0.2
 LEAST_TIMEOUT = 0.2
@@ -93,37 +50,6 @@ LOSSY = 0.1
 """Measured loss from which a burst alone proves nothing."""
 FIRST_BACKOFF = 0.5
 REBIND_EVERY = 3
-
-
-@dataclass(frozen=True, slots=True)
-class SendProbe:
-    """Send a measurement packet with this sequence number in the tunnel."""
-
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeepMapping:
-    """Send the smallest packet there is, so that a NAT that soon forgets does not."""
-
-
-@dataclass(frozen=True, slots=True)
-class AskSetup:
-    """Send a tunnel setup request, after `rebind` from a new source port."""
-
-    rebind: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StateChanged:
-    """One transition, for the log and for the selection."""
-
-    old: TunnelState
-    new: TunnelState
-    reason: str
-
-
-TunnelAction = SendProbe | KeepMapping | AskSetup | StateChanged
 
 
 class HostTunnel:
@@ -151,6 +77,13 @@ class HostTunnel:
         self.reflexive: Endpoint | None = None
         self.rtt: float | None = None
         """Round-trip time, seconds, EWMA."""
+        self.variation = 0.0
+        """Of the round-trip time, seconds, EWMA (RFC 6298 section 2)."""
+        self.silence = SilenceWatch()
+        """Finds out, while applications are here, that nothing is heard any more."""
+        self.given_up = self.given_up_wrongly = 0
+        """How often it was given up for its silence alone, and was back at once."""
+        self._is_given_up = False
         self.loss = 0.0
         """Part of the probes that went unanswered, both ways together, EWMA."""
         self.quality = PathQuality()
@@ -199,6 +132,16 @@ class HostTunnel:
         """How long a probe may take before the tunnel is suspect."""
         return min(max(4 * (self.rtt or 0.0), LEAST_TIMEOUT), 0.9 * self.interval)
 
+    @property
+    def quick_timeout(self) -> float:
+        """How long an answer may take while an application waits for it."""
+        return max(LEAST_QUICK_TIMEOUT, (self.rtt or LEAST_TIMEOUT) + 4 * self.variation)
+
+    @property
+    def answered_at(self) -> float:
+        """When the anchor last answered something that we sent here."""
+        return self._answered_at
+
     # --- inputs ---
 
     def appear(self, now: float) -> list[TunnelAction]:
@@ -223,7 +166,9 @@ class HostTunnel:
             return []
         self._failures = 0
         self._setup_at = None
+        self._note_return(now)
         self._answered_at = now
+        self.silence.start_over(0 if self.tunnel is None else self.tunnel.packets_in, now)
         self._is_doubted = False
         self._sent.clear()
         self._late.clear()
@@ -243,9 +188,13 @@ class HostTunnel:
     def answer(self, sequence: int, now: float) -> list[TunnelAction]:
         """The answer to a probe, perhaps a late one."""
         sent = self._sent.pop(sequence, None)
+        if sent is not None and self.state is TunnelState.DEAD:
+            self._note_return(now)
         if sent is None or not self.is_usable:
             return []
         sample = now - sent
+        error = abs((self.rtt or sample) - sample)
+        self.variation = sample / 2 if self.rtt is None else self.variation + (error - self.variation) / 4
         self.rtt = sample if self.rtt is None else self.rtt + EWMA * (sample - self.rtt)
         self.quality.answer(sample)
         if sequence not in self._late:
@@ -271,6 +220,22 @@ class HostTunnel:
         if self.state is TunnelState.UP and not is_asking:
             self._is_doubted = True
             self._probe_at = now
+
+    def question(self, now: float) -> SendProbe:
+        """A probe because of a silence: more of them make no other verdict come sooner."""
+        self._count_losses(now)
+        self.resting.note_probe(now)
+        if self.state is TunnelState.UP:
+            self._probe_at = now + self._jittered_interval()
+        return self._sent_now(now)
+
+    def give_up(self, reason: str, now: float) -> list[TunnelAction]:
+        """It is silent, and others are not."""
+        actions = self._die(reason, now)
+        if actions:
+            self.given_up += 1
+            self._is_given_up = True
+        return actions
 
     def hasten(self, hurry: float, now: float) -> None:
         """Applications here need a probe this often (seconds; infinite: as configured). Its owner asks for timeouts.
@@ -395,7 +360,9 @@ class HostTunnel:
         self._setup_at = now
 
     def _forget_measurements(self) -> None:
-        self.rtt, self.loss = None, 0.0
+        self.rtt, self.variation, self.loss = None, 0.0, 0.0
+        self.silence = SilenceWatch()
+        self._is_given_up = False
         self.quality = PathQuality()
         self.measured = PathMeasurement()
         self.reflexive = None
@@ -411,24 +378,34 @@ class HostTunnel:
                 self._late.add(sequence)
                 self.loss += EWMA * (1 - self.loss)
 
-    def _probe(self, now: float) -> SendProbe:
+    def _sent_now(self, now: float) -> SendProbe:
         self._sequence = (self._sequence + 1) % 2**32
-        if self.state is TunnelState.UP and self.resting.has_rested(self.interval, now):
-            # After a rest the verdict counts from this probe: nobody asked before.
-            self._answered_at = max(self._answered_at, now - self.interval)
-        self.resting.note_probe(now)
         self._sent[self._sequence] = now
         self.measured.send(self._sequence)
         while len(self._sent) > 64:
             lost = next(iter(self._sent))
             del self._sent[lost]
             self._late.discard(lost)
+        return SendProbe(self._sequence)
+
+    def _note_return(self, now: float) -> None:
+        """What was given up for its silence speaks: whether that was wrong depends on how soon."""
+        if self._is_given_up:
+            self._is_given_up = False
+            self.given_up_wrongly += self.silence.note_stall(now)
+
+    def _probe(self, now: float) -> SendProbe:
+        if self.state is TunnelState.UP and self.resting.has_rested(self.interval, now):
+            # After a rest the verdict counts from this probe: nobody asked before.
+            self._answered_at = max(self._answered_at, now - self.interval)
+        self.resting.note_probe(now)
+        probe = self._sent_now(now)
         if self.state is TunnelState.SUSPECT:
             self._burst += 1
             self._probe_at = now + self._pause()
         else:
             self._probe_at = now + self._jittered_interval()
-        return SendProbe(self._sequence)
+        return probe
 
     def _pause(self) -> float:
         """Between the probes of a burst."""

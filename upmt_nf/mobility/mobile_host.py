@@ -9,21 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from random import Random
 
-from upmt_nf.datapath.formats import PLAIN
-from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.advisor import new_advisor
 from upmt_nf.mobility.association import AssociationLost, GoodbyeSaid, Granted, HostAssociation
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.mobility.glances import Glances
 from upmt_nf.mobility.host_anchors import AnchorChanged, HostAnchors
-from upmt_nf.mobility.host_answers import Refusal, read_handover, read_setup
+from upmt_nf.mobility.host_answers import Refusal, read_handover
 from upmt_nf.mobility.host_commands import (
-    CloseTunnel,
     ConfigureVirtualAddress,
     HostCommand,
     KeepNatMapping,
-    OpenTunnel,
-    RebindTunnel,
     ReleaseVirtualAddress,
     SendTunnelSignal,
     UseAnchor,
@@ -45,7 +42,6 @@ from upmt_nf.mobility.host_events import (
     TunnelSignalReceived,
 )
 from upmt_nf.mobility.host_signalling import (
-    INSIDE_T1,
     Answered,
     HostSignalling,
     Moving,
@@ -63,41 +59,36 @@ from upmt_nf.mobility.host_status import (
     association_status,
     network_status,
 )
-from upmt_nf.mobility.host_tunnel import (
+from upmt_nf.mobility.host_tunnel import HostTunnel
+from upmt_nf.mobility.placement import Placement
+from upmt_nf.mobility.resting import Resting
+from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.tunnel_setups import TunnelSetups
+from upmt_nf.mobility.tunnel_states import (
     AskSetup,
-    HostTunnel,
     KeepMapping,
     SendProbe,
     StateChanged,
     TunnelAction,
     TunnelState,
 )
-from upmt_nf.mobility.measurement import PathMeasurement
-from upmt_nf.mobility.placement import Placement
-from upmt_nf.mobility.resting import Resting
-from upmt_nf.mobility.settings import HostSettings
-from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
 from upmt_nf.mobility.upkeep import Upkeep
 from upmt_nf.model.errors import PeerError
-from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress, newcomers_of
+from upmt_nf.model.flow import IPAddress, newcomers_of
 from upmt_nf.model.identity import (
     DEFAULT_APPLICATION,
     DEFAULT_APPLICATION_ID,
     ApplicationId,
     ApplicationName,
     NetworkName,
-    TunnelId,
 )
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.policy.budget import Ledger
 from upmt_nf.policy.policy import Policy
-from upmt_nf.signaling.messages import AnchorNotice, TunnelSetupResponse
+from upmt_nf.signaling.messages import AnchorNotice
 from upmt_nf.signaling.sip.message import Response
 from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
 
-LEAST_MTU = 552 - 60
-"""No path is believed to be narrower: a forged ICMP error must not stop everything. Linux believes 552 (min_pmtu),
-which a sealed tunnel must still fit."""
 AGEING_INTERVAL = 5.0
 ENDING_NOTICES = ("going-down", "lease-ended")
 """Notices after which the association is worth nothing."""
@@ -130,6 +121,16 @@ class MobileHost:
         )
         self._upkeep = Upkeep(settings, random, paft, self._tunnels, self._anchors)
         self._commands: list[HostCommand] = []
+        self._setups = TunnelSetups(
+            settings,
+            paft,
+            self._tunnels,
+            self._anchors,
+            self._placement,
+            self._upkeep.rekeying,
+            lambda command: self._commands.append(command),
+        )
+        self._glances = Glances(self._tunnels)
         self._age_at: float | None = None
         self._configured: IPAddress | None = None
         self._is_configured = False
@@ -172,7 +173,12 @@ class MobileHost:
     @property
     def counters(self) -> dict[str, int]:
         """What the signalling counted, by reason."""
-        return self._anchors.counters | {"keys_renewed": self._upkeep.rekeying.renewed}
+        tunnels = self._tunnels.values()
+        return self._anchors.counters | {
+            "keys_renewed": self._upkeep.rekeying.renewed,
+            "given_up_silent": sum(tunnel.given_up for tunnel in tunnels),
+            "given_up_wrongly": sum(tunnel.given_up_wrongly for tunnel in tunnels),
+        }
 
     @property
     def _association(self) -> HostAssociation:
@@ -207,7 +213,7 @@ class MobileHost:
                     self._on_tunnel(tunnel, tunnel.break_path(reason, now), now)
             case PathNarrowed(network, mtu):
                 if (tunnel := self._known(network)) is not None:
-                    self._set_mtu(tunnel, min(tunnel.mtu, self._inner_mtu(tunnel, mtu)))
+                    self._setups.set_mtu(tunnel, min(tunnel.mtu, self._setups.inner_mtu(tunnel, mtu)))
             case SipDatagramReceived(network, data, anchor):
                 if self._known(network) is not None:
                     self._anchors.receive(data, anchor, network, now)
@@ -235,6 +241,25 @@ class MobileHost:
             case TimeoutReached():
                 self._pass_time(now)
         self._work_off(now)
+        commands, self._commands = self._commands, []
+        return commands
+
+    def next_glance(self, now: float) -> float:
+        """When `glance` should come (seconds)."""
+        return self._glances.next_look(now)
+
+    def glance(self, now: float) -> list[HostCommand]:
+        """Look whether a tunnel in use has gone silent, at time `now`; gives what is to be done, most often nothing.
+
+        The owner brings the tunnels' counters up to date before. Without it black holes are found by keepalives only.
+        """
+        found = [] if self._is_stopped else self._glances.look(now)
+        if not found:
+            return []
+        for tunnel, action in found:
+            self._on_tunnel(tunnel, (action,), now)
+        if any(isinstance(action, StateChanged) for _, action in found):
+            self._work_off(now)
         commands, self._commands = self._commands, []
         return commands
 
@@ -312,10 +337,10 @@ class MobileHost:
         if tunnel.state is not TunnelState.DOWN:
             if tunnel.care_of_address == event.care_of_address and tunnel.interface == event.interface:
                 tunnel.gateway = event.gateway
-                return self._set_mtu(tunnel, self._inner_mtu(tunnel, event.mtu))
+                return self._setups.set_mtu(tunnel, self._setups.inner_mtu(tunnel, event.mtu))
             self._vanish(event.network, f"its address is {event.care_of_address} now", now)
         tunnel.interface, tunnel.care_of_address = event.interface, event.care_of_address
-        tunnel.gateway, tunnel.mtu = event.gateway, self._inner_mtu(tunnel, event.mtu)
+        tunnel.gateway, tunnel.mtu = event.gateway, self._setups.inner_mtu(tunnel, event.mtu)
         self._upkeep.appear(event, now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
@@ -334,19 +359,11 @@ class MobileHost:
             return
         self._upkeep.binding.vanish(network)
         actions = tunnel.vanish(reason)
-        self._close(tunnel)
+        self._setups.close(tunnel)
         self._on_tunnel(tunnel, actions, now)
         self._rank_networks()
         self._anchors.vanish(network, now)
         self._follow_anchors(now)
-
-    def _inner_mtu(self, tunnel: HostTunnel, outer: int) -> int:
-        return max(LEAST_MTU, inner_mtu(outer, self._settings.anchor.version, self._format_of(tunnel)))
-
-    def _set_mtu(self, tunnel: HostTunnel, mtu: int) -> None:
-        tunnel.mtu = mtu
-        if tunnel.tunnel is not None:
-            tunnel.tunnel.mtu = mtu
 
     def _rank_networks(self) -> None:
         there = [tunnel for tunnel in self._tunnels.values() if tunnel.state is not TunnelState.DOWN]
@@ -367,7 +384,7 @@ class MobileHost:
                 case KeepMapping():
                     self._commands.append(KeepNatMapping(tunnel.network))
                 case AskSetup(rebind):
-                    self._ask_setup(tunnel, rebind, now)
+                    self._setups.ask(tunnel, rebind, now)
                 case StateChanged(old, new, reason):
                     level = Level.WARNING if new in (TunnelState.DEAD, TunnelState.DOWN) else Level.INFO
                     if TunnelState.SUSPECT in (old, new):
@@ -375,32 +392,12 @@ class MobileHost:
                     self._say(level, f"network {tunnel.network} is {new.value}: {reason}")
                     self._rank_networks()
 
-    def _ask_setup(self, tunnel: HostTunnel, rebind: bool, now: float) -> None:
-        token, address = self._association.token, self._association.virtual_address
-        if token is None or address is None:
-            return
-        network = tunnel.network
-        self._signalling.cancel(lambda purpose: isinstance(purpose, SettingUp) and purpose.network == network)
-        if rebind:
-            self._commands.append(RebindTunnel(network))
-        claims = self._placement.claims(network)
-        if claims:
-            self._placement.note_claims(network, now)
-        self._signalling.set_up(network, token, address, claims, tunnel.mtu, now)
-
     def _hurry_setup(self, now: float) -> None:
         """Applications lost their last network: set the next one up at once, with their flows in the request."""
         for name, tunnel in self._tunnels.items():
             if self._association.is_held and self._placement.claims(name):
                 tunnel.ask_setup_now(now)
                 self._pass_time_of(tunnel, now)
-
-    def _close(self, tunnel: HostTunnel) -> None:
-        if tunnel.tunnel is not None:
-            self._paft.remove_tunnel(tunnel.tunnel.id)
-            tunnel.tunnel = None
-            tunnel.reflexive = None
-            self._commands.append(CloseTunnel(tunnel.network))
 
     def _receive_signal(self, tunnel: HostTunnel, port: int, payload: bytes, now: float) -> None:
         if port != MEASUREMENT_PORT:
@@ -464,7 +461,7 @@ class MobileHost:
     def _drop_tunnels(self, now: float) -> None:
         self._signalling.cancel(lambda purpose: not isinstance(purpose, Registering))
         for tunnel in self._tunnels.values():
-            self._close(tunnel)
+            self._setups.close(tunnel)
             self._on_tunnel(tunnel, tunnel.disown(now), now)
         self._placement.settle(now)
 
@@ -483,8 +480,12 @@ class MobileHost:
 
     def _hear(self, purpose: Purpose, response: Response | None, now: float) -> None:
         match purpose:
-            case SettingUp(network, asked_at, claimed):
-                self._hear_setup(self._tunnels[network], asked_at, claimed, response, now)
+            case SettingUp(network):
+                actions, ended = self._setups.hear(purpose, response, now)
+                self._on_tunnel(self._tunnels[network], actions, now)
+                if ended is not None:
+                    self._disown(ended, now)
+                self._placement.settle(now)
             case Moving(network, request) if response is None:
                 self._placement.give_up(request, now)
             case Moving(network, request):
@@ -497,78 +498,6 @@ class MobileHost:
                 if answer.is_disowned:
                     self._disown(answer.reason, now)
         return None
-
-    def _hear_setup(
-        self,
-        tunnel: HostTunnel,
-        asked_at: float,
-        claimed: tuple[FlowKey, ...],
-        response: Response | None,
-        now: float,
-    ) -> None:
-        answer = Refusal("no answer") if response is None else read_setup(response)
-        if not isinstance(answer, Refusal) and (wrong := self._wrong_format(tunnel, answer)) is not None:
-            answer = Refusal(wrong)
-        address = self._association.virtual_address
-        if isinstance(answer, Refusal) or address is None or self._is_taken(answer.tunnel_id, tunnel):
-            reason = answer.reason if isinstance(answer, Refusal) else "the anchor gave one id to two tunnels"
-            if response is not None:
-                self._say(Level.WARNING, f"network {tunnel.network}: no tunnel: {reason}")
-            self._on_tunnel(tunnel, tunnel.fail_setup(now), now)
-            if isinstance(answer, Refusal) and answer.is_disowned:
-                self._disown(reason, now)
-            return
-        self._open(tunnel, answer, address, now)
-        was_resent = now - asked_at >= INSIDE_T1
-        self._on_tunnel(tunnel, tunnel.accept(now, None if was_resent else now - asked_at), now)
-        if claimed and answer.results and all(result.accepted for result in answer.results):
-            self._placement.confirm_claims(tunnel.network, claimed, asked_at)
-        self._placement.settle(now)
-
-    def _wrong_format(self, tunnel: HostTunnel, answer: TunnelSetupResponse) -> str | None:
-        """Why a tunnel set up like this is not what its network's protection asks for: a downgrade is refused."""
-        wanted = self._format_of(tunnel)
-        if answer.format != wanted:
-            return f"the anchor offers the format {answer.format}, not {wanted}"
-        if wanted != PLAIN.name and (answer.salt is None or self._anchors.used.key is None):
-            return f"the anchor gave no keys for the format {wanted}"
-        return None
-
-    def _format_of(self, tunnel: HostTunnel) -> str:
-        return self._settings.protection.get(tunnel.network, PLAIN.name)
-
-    def _is_taken(self, tunnel_id: TunnelId, tunnel: HostTunnel) -> bool:
-        others = (other.tunnel for other in self._tunnels.values() if other is not tunnel)
-        return any(other is not None and other.id == tunnel_id for other in others)
-
-    def _open(self, tunnel: HostTunnel, answer: TunnelSetupResponse, address: IPAddress, now: float) -> None:
-        reflexive = Endpoint(answer.your_address, answer.your_port)
-        old = tunnel.tunnel
-        if old is not None and old.id == answer.tunnel_id:
-            self._protect(old, answer, now)
-            if tunnel.reflexive == reflexive:
-                return
-        if old is not None and old.id != answer.tunnel_id:
-            self._paft.remove_tunnel(old.id)
-        if old is None or old.id != answer.tunnel_id:
-            tunnel.tunnel = Tunnel(
-                answer.tunnel_id,
-                address,
-                self._anchors.used.settings.anchor_tunnels,
-                tunnel.mtu,
-                tunnel.network,
-                now,
-            )
-            self._protect(tunnel.tunnel, answer, now)
-            tunnel.measured = PathMeasurement()
-            self._paft.add_tunnel(tunnel.tunnel)
-        tunnel.reflexive = reflexive
-        self._commands.append(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
-
-    def _protect(self, tunnel: Tunnel, answer: TunnelSetupResponse, now: float) -> None:
-        if answer.salt is not None and self._anchors.used.key is not None:
-            protect(tunnel, answer.format, self._anchors.used.key, answer.key_id, answer.salt, is_host=True)
-            self._upkeep.rekeying.begin(tunnel.network, now)
 
     # --- handovers ---
 

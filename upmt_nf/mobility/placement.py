@@ -14,8 +14,9 @@ from upmt_nf.mobility.applications import Application, Lost
 from upmt_nf.mobility.handover import FlowRequest, Handover, HandoverInput, HandoverPhase, Order
 from upmt_nf.mobility.handover_outcome import outcome_of
 from upmt_nf.mobility.host_commands import HandoverFinished, HostCommand, Mode, Receipt
-from upmt_nf.mobility.host_tunnel import HostTunnel, TunnelState
+from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.selection import Fitness, preferring, ranked, select
+from upmt_nf.mobility.tunnel_states import TunnelState
 from upmt_nf.model.flow import FlowBytes, FlowKey
 from upmt_nf.model.identity import (
     DEFAULT_APPLICATION,

@@ -12,9 +12,10 @@ from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_binding import HostBinding
 from upmt_nf.mobility.host_events import NetworkAppeared
-from upmt_nf.mobility.host_tunnel import HostTunnel, TunnelState
+from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.tunnel_states import TunnelState
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import NetworkName
 

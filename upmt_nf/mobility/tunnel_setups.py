@@ -1,0 +1,160 @@
+"""Tunnels of a mobile host from the setup request to the open tunnel: format, keys, size, and back to nothing.
+
+The answers to setup requests are believed here and nowhere else. Knows neither when a tunnel is to be set up, which
+`host_tunnel` says, nor where applications go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from upmt_nf.datapath.formats import PLAIN
+from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.commands import Announce, Level
+from upmt_nf.mobility.host_anchors import HostAnchors
+from upmt_nf.mobility.host_answers import Refusal, read_setup
+from upmt_nf.mobility.host_commands import CloseTunnel, HostCommand, OpenTunnel, RebindTunnel
+from upmt_nf.mobility.host_signalling import INSIDE_T1, SettingUp
+from upmt_nf.mobility.host_tunnel import HostTunnel
+from upmt_nf.mobility.measurement import PathMeasurement
+from upmt_nf.mobility.placement import Placement
+from upmt_nf.mobility.rekeying import Rekeying
+from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
+from upmt_nf.mobility.tunnel_states import TunnelAction
+from upmt_nf.model.flow import Endpoint, IPAddress
+from upmt_nf.model.identity import NetworkName, TunnelId
+from upmt_nf.signaling.messages import TunnelSetupResponse
+from upmt_nf.signaling.sip.message import Response
+
+LEAST_MTU = 552 - 60
+"""No path is believed to be narrower: a forged ICMP error must not stop everything. Linux believes 552 (min_pmtu),
+which a sealed tunnel must still fit."""
+
+
+class TunnelSetups:
+    """For all networks of a host, towards the anchor in use. `perform` takes the commands, in order."""
+
+    def __init__(
+        self,
+        settings: HostSettings,
+        paft: Paft,
+        tunnels: Mapping[NetworkName, HostTunnel],
+        anchors: HostAnchors,
+        placement: Placement,
+        rekeying: Rekeying,
+        perform: Callable[[HostCommand], None],
+    ) -> None:
+        self._settings = settings
+        self._paft = paft
+        self._tunnels = tunnels
+        self._anchors = anchors
+        self._placement = placement
+        self._rekeying = rekeying
+        self._perform = perform
+
+    # --- size ---
+
+    def inner_mtu(self, tunnel: HostTunnel, outer: int) -> int:
+        """The largest inner packet where outer ones have at most this many bytes."""
+        return max(LEAST_MTU, inner_mtu(outer, self._settings.anchor.version, self._format_of(tunnel)))
+
+    def set_mtu(self, tunnel: HostTunnel, mtu: int) -> None:
+        """Inner packets have at most this many bytes from now on."""
+        tunnel.mtu = mtu
+        if tunnel.tunnel is not None:
+            tunnel.tunnel.mtu = mtu
+
+    # --- set up and closed ---
+
+    def ask(self, tunnel: HostTunnel, rebind: bool, now: float) -> None:
+        """Send a setup request, in place of the one that may be under way; after `rebind` from another port."""
+        association, signalling = self._anchors.used.association, self._anchors.used.signalling
+        token, address = association.token, association.virtual_address
+        if token is None or address is None:
+            return
+        network = tunnel.network
+        signalling.cancel(lambda purpose: isinstance(purpose, SettingUp) and purpose.network == network)
+        if rebind:
+            self._perform(RebindTunnel(network))
+        claims = self._placement.claims(network)
+        if claims:
+            self._placement.note_claims(network, now)
+        signalling.set_up(network, token, address, claims, tunnel.mtu, now)
+
+    def hear(
+        self, purpose: SettingUp, response: Response | None, now: float
+    ) -> tuple[list[TunnelAction], str | None]:
+        """The answer to a request, or None: there is none. Gives why the anchor knows us no more, if it does not."""
+        tunnel = self._tunnels[purpose.network]
+        answer = Refusal("no answer") if response is None else read_setup(response)
+        if not isinstance(answer, Refusal) and (wrong := self._wrong_format(tunnel, answer)) is not None:
+            answer = Refusal(wrong)
+        address = self._anchors.used.association.virtual_address
+        if isinstance(answer, Refusal) or address is None or self._is_taken(answer.tunnel_id, tunnel):
+            reason = answer.reason if isinstance(answer, Refusal) else "the anchor gave one id to two tunnels"
+            if response is not None:
+                self._perform(Announce(Level.WARNING, f"network {tunnel.network}: no tunnel: {reason}"))
+            is_disowned = isinstance(answer, Refusal) and answer.is_disowned
+            return tunnel.fail_setup(now), reason if is_disowned else None
+        self._open(tunnel, answer, address, now)
+        was_resent = now - purpose.asked_at >= INSIDE_T1
+        actions = tunnel.accept(now, None if was_resent else now - purpose.asked_at)
+        if purpose.claimed and answer.results and all(result.accepted for result in answer.results):
+            self._placement.confirm_claims(tunnel.network, purpose.claimed, purpose.asked_at)
+        return actions, None
+
+    def close(self, tunnel: HostTunnel) -> None:
+        """Forget a tunnel, if it is there."""
+        if tunnel.tunnel is not None:
+            self._paft.remove_tunnel(tunnel.tunnel.id)
+            tunnel.tunnel = None
+            tunnel.reflexive = None
+            self._perform(CloseTunnel(tunnel.network))
+
+    # --- inside ---
+
+    def _wrong_format(self, tunnel: HostTunnel, answer: TunnelSetupResponse) -> str | None:
+        """Why a tunnel set up like this is not what its network's protection asks for: a downgrade is refused."""
+        wanted = self._format_of(tunnel)
+        if answer.format != wanted:
+            return f"the anchor offers the format {answer.format}, not {wanted}"
+        if wanted != PLAIN.name and (answer.salt is None or self._anchors.used.key is None):
+            return f"the anchor gave no keys for the format {wanted}"
+        return None
+
+    def _format_of(self, tunnel: HostTunnel) -> str:
+        return self._settings.protection.get(tunnel.network, PLAIN.name)
+
+    def _is_taken(self, tunnel_id: TunnelId, tunnel: HostTunnel) -> bool:
+        others = (other.tunnel for other in self._tunnels.values() if other is not tunnel)
+        return any(other is not None and other.id == tunnel_id for other in others)
+
+    def _open(self, tunnel: HostTunnel, answer: TunnelSetupResponse, address: IPAddress, now: float) -> None:
+        reflexive = Endpoint(answer.your_address, answer.your_port)
+        old = tunnel.tunnel
+        if old is not None and old.id == answer.tunnel_id:
+            self._protect(old, answer, now)
+            if tunnel.reflexive == reflexive:
+                return
+        if old is not None and old.id != answer.tunnel_id:
+            self._paft.remove_tunnel(old.id)
+        if old is None or old.id != answer.tunnel_id:
+            tunnel.tunnel = Tunnel(
+                answer.tunnel_id,
+                address,
+                self._anchors.used.settings.anchor_tunnels,
+                tunnel.mtu,
+                tunnel.network,
+                now,
+            )
+            self._protect(tunnel.tunnel, answer, now)
+            tunnel.measured = PathMeasurement()
+            self._paft.add_tunnel(tunnel.tunnel)
+        tunnel.reflexive = reflexive
+        self._perform(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
+
+    def _protect(self, tunnel: Tunnel, answer: TunnelSetupResponse, now: float) -> None:
+        if answer.salt is not None and self._anchors.used.key is not None:
+            protect(tunnel, answer.format, self._anchors.used.key, answer.key_id, answer.salt, is_host=True)
+            self._rekeying.begin(tunnel.network, now)
