@@ -91,6 +91,8 @@ class Applications:
         self.can_mark_sockets = True
         """The kernel takes the program that marks the sockets of `upmt run`."""
         self._assigned: list[ApplicationRule] = []
+        self._words: dict[ApplicationRule, str] = {}
+        """What was assigned at run time, as people wrote it."""
         self._order: list[ApplicationRule] | None = None
         """All of them as `rules` gives them: asked for by each first packet, made anew after a change."""
         self._declared: dict[Source, list[ApplicationRule]] = {source: [] for source in Source}
@@ -251,9 +253,39 @@ class Applications:
         # The same conditions for another application before would make this one dead.
         self._assigned = [rule, *(old for old in self._assigned if not _same_conditions(old, rule))]
         self._order = None
+        self._words[rule] = said
         if said not in application.conditions:
             application.conditions.append(said)
         return application, rule
+
+    def take_back(self, name: str | None, match: Mapping[str, Any]) -> list[ApplicationRule]:
+        """End assignments made at run time: those of these conditions, those of an application, or both; gives them.
+
+        What is declared of an application that has no other counts again. Raises UsageError.
+        """
+        wanted = rule_of(DEFAULT_APPLICATION_ID, match) if match else None
+        found = [
+            rule
+            for rule in self._assigned
+            if name in (None, self.by_id[rule.application].name)
+            and (wanted is None or _same_conditions(replace(rule, started=None), wanted))
+        ]
+        self._assigned = [rule for rule in self._assigned if rule not in found]
+        self._order = None
+        for rule in found:
+            said, application = self._words.pop(rule, ""), self.by_id[rule.application]
+            section = self.section_of(application.name)
+            declared = (
+                [conditions_said(_given(each)) for each in section.match] if section is not None else []
+            )
+            if said in application.conditions and said not in declared:
+                application.conditions.remove(said)
+        names = {self.by_id[rule.application].name for rule in found}
+        for one in names | ({ApplicationName(name)} if name in self.by_name else set()):
+            application = self.by_name[one]
+            if all(rule.application != application.id for rule in self._assigned):
+                self._settle(application, self.section_of(one))
+        return found
 
     def _declared_rule(self, application: ApplicationId, given: Mapping[str, Any]) -> ApplicationRule:
         return self._addressed(rule_of(application, given, self._began_if_there))
