@@ -3,7 +3,8 @@
 Two labs side by side carry the same flows in turns. One host has no application rules, so that nobody asks whose a
 flow is; the other has rules that need the process. The first answer on a new UDP socket is timed, block by block in
 turns, on a quiet host and then on one with many processes. `--crowd RATE` then asks for as many new flows a second
-from fifty programs at once, and looks by which network each one's packet left.
+from fifty programs at once, and looks by which network each one's packet left. What a flow costs the daemon in CPU time
+says where its ceiling is, also on a machine that others use (`most/s`: that of a core of its own).
 """
 
 from __future__ import annotations
@@ -57,20 +58,32 @@ def main() -> None:
     options.add_argument("--blocks", type=int, default=20)
     options.add_argument("--flows", type=int, default=200, help="first packets of a block")
     options.add_argument("--processes", type=int, default=10_000)
+    options.add_argument("--datapath", default="auto", choices=("auto", "agent", "fast"))
     options.add_argument("--crowd", type=int, action="append", default=[], help="new flows a second")
     chosen = options.parse_args()
     with contextlib.ExitStack() as running:
-        without, with_rules = (running.enter_context(_lab(name)) for name in ("w", "r"))
+        without, with_rules = (running.enter_context(_lab(name, chosen.datapath)) for name in ("w", "r"))
         for rule in RULES:
             _upmt("lab", "exec", "--name", with_rules, "mh", "--", *UPMT, "assign", *rule, "--to", "net1")
         print(f"first packet and its answer, {chosen.blocks} blocks of {chosen.flows} in turns, ms")
         _print_row("host", "rules", "p50", "p90", "p99", "lost")
         _compare("quiet", without, with_rules, chosen.blocks, chosen.flows)
-        with _sleepers(chosen.processes):
+        with _sleepers(chosen.processes if chosen.blocks else 0):
             _compare(f"{chosen.processes} processes", without, with_rules, chosen.blocks, chosen.flows)
         if chosen.crowd:
             print(f"fifty programs at once, {chosen.processes} processes")
-            _print_row("rules", "asked/s", "flows/s", "answered", "wrong", "unfound", "dropped", "p99 ms")
+            _print_row(
+                "rules",
+                "asked/s",
+                "flows/s",
+                "answered",
+                "wrong",
+                "unfound",
+                "dropped",
+                "p99 ms",
+                "CPU us/flow",
+                "most/s",
+            )
         for rate in chosen.crowd:
             _crowd("none", without, rate, chosen.processes)
             _crowd("process", with_rules, rate, chosen.processes)
@@ -99,7 +112,7 @@ def _crowd(title: str, lab: str, rate: int, idle: int) -> None:
     assert sniffer.stdin is not None
     assert sniffer.stdout is not None
     sniffer.stdout.readline()
-    before = _counters(lab)
+    before, spent = _counters(lab), _cpu_seconds(lab)
     words = ("/usr/bin/python3", str(PROGRAMS / "crowd.py"), FAR, str(PORT), "50", str(rate), "10", str(idle))
     result = json.loads(_upmt("lab", "exec", "--name", lab, "mh", "--", *words))
     time.sleep(1.0)
@@ -109,7 +122,8 @@ def _crowd(title: str, lab: str, rate: int, idle: int) -> None:
     sniffer.stdin.close()
     sniffer.wait()
     wrong = seen.get("@e", {}).get("if1", 0) + seen.get("@o", {}).get("if0", 0)
-    after = _counters(lab)
+    after, spent = _counters(lab), _cpu_seconds(lab) - spent
+    cost = spent / max(1, result["flows"])
     dropped = sum(after[name] - before[name] for name in ("queue_dropped", "queue_overruns"))
     unfound = after["processes_not_found"] - before["processes_not_found"]
     share = 100 * result["answered"] / max(1, result["flows"])
@@ -122,7 +136,19 @@ def _crowd(title: str, lab: str, rate: int, idle: int) -> None:
         str(unfound),
         str(dropped),
         f"{result['late_us'][1] / 1e3:.1f}",
+        f"{cost * 1e6:.0f}",
+        f"{1 / cost:.0f}",
     )
+
+
+def _cpu_seconds(lab: str) -> float:
+    """What the mobile host's daemon has used of the CPU."""
+    words = f"mobile-host\0run\0--config\0/run/upmt/lab-{lab}/"
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if words in (directory / "cmdline").read_text():
+                return int((directory / "schedstat").read_text().split()[0]) / 1e9
+    return float("nan")
 
 
 def _counters(lab: str) -> dict[str, int]:
@@ -134,9 +160,9 @@ def _counters(lab: str) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _lab(letter: str) -> Iterator[str]:
+def _lab(letter: str, datapath: str) -> Iterator[str]:
     name = f"first{letter}{os.getpid()}"
-    _upmt("lab", "up", "--name", name)
+    _upmt("lab", "up", "--name", name, "--datapath", datapath)
     echo = subprocess.Popen(
         (
             *UPMT,

@@ -182,3 +182,13 @@ def test_clock_and_default_route() -> None:
 def test_a_host_without_an_association_is_a_warning() -> None:
     found = finding("daemon", replace(HOST, association="registering: no answer"))
     assert (found.state.value, "no answer" in found.detail) == ("warning", True)
+
+
+def test_the_tables_of_ipv6_are_looked_at_too() -> None:
+    line = "-A OUTPUT -j MARK --set-xmark 0x1/0xffffffff"
+    assert state("foreign_marks", rules_legacy_ipv6=line) == "error"
+    assert finding("foreign_marks", rules_nft_ipv6=line).detail.endswith("(IPv6, nft)")
+    assert (
+        "netfilter chains of IPv6" in finding("leftovers", rules_legacy_ipv6=":UPMT-CLASSIFY - [0:0]").detail
+    )
+    assert state("netfilter", rules_legacy="-A INPUT -j DROP", rules_nft_ipv6="-A INPUT -j DROP") == "warning"

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from host_state import assert_as_before, is_zombie, state_of
 from lab_driver import UPMT, Lab, unique_lab_name, wait_until
+from talking import ECHO, Program
 
 pytestmark = pytest.mark.lab
 
@@ -88,6 +89,19 @@ for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
             print("silence", end=" ")
         except OSError as reason:
             print(errno.errorcode[reason.errno], end=" ")
+"""
+
+CONNECTED = f"""
+import errno, socket, sys
+running = socket.create_connection(("{CORRESPONDENT}", 6011))
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    running.settimeout(30)
+    running.send(b"x")
+    print("answered" if running.recv(1) else "ended", flush=True)
+except OSError as reason:
+    print(errno.errorcode.get(reason.errno, reason), flush=True)
 """
 
 
@@ -256,8 +270,15 @@ uid = 36
 
     for uid in (34, 35, 36):
         assert "1 received" in ping(uid)
+    lab.start("ch", sys.executable, ECHO, f"{CORRESPONDENT}:6011")
+    lab.await_listener("ch", 6011)
+    running = Program(lab, *as_user(34, 34), "/usr/bin/python3", "-c", CONNECTED)
     lab.link("net1", "down")
     wait_until(lambda: lab.network_of("rejects") is None, "its network is lost", 30)
+    try:
+        assert running.line("send").strip() == "ECONNRESET"
+    finally:
+        running.end()
     assert "Packet filtered" in ping(34)
     held = ping(35)
     assert "0 received" in held

@@ -205,3 +205,12 @@ def test_it_is_written_down_before_it_is_done(host: Namespace, journal: Journal)
     with pytest.raises(KernelError):
         routes.apply(host_routing(None, [NetworkRouting(1, "if9", IF0.address, None)], ANCHOR), journal)
     assert list(journal.records()) == [RoutingChanged()]
+
+
+def test_of_a_full_table_of_others_only_ours_are_read(host: Namespace, journal: Journal) -> None:
+    routes.apply(FIGURE_6, journal)
+    ours = present()
+    for number in range(200):
+        host.run(f"ip route add 20.0.{number}.0/24 dev if0 proto bgp")
+    host.run("ip route add 20.1.0.0/16 dev if0 proto bgp table 7001")
+    assert present() == ours

@@ -15,7 +15,7 @@ from kernel_namespace import Namespace, program
 
 from upmt_nf.linux.bpf import Instruction
 from upmt_nf.linux.cgroups import hierarchy
-from upmt_nf.linux.socket_record import SocketRecord
+from upmt_nf.linux.socket_record import Deed, SocketRecord
 from upmt_nf.model.errors import FacilityError
 
 pytestmark = pytest.mark.kernel
@@ -135,3 +135,32 @@ def test_an_instruction_is_eight_bytes() -> None:
     assert len(packed) == 8
     if sys.byteorder == "little":
         assert packed == bytes((0xBF, 0x16, 0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF))
+
+
+SEND = """
+import os, socket, struct, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+how = sys.argv[1]
+if not os.fork():
+    if how == "connect":
+        made.connect(("127.0.0.1", 9))
+    else:
+        made.sendto(b"x", ("127.0.0.1", 9))
+    print(os.getpid(), *struct.unpack("=Q", made.getsockopt(socket.SOL_SOCKET, 57, 8)), flush=True)
+    sys.stdin.read()
+os.wait()
+"""
+
+
+@pytest.mark.parametrize(("how", "deed"), [("connect", Deed.CONNECTED), ("send", Deed.SENT)])
+def test_who_says_where_to_comes_after_who_made_the_socket(
+    record: SocketRecord, how: str, deed: Deed
+) -> None:
+    words = (sys.executable, "-c", SEND, how)
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        pid, cookie = map(int, child.stdout.readline().split())
+        maker = record.maker_of(cookie)
+        assert maker is not None
+        assert (maker.pid, maker.deed) == (pid, deed)
+        assert pid != child.pid

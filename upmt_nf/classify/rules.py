@@ -106,6 +106,11 @@ class ApplicationRule:
         return self.needs_process or not (self.uid is None and self.gid is None and self.cgroup is None)
 
     @property
+    def asks_for_cgroup(self) -> bool:
+        """Whether any condition is about the control groups that the process is in."""
+        return not (self.cgroup is None and self.unit is None and self.container is None)
+
+    @property
     def asks_for_flow(self) -> bool:
         """Whether any condition is about where a flow goes or how."""
         return not (

@@ -76,12 +76,12 @@ def _servers(asked: list[str] | None, leave: bool) -> list[IPAddress]:
 
 def assign(
     to: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--to",
             help="Policy, network, or networks in order: voice or lte,wifi or any; native to be left alone.",
         ),
-    ],
+    ] = None,
     app: Annotated[
         str | None, typer.Option("--app", help="Name of the application; made from the match by default.")
     ] = None,
@@ -112,6 +112,12 @@ def assign(
         typer.Option("--on-no-network", help="What becomes of its packets when no allowed network is left."),
     ] = None,
     save: Annotated[bool, typer.Option("--save", help="Keep it for the daemon's next start, too.")] = False,
+    remove: Annotated[
+        bool,
+        typer.Option(
+            "--remove", help="End such an assignment instead; with --save the one that is kept, too."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Tie whatever matches to a network, running programs included. Several conditions must all hold."""
@@ -136,6 +142,17 @@ def assign(
             "say what to assign: --command, --executable, --uid, --gid, --cgroup, --unit, --container, --pid, "
             "--destination, --destination-name, --port, --dscp or --app"
         )
+    if remove:
+        if to is not None or on_no_network is not None:
+            raise UsageError("--remove ends an assignment: it goes with conditions or --app, and --save")
+        ended = call("take_back", application=app, match=match, save=save)
+        if json:
+            print_json(ended)
+        else:
+            typer.echo("\n".join(ended["removed"]) or "nothing was assigned like that")
+        return
+    if to is None:
+        raise UsageError("say where to: --to NETWORK, a policy or native; or --remove")
     more: dict[str, Any] = {"on_no_network": on_no_network.value} if on_no_network is not None else {}
     answer = call("assign", application=app, match=match, networks=to.split(","), save=save, **more)
     if json:

@@ -123,3 +123,19 @@ def with_assignment(sections: Sections, assigned: ApplicationSection) -> Section
             }
         )
     return (assigned, *(section for section in sections if section.name != assigned.name))
+
+
+def without_assignment(sections: Sections, name: str | None, match: MatchSection | None) -> Sections:
+    """The document after `upmt assign --remove --save`: without these conditions, or without the application.
+
+    An application that says nothing more goes.
+    """
+    left: list[ApplicationSection] = []
+    for section in sections:
+        if name in (None, section.name):
+            matches = tuple(each for each in section.match if match is not None and each != match)
+            if not matches and (match is None or section.match):
+                continue
+            section = section.model_copy(update={"match": matches})
+        left.append(section)
+    return tuple(left)

@@ -91,6 +91,10 @@ class Applications:
         self.can_mark_sockets = True
         """The kernel takes the program that marks the sockets of `upmt run`."""
         self._assigned: list[ApplicationRule] = []
+        self._words: dict[ApplicationRule, str] = {}
+        """What was assigned at run time, as people wrote it."""
+        self._order: list[ApplicationRule] | None = None
+        """All of them as `rules` gives them: asked for by each first packet, made anew after a change."""
         self._declared: dict[Source, list[ApplicationRule]] = {source: [] for source in Source}
         self.sections: dict[Source, tuple[ApplicationSection, ...]] = dict.fromkeys(Source, ())
         self._addresses: dict[str, tuple[IPAddress, ...]] = {}
@@ -102,8 +106,11 @@ class Applications:
     @property
     def rules(self) -> list[ApplicationRule]:
         """Every rule, in the order in which they are tried."""
-        declared = (rule for rules in self._declared.values() for rule in rules)
-        return [*self.started, *self._assigned, *declared]
+        if self._order is None:
+            declared = (rule for rules in self._declared.values() for rule in rules)
+            self._order = [*self.started, *self._assigned, *declared]
+            self.owners.are_cgroups_asked = any(rule.asks_for_cgroup for rule in self._order)
+        return self._order
 
     def declare(
         self, source: Source, sections: tuple[ApplicationSection, ...]
@@ -127,7 +134,7 @@ class Applications:
             for given in made[section.name]:
                 self._declared[source].append(self._declared_rule(application.id, given))
                 application.conditions.append(conditions_said(given))
-        self.sections[source] = sections
+        self.sections[source], self._order = sections, None
         after = self._effective()
         changed: dict[ApplicationName, tuple[str, ...] | None] = {}
         for name in {**before, **after}:
@@ -228,6 +235,7 @@ class Applications:
         if rule in self.started:
             return False
         self.started.append(rule)
+        self._order = None
         return True
 
     def assign(
@@ -244,9 +252,40 @@ class Applications:
         rule = self._addressed(rule_of(application.id, match, self._began))
         # The same conditions for another application before would make this one dead.
         self._assigned = [rule, *(old for old in self._assigned if not _same_conditions(old, rule))]
+        self._order = None
+        self._words[rule] = said
         if said not in application.conditions:
             application.conditions.append(said)
         return application, rule
+
+    def take_back(self, name: str | None, match: Mapping[str, Any]) -> list[ApplicationRule]:
+        """End assignments made at run time: those of these conditions, those of an application, or both; gives them.
+
+        What is declared of an application that has no other counts again. Raises UsageError.
+        """
+        wanted = rule_of(DEFAULT_APPLICATION_ID, match) if match else None
+        found = [
+            rule
+            for rule in self._assigned
+            if name in (None, self.by_id[rule.application].name)
+            and (wanted is None or _same_conditions(replace(rule, started=None), wanted))
+        ]
+        self._assigned = [rule for rule in self._assigned if rule not in found]
+        self._order = None
+        for rule in found:
+            said, application = self._words.pop(rule, ""), self.by_id[rule.application]
+            section = self.section_of(application.name)
+            declared = (
+                [conditions_said(_given(each)) for each in section.match] if section is not None else []
+            )
+            if said in application.conditions and said not in declared:
+                application.conditions.remove(said)
+        names = {self.by_id[rule.application].name for rule in found}
+        for one in names | ({ApplicationName(name)} if name in self.by_name else set()):
+            application = self.by_name[one]
+            if all(rule.application != application.id for rule in self._assigned):
+                self._settle(application, self.section_of(one))
+        return found
 
     def _declared_rule(self, application: ApplicationId, given: Mapping[str, Any]) -> ApplicationRule:
         return self._addressed(rule_of(application, given, self._began_if_there))
@@ -287,6 +326,7 @@ class Applications:
                 for rule in rules
             ]
 
+        self._order = None
         self._assigned = renewed(self._assigned)
         self._declared = {source: renewed(rules) for source, rules in self._declared.items()}
         return True
@@ -316,8 +356,9 @@ class Applications:
         return self._look_up(FlowKey.unpacked(key), 0, is_needed=bool(self.rules))
 
     def _look_up(self, flow: FlowKey, dscp: int, *, is_needed: bool) -> Classified:
+        rules = self.rules
         owner = self.owners.behind(flow) if is_needed else UNASKED
-        facts, rules = owner.process, self.rules
+        facts = owner.process
         rule = first_match(rules, flow, facts, dscp)
         why = Reason(Decider.AGENT, rule, owner.found_by, _is_guess(owner, rules, rule, flow, dscp))
         id = rule.application if rule is not None else DEFAULT_APPLICATION_ID

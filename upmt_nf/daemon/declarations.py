@@ -6,7 +6,7 @@ Only what differs is changed, and running flows come along.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,17 @@ from upmt_nf.config.applications import (
     differences,
     read_applications,
     with_assignment,
+    without_assignment,
     written,
 )
 from upmt_nf.config.checked import Section
 from upmt_nf.config.mobile_host import ApplicationSection, MatchSection, read_mobile_host_config
 from upmt_nf.daemon.applications import Application, Source
+from upmt_nf.daemon.matches import rule_of
 from upmt_nf.linux.users import write_private
 from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined, FlowsAdopted
 from upmt_nf.model.errors import ConfigError, UsageError
-from upmt_nf.model.identity import ApplicationName
+from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationName
 from upmt_nf.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -123,6 +125,53 @@ class Declarations:
         check_applications(self._daemon.config, sections)
         self._keep(sections)
 
+    async def take_back(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
+        """End what `upmt assign` said, for its conditions or for an application; with `save` what is kept, too."""
+        daemon, applications = self._daemon, self._daemon.applications
+        name, match = arguments.get("application"), arguments.get("match", {})
+        if not isinstance(match, dict) or not (name is None or isinstance(name, str)) or not (name or match):
+            raise UsageError("say which assignment ends: its conditions, or the name of its application")
+        gone = applications.take_back(name, match)
+        removed = [f"{applications.by_id[rule.application].name}: {rule}" for rule in gone]
+        touched = {applications.by_id[rule.application].name for rule in gone}
+        touched |= {ApplicationName(name)} if name in applications.by_name else set()
+        for one in touched:
+            section = applications.section_of(one)
+            self._tell(one, section.networks if section is not None else None)
+        daemon.update_rules()
+        for one, flows in applications.reconsider(daemon.paft.flows.values(), gone).items():
+            daemon.take(FlowsAdopted(one, tuple(flows)))
+        if arguments.get("save"):
+            fields = _fields(rule_of(DEFAULT_APPLICATION_ID, match)) if match else None
+            sections = without_assignment(
+                self._kept(), name, MatchSection.model_validate(fields) if fields else None
+            )
+            if changes := self._declare(Source.SAVED, sections):
+                self._keep(sections)
+                removed += changes
+        return {"changed": bool(removed), "removed": removed}
+
+    def check_guard(
+        self,
+        name: str,
+        policy: Policy | tuple[str, ...] | None,
+        on_no_network: str | None,
+        rules: Iterable[ApplicationRule],
+    ) -> None:
+        """Refuse at run time what the file would be refused for: a kill switch that comes too late. UsageError."""
+        if on_no_network not in ("hold", "reject"):
+            return
+        section = ApplicationSection.model_validate(
+            {
+                # Whether a name is a good one is asked where it is defined.
+                "name": name if name == DEFAULT_APPLICATION else "assigned",
+                **_policy_fields(policy),
+                "on_no_network": on_no_network,
+                "match": [MatchSection.model_validate(_fields(rule)) for rule in rules],
+            }
+        )
+        check_applications(self._daemon.config, (section,))
+
     # --- doing it ---
 
     def _declare(self, source: Source, sections: Sections, *, is_trial: bool = False) -> list[str]:
@@ -177,7 +226,7 @@ def _policy_fields(policy: Policy | tuple[str, ...] | None) -> dict[str, Any]:
 
 
 def _fields(rule: ApplicationRule) -> dict[str, Any]:
-    names = ("command", "executable", "children", "uid", "gid", "cgroup", "unit", "container", "dscp")
+    names = ("command", "executable", "children", "uid", "gid", "cgroup", "unit", "container", "pid", "dscp")
     found = {
         name: value for name in (*names, "destination_name") if (value := getattr(rule, name)) is not None
     }

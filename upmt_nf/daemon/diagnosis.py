@@ -186,6 +186,8 @@ def _leftovers(facts: HostFacts, daemon: DaemonFacts | None) -> Finding:
         left.append("policy rules")
     if f":{CHAIN_PREFIX}" in (facts.rules_legacy or ""):
         left.append("netfilter chains")
+    if f":{CHAIN_PREFIX}" in (facts.rules_legacy_ipv6 or ""):
+        left.append("netfilter chains of IPv6")
     if not left:
         return Finding("leftovers", State.OK, "nothing is left of an earlier daemon")
     if any(
@@ -292,6 +294,8 @@ def _foreign_marks(facts: HostFacts) -> Finding:
     found = [
         *foreign_marks(facts.rules_legacy or ""),
         *(f"{line} (nft)" for line in foreign_marks(facts.rules_nft or "")),
+        *(f"{line} (IPv6)" for line in foreign_marks(facts.rules_legacy_ipv6 or "")),
+        *(f"{line} (IPv6, nft)" for line in foreign_marks(facts.rules_nft_ipv6 or "")),
     ]
     if not found:
         return Finding("foreign_marks", State.OK, f"nobody else uses our mark bits ({MARK_MASK:#x})")
@@ -327,11 +331,13 @@ def foreign_marks(saved: str) -> list[str]:
 
 def _both_netfilters(facts: HostFacts, daemon: DaemonFacts | None) -> Finding:
     nft = [table for table in facts.nft_tables if table]
-    if not nft and any(line.startswith("-A ") for line in (facts.rules_nft or "").splitlines()):
+    both_nft = (facts.rules_nft, facts.rules_nft_ipv6)
+    if not nft and any(line.startswith("-A ") for saved in both_nft for line in (saved or "").splitlines()):
         nft = ["those of iptables-nft"]
     legacy = [
         line
-        for line in (facts.rules_legacy or "").splitlines()
+        for saved in (facts.rules_legacy, facts.rules_legacy_ipv6)
+        for line in (saved or "").splitlines()
         if line.startswith("-A ") and CHAIN_PREFIX not in line
     ]
     if facts.rules_legacy is None:

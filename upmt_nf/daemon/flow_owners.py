@@ -16,9 +16,9 @@ from upmt_nf.linux.known_processes import KnownProcesses
 from upmt_nf.linux.process_events import ProcessEvents
 from upmt_nf.linux.processes import Processes
 from upmt_nf.linux.sock_diag import SockDiag, SocketFacts
-from upmt_nf.linux.socket_record import Maker, SocketRecord
+from upmt_nf.linux.socket_record import Deed, Maker, SocketRecord
 from upmt_nf.model.errors import FacilityError
-from upmt_nf.model.flow import FlowKey
+from upmt_nf.model.flow import TCP, FlowKey
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class FlowOwners:
         self._unfound = 0
         self.cookie_of_ended: Callable[[FlowKey], int] = lambda _: 0
         """Tells of sockets that were closed a moment ago."""
+        self.are_cgroups_asked = True
+        """Whether any rule asks for control groups: they are read each time, as the kernel tells nothing of them."""
 
     def watch(self, hierarchy: Path | None) -> ProcessEvents | None:
         """Use what the kernel offers from now on; gives the events, to be read by `catch_up`.
@@ -107,14 +109,24 @@ class FlowOwners:
         """The process behind a flow, by the quickest way that is certain."""
         socket = self._sockets.find(flow)
         if socket is not None:
-            return self._of_socket(socket)._replace(cookie=socket.cookie)
+            return self._of_socket(socket, flow.protocol)._replace(cookie=socket.cookie)
         # Closed already, as by a program that says one thing and ends; or the kernel's own packet.
-        return self._of_socket(SocketFacts(0, 0, self.cookie_of_ended(flow)))._replace(has_socket=False)
+        return self._of_socket(SocketFacts(0, 0, self.cookie_of_ended(flow)), flow.protocol)._replace(
+            has_socket=False
+        )
 
-    def _of_socket(self, socket: SocketFacts) -> Owner:
+    def _of_socket(self, socket: SocketFacts, protocol: int) -> Owner:
         maker = self._maker_of(socket)
-        if maker is not None and socket.inode and self._processes.has_open(maker.pid, socket.inode):
-            facts, is_there = self._known.that_made(maker.pid, maker.made)
+        # Whose connect() or sendto() sends a packet is its sender. Who did less may have handed the socket on.
+        has_sent = maker is not None and (
+            maker.deed is Deed.SENT or (maker.deed is Deed.CONNECTED and protocol == TCP)
+        )
+        if (
+            maker is not None
+            and socket.inode
+            and (has_sent or self._processes.has_open(maker.pid, socket.inode))
+        ):
+            facts, is_there = self._that_made(maker)
             if facts is not None and is_there:
                 return Owner(facts, Finder.SOCKET_RECORD)
         if socket.inode:
@@ -123,10 +135,13 @@ class FlowOwners:
                 return Owner(facts, Finder.SEARCH, socket.is_certain)
         if maker is not None:
             # Closed, or its process has ended: whoever made it is the one.
-            facts, is_there = self._known.that_made(maker.pid, maker.made)
+            facts, is_there = self._that_made(maker)
             if facts is not None:
                 return Owner(facts, Finder.SOCKET_RECORD if is_there else Finder.REMEMBERED)
         return self._nobody()
+
+    def _that_made(self, maker: Maker) -> tuple[ProcessFacts | None, bool]:
+        return self._known.that_made(maker.pid, maker.made, with_cgroup=self.are_cgroups_asked)
 
     def _nobody(self) -> Owner:
         self._unfound += 1

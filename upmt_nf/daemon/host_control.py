@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from upmt_nf.daemon.applications import Application
 from upmt_nf.daemon.control_server import Handler
 from upmt_nf.daemon.explain import Explainer
-from upmt_nf.daemon.matches import rule_of
+from upmt_nf.daemon.matches import conditions_said, rule_of
 from upmt_nf.daemon.reports import (
     application_report,
     association_report,
@@ -55,6 +55,7 @@ class HostControl:
             "why": Explainer(self._daemon).why,
             "join": self.join,
             "assign": self.assign,
+            "take_back": self._daemon.declarations.take_back,
             "apply": self._daemon.declarations.apply,
             "reload": self._daemon.declarations.reload,
             "handover": self.handover,
@@ -186,6 +187,7 @@ class HostControl:
         if "destination_name" in match:
             # Refused where it means nothing: a rule for no address would be obeyed in silence.
             await daemon.watch.names.learn(rule_of(DEFAULT_APPLICATION_ID, match).destination_name or "")
+        self._check_guard(name, match, policy, choice)
         application, rule = daemon.applications.assign(name, match)
         application.is_native = is_native
         if choice is not None:
@@ -206,6 +208,23 @@ class HostControl:
             raise UpmtError(f"{application.name} has its new policy now, but {failure}")
         await daemon.settled(application.name)
         return next(row for row in self._application_rows() if row["name"] == application.name)
+
+    def _check_guard(
+        self,
+        name: str | None,
+        match: Mapping[str, Any],
+        policy: Policy | tuple[str, ...] | None,
+        choice: str | None,
+    ) -> None:
+        applications = self._daemon.applications
+        known = applications.by_name.get(ApplicationName(name or conditions_said(match)))
+        if known is not None and policy is not None:
+            choice = choice or known.on_no_network
+        rules = [rule_of(DEFAULT_APPLICATION_ID, match)] if match else []
+        if known is not None:
+            own = (rule for rule in applications.rules if rule.application == known.id)
+            rules += [rule for rule in own if rule not in applications.started]
+        self._daemon.declarations.check_guard(name or conditions_said(match), policy, choice, rules)
 
     async def handover(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
         """Move an application or one flow to a network; gives the receipt."""

@@ -13,7 +13,7 @@ from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.formats import PLAIN, decode, is_plain
 from upmt_nf.datapath.fragment import Reassembler
-from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, ErrorBudget
+from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, ErrorBudget
 from upmt_nf.datapath.offload import Offload, finished
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint, parse_outer, unpacked_endpoint
 from upmt_nf.datapath.packet import (
@@ -222,8 +222,7 @@ class HostForwarder:
         if tunnel is None:
             self.counters.add("no_network")
             if entry.application_id in self._refusing:
-                # Unlike the other, a connected UDP socket hears of this one.
-                return Outbound(None, (), 0, self._sender.refuse(packet, ADMINISTRATIVELY_PROHIBITED, now))
+                return Outbound(None, (), 0, self._sender.turn_away(packet, now))
             if not self._answer_no_network:
                 return DROPPED_OUT
             return Outbound(None, (), 0, self._sender.refuse(packet, NETWORK_UNREACHABLE, now))

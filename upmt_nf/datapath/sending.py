@@ -8,10 +8,11 @@ from __future__ import annotations
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import outer_tos
 from upmt_nf.datapath.fragment import split
-from upmt_nf.datapath.icmp import ErrorBudget, packet_too_big, refusal
+from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, ErrorBudget, packet_too_big, refusal
 from upmt_nf.datapath.offload import Offload
 from upmt_nf.datapath.packet import may_fragment, source_of, tos_of
 from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.datapath.reset import reset_of
 from upmt_nf.datapath.segmentation import segment
 from upmt_nf.datapath.verdict import DROPPED_OUT, Outbound
 from upmt_nf.model.flow import IPAddress
@@ -69,6 +70,14 @@ class Sender:
     def refuse(self, packet: bytes, codes: dict[int, tuple[int, int]], now: float) -> bytes | None:
         """An error about a packet (`codes` from `icmp`), if one may be sent and the budget allows it."""
         return refusal(packet, codes, self._source) if self._budget.allows(source_of(packet), now) else None
+
+    def turn_away(self, packet: bytes, now: float) -> bytes | None:
+        """What tells its sender for good that a packet may not go: a reset, or that it was filtered."""
+        reset = reset_of(packet)
+        if reset is None:
+            # Unlike others, a connected UDP socket hears of this one.
+            return self.refuse(packet, ADMINISTRATIVELY_PROHIBITED, now)
+        return reset if self._budget.allows(source_of(packet), now) else None
 
     def _send_large(self, packet: bytes, tunnel: Tunnel, now: float) -> Outbound:
         # An IPv6 host need not heed an MTU below 1280: there the tunnel, as a link, splits (RFC 8200 section 5).

@@ -24,8 +24,11 @@ _SYSCALL: Final = {
     "armv7l": 386,
 }
 _MAP_CREATE, _MAP_LOOKUP, _PROG_LOAD, _PROG_ATTACH, _LINK_CREATE = 0, 1, 5, 8, 28
-_LRU_HASH, _CGROUP_SOCK = 9, 9
+_LRU_HASH, _CGROUP_SOCK, _CGROUP_SOCK_ADDR = 9, 9, 18
 CGROUP_INET_SOCK_CREATE: Final = 2
+CGROUP_CONNECT: Final = (10, 11)
+CGROUP_SENDMSG: Final = (14, 15)
+"""connect(), and a datagram that is sent to an address: with IPv4, with IPv6."""
 _LOG_BYTES = 1 << 14
 
 R0, R1, R2, R3, R4, R6, FRAME = 0, 1, 2, 3, 4, 6, 10
@@ -111,7 +114,10 @@ def look_up(map_fd: int, key: bytes, size: int) -> bytes | None:
 
 
 def load_for_sockets(instructions: list[Instruction], attach: int) -> int:
-    """Load a program of type `cgroup/sock`; gives its file descriptor. Raises FacilityError with the kernel's words."""
+    """Load a program of type `cgroup/sock`, or `cgroup/sock_addr` for the others; gives its file descriptor.
+
+    Raises FacilityError with the kernel's words.
+    """
     code = b"".join(each.packed() for each in instructions)
     words, license_text = (
         ctypes.create_string_buffer(code, len(code)),
@@ -120,7 +126,7 @@ def load_for_sockets(instructions: list[Instruction], attach: int) -> int:
     log = ctypes.create_string_buffer(_LOG_BYTES)
     attributes = struct.pack(
         "=IIQQIIQII16sII",
-        _CGROUP_SOCK,
+        _CGROUP_SOCK_ADDR if attach in (*CGROUP_CONNECT, *CGROUP_SENDMSG) else _CGROUP_SOCK,
         len(instructions),
         ctypes.addressof(words),
         ctypes.addressof(license_text),

@@ -97,9 +97,9 @@ class ApplicationCgroups:
         return place
 
 
-def hierarchy() -> Path | None:
-    """Where cgroup v2 is mounted in this mount namespace."""
-    for line in Path("/proc/self/mounts").read_text().splitlines():
+def hierarchy(mounts: str | None = None) -> Path | None:
+    """Where cgroup v2 is mounted in this mount namespace. `mounts` is what /proc/self/mounts says, if given."""
+    for line in (Path("/proc/self/mounts").read_text() if mounts is None else mounts).splitlines():
         fields = line.split()
         if len(fields) > 2 and fields[2] == "cgroup2":
             place = Path(fields[1].encode().decode("unicode_escape"))

@@ -60,6 +60,8 @@ class HostFacts:
     """Seconds since 1970."""
     is_clock_synchronised: bool
     resolver: ResolverFacts | None = None
+    rules_legacy_ipv6: str | None = None
+    rules_nft_ipv6: str | None = None
 
 
 def look() -> HostFacts:
@@ -97,6 +99,8 @@ def look() -> HostFacts:
         now=time.time(),
         is_clock_synchronised=_is_synchronised(),
         resolver=resolver_view.look(),
+        rules_legacy_ipv6=_output("ip6tables-legacy-save"),
+        rules_nft_ipv6=_output("ip6tables-nft-save"),
     )
 
 

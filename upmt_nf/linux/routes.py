@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -13,6 +13,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from upmt_nf.linux.journal import Journal, RoutingChanged
 from upmt_nf.linux.off_loop import off_loop
+from upmt_nf.linux.route_dump import our_routes
 from upmt_nf.model.errors import KernelError
 from upmt_nf.model.names import MARK_MASK, ROUTE_PROTOCOL
 from upmt_nf.routing.difference import Change, difference
@@ -75,36 +76,13 @@ def present(kernel: IPRoute) -> Routing:
     routes: list[RouteSpec] = []
     rules: list[RuleSpec] = []
     for version, family in _FAMILIES.items():
-        routes += [
-            _route_of(message, version, names)
-            for message in kernel.get_routes(family=family)
-            if message["proto"] == ROUTE_PROTOCOL
-        ]
+        routes += our_routes(version, names)
         rules += [
             _rule_of(message, version)
             for message in kernel.get_rules(family=family)
             if message.get_attr("FRA_PROTOCOL") == ROUTE_PROTOCOL
         ]
     return Routing(tuple(routes), tuple(rules))
-
-
-def _route_of(message: Any, version: int, names: dict[int, str]) -> RouteSpec:
-    everywhere = "0.0.0.0" if version == 4 else "::"
-    destination = ip_network(f"{message.get_attr('RTA_DST') or everywhere}/{message['dst_len']}")
-    gateway, source = message.get_attr("RTA_GATEWAY"), message.get_attr("RTA_PREFSRC")
-    kind = Kind.UNICAST if message["type"] == _UNICAST else Kind.UNREACHABLE
-    metric = message.get_attr("RTA_PRIORITY") or 0
-    return RouteSpec(
-        destination=destination,
-        table=message.get_attr("RTA_TABLE") or message["table"],
-        kind=kind,
-        interface=names.get(message.get_attr("RTA_OIF") or 0) if kind is Kind.UNICAST else None,
-        gateway=ip_address(gateway) if gateway else None,
-        source=ip_address(source) if source else None,
-        metric=0 if version == 6 and metric == _IPV6_METRIC else metric,
-        is_link_scope=kind is Kind.UNICAST
-        and (message["scope"] == _SCOPE_LINK if version == 4 else gateway is None),
-    )
 
 
 def _rule_of(message: Any, version: int) -> RuleSpec:

@@ -70,7 +70,8 @@ class SockDiag:
 
     def _by_port(self, flow: FlowKey) -> SocketFacts | None:
         """Unconnected sockets: the one bound to this local port, preferring one bound to the address."""
-        identity = _SOCKET_ID.pack(0, 0, bytes(16), bytes(16)) + _SOCKET_ID_TAIL.pack(
+        # The kernel tells of the sockets of this port only: of a thousand others each would cost time.
+        identity = _SOCKET_ID.pack(flow.source_port, 0, bytes(16), bytes(16)) + _SOCKET_ID_TAIL.pack(
             0, _NO_COOKIE, _NO_COOKIE
         )
         own = _padded(flow.source.packed)
