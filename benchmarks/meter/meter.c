@@ -2,8 +2,8 @@
  *
  *   meter sink PORT                                          counts numbered packets; asked over stdin
  *   meter blast ADDRESS PORT BOUND BYTES RATE SECONDS TRIAL  sends them; RATE 0 is as fast as can be
- *   meter echo PORT                                          polls and sends back
- *   meter ask ADDRESS PORT BOUND COUNT                       one request at a time; prints each time in ns
+ *   meter echo ADDRESS PORT                                  polls and sends back
+ *   meter ask ADDRESS PORT BOUND SECONDS                     one request at a time; prints each time in ns
  *   meter answer PORT LOG                                    a stream's far end: records, and answers with its own numbers
  *   meter talk ADDRESS PORT BOUND FLOWS RATE SECONDS LOG     a stream's near end; FLOWS spread over sockets and addresses
  *
@@ -193,18 +193,10 @@ static int blast(char **words)
 	return 0;
 }
 
-/* Polls, but only while nobody else wants the core: the tunnel's daemons come first. */
-static void poll_politely(void)
-{
-	struct sched_param none = { 0 };
-	sched_setscheduler(0, SCHED_IDLE, &none);
-}
-
-static int echo(int port)
+static int echo(const char *bound, int port)
 {
 	char bytes[LARGEST];
-	int fd = udp_socket("0.0.0.0", port);
-	poll_politely();
+	int fd = udp_socket(bound, port);
 	puts("ready");
 	fflush(stdout);
 	while (!ended) {
@@ -213,6 +205,8 @@ static int echo(int port)
 		ssize_t got = recvfrom(fd, bytes, sizeof bytes, MSG_DONTWAIT, (struct sockaddr *)&from, &length);
 		if (got >= 0)
 			sendto(fd, bytes, got, 0, (struct sockaddr *)&from, length);
+		else
+			sched_yield(); /* the tunnel's daemons come first */
 	}
 	return 0;
 }
@@ -220,12 +214,12 @@ static int echo(int port)
 static int ask(char **words)
 {
 	struct sockaddr_in to = address(words[0], atoi(words[1]));
-	int count = atoi(words[3]), fd = udp_socket(words[2], 0);
+	int fd = udp_socket(words[2], 0);
+	uint64_t last = now() + atof(words[3]) * SECOND;
 	char bytes[64] = { 0 };
 	if (connect(fd, (struct sockaddr *)&to, sizeof to) != 0)
 		fail("connect");
-	poll_politely();
-	for (uint32_t number = 0; number < (uint32_t)count && !ended; number++) {
+	for (uint32_t number = 0; now() < last && !ended; number++) {
 		struct numbered n = { number, 0 }, back = { OPENING, 0 };
 		uint64_t began = now(), time;
 		memcpy(bytes, &n, sizeof n);
@@ -234,8 +228,10 @@ static int ask(char **words)
 			char answer[LARGEST];
 			if (recv(fd, answer, sizeof answer, MSG_DONTWAIT) >= (ssize_t)sizeof back)
 				memcpy(&back, answer, sizeof back);
+			else
+				sched_yield();
 			time = now();
-		} while (back.number != number && time - began < SECOND / 2);
+		} while (back.number != number && time - began < SECOND / 10);
 		if (back.number == number)
 			printf("%llu\n", (unsigned long long)(time - began));
 		nap_until(time + NAP);
@@ -432,8 +428,8 @@ int main(int count, char **words)
 		return sink(atoi(words[2]));
 	if (!strcmp(what, "blast") && count == 9)
 		return blast(words + 2);
-	if (!strcmp(what, "echo") && count == 3)
-		return echo(atoi(words[2]));
+	if (!strcmp(what, "echo") && count == 4)
+		return echo(words[2], atoi(words[3]));
 	if (!strcmp(what, "ask") && count == 6)
 		return ask(words + 2);
 	if (!strcmp(what, "answer") && count == 4)

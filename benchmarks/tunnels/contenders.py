@@ -66,8 +66,8 @@ def contenders(
             say(f"setting up {name}")
             try:
                 path = peers.SET_UP[name](bare, directory)
-            except peers.NotHereError as reason:
-                missing[name] = str(reason)
+            except (peers.NotHereError, TimeoutError) as reason:
+                missing[name] = str(reason).splitlines()[0]
                 continue
             ready[name] = Contender(name, bare, path.bound, path.destination, path.commands, path.daemons)
         for name in (name for name in names if name in _OURS):

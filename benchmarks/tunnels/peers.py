@@ -212,24 +212,19 @@ def _vtun(lab: Place, directory: Path) -> Way:
     _need("vtund", "vtun")
     _forward_at_anchor(script)
     password = base64.b32encode(os.urandom(10)).decode()
-    for host, device, near, far in (("an", "vta", 1, 2), ("mh", "vtm", 2, 1)):
-        up = f'ip "address add 10.99.6.{near} peer 10.99.6.{far} dev %%"; ip "link set %% mtu {MTU} up"'
+    for host, device in (("an", "vta"), ("mh", "vtm")):
         (directory / f"vtund-{host}.conf").write_text(
-            f"options {{ port 5999; bindaddr {{ iface wan; }}; ip /sbin/ip; }}\n"
-            if host == "an"
-            else "options { port 5999; ip /sbin/ip; }\n"
+            f"options {{ port 5999; }}\nlab {{ passwd {password}; type tun; device {device}; proto udp; "
+            "encrypt no; compress no; keepalive no; stat no; }\n"
         )
-        with (directory / f"vtund-{host}.conf").open("a") as file:
-            file.write(
-                f"lab {{ passwd {password}; type tun; device {device}; proto udp; encrypt no; compress no; "
-                f"keepalive no; stat no; up {{ {up}; }}; }}\n"
-            )
     script.start("an", f"vtund -n -s -f {directory}/vtund-an.conf -P 5999", "vtun")
     time.sleep(0.5)
     script.start("mh", f"vtund -n -f {directory}/vtund-mh.conf -P 5999 lab {ANCHOR}", "vtun")
-    for host, device in (("mh", "vtm"), ("an", "vta")):
+    script.lines.append("    with type tun; proto udp; encrypt no; compress no; keepalive no")
+    for host, device, near, far in (("mh", "vtm", 2, 1), ("an", "vta", 1, 2)):
         script.await_device(host, device)
-    script.lines.append("    type tun; proto udp; encrypt no; compress no; MTU 1440")
+        script.run(host, f"ip address add 10.99.6.{near} peer 10.99.6.{far} dev {device}")
+        script.run(host, f"ip link set {device} mtu {MTU} up")
     return script.reach("vtm", 6)
 
 
