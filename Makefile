@@ -13,9 +13,10 @@ SYSTEM_PACKAGES := iptables iproute2 iputils-ping tcpdump curl dnsutils iperf3 o
 	clang libbpf-dev libbpf1 ethtool
 
 INTEROP_PACKAGES := sip-tester sipsak kamailio
+BENCH_PACKAGES := wireguard-go wireguard-tools openvpn openssl vtun
 INTEROP_STAMP := $(VENV)/.installed-interop
 
-.PHONY: help setup system setup-interop system-interop demo test test-pure test-interop lint format manual bench fuzz clean
+.PHONY: help setup system setup-interop system-interop setup-bench system-bench demo test test-pure test-interop lint format manual bench bench-handover fuzz clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +25,8 @@ setup: system $(STAMP) ## install system packages and the virtual environment; l
 
 system: PACKAGES := $(SYSTEM_PACKAGES)
 system-interop: PACKAGES := $(INTEROP_PACKAGES)
-system system-interop:
+system-bench: PACKAGES := $(BENCH_PACKAGES)
+system system-interop system-bench:
 	@missing=""; for package in $(PACKAGES); do \
 	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q '^install ok installed' || missing="$$missing $$package"; \
 	done; \
@@ -68,8 +70,14 @@ format: $(STAMP) ## put the formatting right
 manual: $(STAMP) ## manual pages and completions in packaging/, from the commands themselves
 	@$(BIN)/python -m upmt_nf.cli.manual packaging
 
-bench: setup ## measure the agent plane against the direct path, side by side
-	@$(BIN)/python -m benchmarks
+setup-bench: setup system-bench ## install the other tunnels that bench measures beside ours
+
+BENCH_RESULTS ?= /tmp
+bench: setup-bench ## measure both datapaths beside other tunnels; 15 minutes, results in BENCH_RESULTS=/tmp
+	@$(BIN)/python -m benchmarks --json $(BENCH_RESULTS)/bench.json --svg $(BENCH_RESULTS)/bench.svg
+
+bench-handover: setup-bench ## measure what streams feel of handovers; 8 minutes
+	@$(BIN)/python -m benchmarks.handover --json $(BENCH_RESULTS)/handover.json
 
 FUZZ_SECONDS ?= 600
 fuzz: $(STAMP) ## search for input that breaks a parser, FUZZ_SECONDS=600 for each of five

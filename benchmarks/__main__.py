@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from benchmarks import machine, meter
@@ -25,14 +26,13 @@ from benchmarks.tunnels.rounds import run_rounds
 
 def main() -> None:
     chosen = _options().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the labs go, too
     begun = time.monotonic()
     load = os.getloadavg()[0]
     with contenders(f"b{os.getpid()}", chosen.contenders, _say) as (ready, missing):
         with tempfile.TemporaryDirectory(prefix="upmt-meter-") as directory:
             bench = Bench(meter.build(Path(directory)), chosen.seconds)
-            figures = run_rounds(
-                bench, ready, chosen.measures, chosen.rounds, wires=chosen.wires, say=_say
-            )
+            figures = run_rounds(bench, ready, chosen.measures, chosen.rounds, wires=chosen.wires, say=_say)
         result = Result(
             command=shlex.join(("python", "-m", "benchmarks", *sys.argv[1:])),
             machine=machine.describe(),
@@ -51,9 +51,15 @@ def main() -> None:
 
 
 def _options() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n\n")[0])
-    options.add_argument("--contenders", type=_some_of(NAMES), default=NAMES, metavar="A,B,...", help=", ".join(NAMES))
-    options.add_argument("--measures", type=_some_of(STEPS), default=list(STEPS), metavar="A,B,...", help=", ".join(STEPS))
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=(__doc__ or "").split("\n\n")[0]
+    )
+    options.add_argument(
+        "--contenders", type=_some_of(NAMES), default=NAMES, metavar="A,B,...", help=", ".join(NAMES)
+    )
+    options.add_argument(
+        "--measures", type=_some_of(STEPS), default=list(STEPS), metavar="A,B,...", help=", ".join(STEPS)
+    )
     options.add_argument("--no-wires", dest="wires", action="store_false", help="leave out MTU-size packets")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--seconds", type=int, default=1, help="of each TCP measurement")
@@ -62,7 +68,7 @@ def _options() -> argparse.ArgumentParser:
     return options
 
 
-def _some_of(known: Sequence[str] | dict[str, object]) -> object:
+def _some_of(known: Collection[str]) -> Callable[[str], list[str]]:
     def read(text: str) -> list[str]:
         asked = text.split(",")
         if unknown := [name for name in asked if name not in known]:

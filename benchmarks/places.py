@@ -1,4 +1,4 @@
-"""Labs of a benchmark and the programs that run on their hosts. Commands start in a namespace without another Python."""
+"""Labs of a benchmark and the programs that run on their hosts, started there without another Python."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ class Place:
     def switch_offloads(self, state: str) -> None:
         """`on` or `off` for segmentation and merging on every cable, so that off means packets as on a wire."""
         for cable in CABLES:
+            if not all(namespaces.exists(self.name, port.host) for port in (cable.one, cable.other)):
+                continue
             for port in (cable.one, cable.other):
-                if namespaces.exists(self.name, port.host):
-                    words = ("tso", state, "gso", state, "gro", "off")
-                    self.run(port.host, "ethtool", "-K", port.interface, *words)
+                self.run(port.host, "ethtool", "-K", port.interface, "tso", state, "gso", state, "gro", "off")
 
     def close(self) -> None:
         """End what runs and remove the lab."""

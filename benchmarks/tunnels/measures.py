@@ -18,7 +18,7 @@ from benchmarks.tunnels.figures import percentile
 from benchmarks.tunnels.search import Trial, highest_rate
 
 IPERF_PORT, SINK_PORT, ECHO_PORT = 5201, 5301, 5302
-TRIAL_SECONDS = 0.3
+TRIAL_SECONDS = 0.25
 ASKING_SECONDS = 0.5
 _trials = itertools.count(1)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.places import Place, wait_until
+from upmt_nf.lab import namespaces
 from upmt_nf.lab.topology import ANCHOR, CORRESPONDENT
 
 CARE_OF, OUTSIDE = "192.168.100.25", "160.80.100.1"
@@ -46,7 +47,7 @@ class _Script:
     def __init__(self, lab: Place, directory: Path) -> None:
         self.lab, self.directory = lab, directory
         self.lines: list[str] = []
-        self.daemons: list[int] = []
+        self._before = self._processes()
 
     def run(self, host: str, line: str) -> None:
         self._note(host, line)
@@ -55,7 +56,7 @@ class _Script:
     def start(self, host: str, line: str, name: str) -> None:
         self._note(host, line)
         log = str(self.directory / f"{name}-{host}.log")
-        self.daemons.append(self.lab.start(host, *line.split(), log=log).pid)
+        self.lab.start(host, *line.split(), log=log)
 
     def reach(self, device: str, number: int) -> Way:
         """Route the tunnel's own inner address through it, translate at the anchor, wait until it answers."""
@@ -64,7 +65,11 @@ class _Script:
         self.run("mh", f"ip rule add from {inner} lookup {200 + number} priority {200 + number}")
         self.run("an", f"iptables-legacy -w -t nat -A POSTROUTING -s {inner} -o wan -j MASQUERADE")
         wait_until(lambda: self.answers(inner), f"{device} answers\n{self.logs()}", 20)
-        return Way(inner, CORRESPONDENT, self.lines, self.daemons)
+        return Way(inner, CORRESPONDENT, self.lines, sorted(self._processes() - self._before))
+
+    def _processes(self) -> set[int]:
+        """Looked for rather than remembered: some fork."""
+        return {pid for host in ("mh", "an") for pid in namespaces.processes_in(self.lab.name, host)}
 
     def answers(self, inner: str) -> bool:
         try:
@@ -178,8 +183,20 @@ def _openvpn(cipher: str, number: int) -> Callable[[Place, Path], Way]:
             f"--data-ciphers {cipher} --disable-dco --verb 1"
         )
         for host, end, other, inner, role in (
-            ("an", "far", "near", "1 10.99.{n}.2", f"--local {ANCHOR} --lport {1190 + number} --float --tls-server"),
-            ("mh", "near", "far", "2 10.99.{n}.1", f"--remote {ANCHOR} {1190 + number} --nobind --tls-client"),
+            (
+                "an",
+                "far",
+                "near",
+                "1 10.99.{n}.2",
+                f"--local {ANCHOR} --lport {1190 + number} --float --tls-server",
+            ),
+            (
+                "mh",
+                "near",
+                "far",
+                "2 10.99.{n}.1",
+                f"--remote {ANCHOR} {1190 + number} --nobind --tls-client",
+            ),
         ):
             file = f"{directory}/ovpn{number}{end}"
             dh = " --dh none" if host == "an" else ""

@@ -48,6 +48,8 @@ def _panel(name: str, row: Mapping[str, float | None], contenders: Sequence[str]
             continue
         colour = _COLOURS.get(contender.split("-")[0], _PEER)
         length = BAR * value / largest
-        parts.append(f'<rect x="{LABEL}" y="{y + 2}" width="{length:.1f}" height="{ROW - 4}" fill="{colour}"/>')
+        parts.append(
+            f'<rect x="{LABEL}" y="{y + 2}" width="{length:.1f}" height="{ROW - 4}" fill="{colour}"/>'
+        )
         parts.append(f'<text x="{LABEL + length + 4:.1f}" y="{y + 11}">{value:,.4g}</text>')
     return parts

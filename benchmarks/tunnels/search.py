@@ -28,7 +28,7 @@ class Trial:
         return self.offered * (1 - self.loss)
 
 
-def highest_rate(attempt: Callable[[float], Trial], guess: float | None = None, trials: int = 7) -> float:
+def highest_rate(attempt: Callable[[float], Trial], guess: float | None = None, trials: int = 6) -> float:
     """Packets/s that came in the best trial within the allowed loss; 0 when not one was.
 
     `attempt` takes the packets/s to send. The first trial is flat out, or at `guess` if an earlier search gave one;
