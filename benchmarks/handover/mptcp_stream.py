@@ -34,12 +34,13 @@ def _answer(address: str, port: int, log: str) -> None:
         listener.bind((address, port))
         listener.listen()
         print("ready", flush=True)
+        # The listener stays: the second subflow knocks at it.
         connection = listener.accept()[0]
-    with connection, open(f"{log}.there", "wb") as there:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for count, (at, number) in enumerate(_messages(connection)):
-            there.write(_RECORD.pack(at, number, 0))
-            connection.sendall(_MESSAGE.pack(count, 0))
+        with connection, open(f"{log}.there", "wb") as there:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for count, (at, number) in enumerate(_messages(connection)):
+                there.write(_RECORD.pack(at, number, 0))
+                connection.sendall(_MESSAGE.pack(count, 0))
 
 
 def _talk(address: str, port: int, rate: int, log: str) -> None:
