@@ -228,15 +228,17 @@ def _vtun(lab: Place, directory: Path) -> Way:
     script = _Script(lab, directory)
     _need("vtund", "vtun")
     _forward_at_anchor(script)
+    # Its lock files are named after sessions and shared by all namespaces: a name that no other lab has.
+    session = f"lab{os.getpid()}"
     password = base64.b32encode(os.urandom(10)).decode()
     for host, device in (("an", "vta"), ("mh", "vtm")):
         (directory / f"vtund-{host}.conf").write_text(
-            f"options {{ port 5999; }}\nlab {{ passwd {password}; type tun; device {device}; proto udp; "
+            f"options {{ port 5999; }}\n{session} {{ passwd {password}; type tun; device {device}; proto udp; "
             "encrypt no; compress no; keepalive no; stat no; }\n"
         )
     script.start("an", f"vtund -n -s -f {directory}/vtund-an.conf -P 5999", "vtun")
     time.sleep(0.5)
-    script.start("mh", f"vtund -n -f {directory}/vtund-mh.conf -P 5999 lab {ANCHOR}", "vtun")
+    script.start("mh", f"vtund -n -f {directory}/vtund-mh.conf -P 5999 {session} {ANCHOR}", "vtun")
     script.lines.append("    with type tun; proto udp; encrypt no; compress no; keepalive no")
     for host, device, near, far in (("mh", "vtm", 2, 1), ("an", "vta", 1, 2)):
         script.await_device(host, device)
