@@ -24,7 +24,7 @@ INTEROP_STAMP := $(VENV)/.installed-interop
 	lint format manual bench bench-handover fuzz clean
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: system $(STAMP) ## install system packages and the virtual environment; leaves .venv/bin/upmt
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks import machine, meter
 from benchmarks.tunnels.contenders import NAMES, contenders
-from benchmarks.tunnels.measures import STEPS, Bench
+from benchmarks.tunnels.measures import BY_DEFAULT, STEPS, Bench
 from benchmarks.tunnels.plot import svg
 from benchmarks.tunnels.report import Result, as_json, as_markdown
 from benchmarks.tunnels.rounds import run_rounds
@@ -58,7 +58,7 @@ def _options() -> argparse.ArgumentParser:
         "--contenders", type=_some_of(NAMES), default=NAMES, metavar="A,B,...", help=", ".join(NAMES)
     )
     options.add_argument(
-        "--measures", type=_some_of(STEPS), default=list(STEPS), metavar="A,B,...", help=", ".join(STEPS)
+        "--measures", type=_some_of(STEPS), default=list(BY_DEFAULT), metavar="A,B,...", help=", ".join(STEPS)
     )
     options.add_argument("--no-wires", dest="wires", action="store_false", help="leave out MTU-size packets")
     options.add_argument("--rounds", type=int, default=5)

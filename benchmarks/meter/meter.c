@@ -35,7 +35,7 @@
 #define FIRST_PORT 40000 /* of talk's sockets: another stream has the same flows */
 #define OPENING 0xffffffffu  /* the number of packets that only make flows known */
 #define OPENING_RATE 20000   /* flows a second */
-#define OPENING_TIME (30 * SECOND)
+#define OPENING_TIME (15 * SECOND)
 
 struct numbered { uint32_t number, flow; };            /* what a packet of the stream carries, and a packet of a trial */
 struct record { uint64_t at; uint32_t number, flow; }; /* one line of a log; read by stream_log.py */

@@ -164,6 +164,8 @@ STEPS: dict[str, Step] = {
     "memory": lambda bench, contender: bench.memory(contender),
 }
 """What `--measures` takes; each gives one row of the report or several."""
+BY_DEFAULT = tuple(name for name in STEPS if name != "tcp-down-100")
+"""So that five rounds of all contenders take less than a quarter of an hour."""
 ON_WIRES = ("tcp-up", "tcp-down")
 """What is measured once more with packets of MTU size on every cable."""
 WIRE = "MTU-size packets: "
