@@ -17,22 +17,26 @@ HOST_PACKAGES := iptables iproute2 conntrack build-essential python3-dev python3
 	libnfnetlink-dev clang libbpf-dev libbpf1
 
 INTEROP_PACKAGES := sip-tester sipsak kamailio
+BENCH_PACKAGES := wireguard-go wireguard-tools openvpn openssl vtun
 INTEROP_STAMP := $(VENV)/.installed-interop
 
-.PHONY: help setup system setup-interop system-interop system-host install uninstall demo test test-pure test-interop lint format manual bench fuzz clean
+.PHONY: help setup system setup-interop system-interop setup-bench system-bench system-host install uninstall demo test test-pure test-interop \
+	lint format manual bench bench-handover fuzz clean
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: system $(STAMP) ## install system packages and the virtual environment; leaves .venv/bin/upmt
 
 system: PACKAGES := $(SYSTEM_PACKAGES)
 system-interop: PACKAGES := $(INTEROP_PACKAGES)
 system-host: PACKAGES := $(HOST_PACKAGES)
+system-bench: PACKAGES := $(BENCH_PACKAGES)
 system: FOR := setup
 system-interop: FOR := setup-interop
 system-host: FOR := install
-system system-interop system-host:
+system-bench: FOR := setup-bench
+system system-interop system-host system-bench:
 	@missing=""; for package in $(PACKAGES); do \
 	  dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q '^install ok installed' || missing="$$missing $$package"; \
 	done; \
@@ -85,8 +89,14 @@ format: $(STAMP) ## put the formatting right
 manual: $(STAMP) ## manual pages and completions in packaging/, from the commands themselves
 	@$(BIN)/python -m upmt_nf.cli.manual packaging
 
-bench: setup ## measure the agent plane against the direct path, side by side
-	@$(BIN)/python -m benchmarks
+setup-bench: setup system-bench ## install the other tunnels that bench measures beside ours
+
+BENCH_RESULTS ?= /tmp
+bench: setup-bench ## measure both datapaths beside other tunnels; 15 minutes, results in BENCH_RESULTS=/tmp
+	@$(BIN)/python -m benchmarks --json $(BENCH_RESULTS)/bench.json --svg $(BENCH_RESULTS)/bench.svg
+
+bench-handover: setup-bench ## measure what streams feel of handovers; 8 minutes
+	@$(BIN)/python -m benchmarks.handover --json $(BENCH_RESULTS)/handover.json
 
 FUZZ_SECONDS ?= 600
 fuzz: $(STAMP) ## search for input that breaks a parser, FUZZ_SECONDS=600 for each of five

@@ -1,0 +1,106 @@
+"""The events (planned handovers, a lost carrier, a black hole, or none) while a stream runs over a datapath."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.handover.analysis import Felt, worst
+from benchmarks.handover.streams import APPLICATION, stream
+from benchmarks.places import Place, wait_until
+from upmt_nf.lab.links import change_link, network_named
+from upmt_nf.lab.topology import LinkAction
+
+EVENTS = ("none", "planned", "down", "blackhole")
+SETTLE = 0.5
+"""Seconds of stream before the first event and between two."""
+WATCHED = {"none": 1.0, "planned": 0.1, "down": 1.0, "blackhole": 2.5}
+"""Seconds after an event in which what is lost is its work."""
+_CUTS = {"down": (LinkAction.DOWN, LinkAction.UP), "blackhole": (LinkAction.BLACKHOLE, LinkAction.RESTORE)}
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A stream and the events of one kind that it went through."""
+
+    who: str
+    event: str
+    flows: int
+    asked_rate: int
+    rate: float
+    known: int
+    """Flows that were answered before the stream began."""
+    each: tuple[tuple[Felt, Felt], ...]
+    """Up and down, an event a row."""
+    all_along: Felt
+    """Both directions over the whole stream, also between events."""
+    move_ms: tuple[float, ...] = field(default=())
+    """How long each planned handover took, asked for and confirmed."""
+
+    @property
+    def felt(self) -> Felt:
+        """Both directions, all events."""
+        return worst([one for pair in self.each for one in pair])
+
+
+def run_course(
+    who: str, place: Place, meter: str, directory: Path, event: str, rate: int, flows: int, events: int
+) -> Course:
+    """One stream by one datapath's lab. Leaves the application on net0 and both networks up."""
+    _come_home(place)
+    times: list[int] = []
+    took: list[float] = []
+    with stream(place, meter, directory, rate, flows) as running:
+        time.sleep(SETTLE)
+        for number in range(events):
+            match event:
+                case "none":
+                    times.append(time.monotonic_ns())
+                    time.sleep(WATCHED["none"])
+                case "planned":
+                    times.append(time.monotonic_ns())
+                    place.ask("handover", subject=APPLICATION, to="net1" if number % 2 == 0 else "net0")
+                    took.append((time.monotonic_ns() - times[-1]) / 1e6)
+                    time.sleep(WATCHED["planned"])
+                case _:
+                    times.append(cut(place, event))
+                    _come_home(place)
+                    time.sleep(SETTLE)
+    logs = running.logs()
+    return Course(
+        who, event, flows, rate, logs.rate, running.known,
+        tuple(logs.around(at, WATCHED[event]) for at in times), worst(logs.of_all()), tuple(took),
+    )  # fmt: skip
+
+
+def cut(place: Place, event: str) -> int:
+    """Take net0 away for as long as is watched, and give it back; when it was taken, in nanoseconds."""
+    take, give = _CUTS[event]
+    network = network_named("net0")
+    if take is LinkAction.DOWN:
+        at = time.monotonic_ns()
+        change_link(place.name, network, take)
+    else:
+        # Two runs of iptables stand before the drop: the moment is when the call has returned.
+        change_link(place.name, network, take)
+        at = time.monotonic_ns()
+    try:
+        time.sleep(WATCHED[event])
+    finally:
+        change_link(place.name, network, give)
+    return at
+
+
+def _come_home(place: Place) -> None:
+    """Both networks up and the application on net0."""
+
+    def up() -> bool:
+        return all(network["state"] == "up" for network in place.ask("status")["networks"])
+
+    wait_until(up, "both networks are up", 30)
+    place.ask("assign", application=APPLICATION, match={}, networks=["net0", "any"], save=False)
+    if any(
+        one["name"] == APPLICATION and one["network"] != "net0" for one in place.ask("status")["applications"]
+    ):
+        place.ask("handover", subject=APPLICATION, to="net0")
