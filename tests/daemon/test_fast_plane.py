@@ -172,6 +172,18 @@ def test_what_the_kernel_counted_comes_back_once() -> None:
     assert tunnel.heard == 8.0
 
 
+def test_packets_of_the_kernel_use_up_a_tunnels_secret() -> None:
+    world = World()
+    tunnel = world.add_tunnel(1)
+    tunnel.format = Cookie(b"A" * 8, b"B" * 8)
+    world.maps["tunnel_counts"].rows[NUMBER.pack(1)] = COUNTS.pack(7, 700, 0, 0, 0) + COUNTS.pack(
+        2, 0, 0, 0, 0
+    )
+    for _ in range(2):
+        world.fast.count_tunnels([tunnel])
+    assert tunnel.format.used == 9
+
+
 def test_a_change_of_a_flow_keeps_what_was_counted_meanwhile() -> None:
     world = World()
     world.add_tunnel(1)
@@ -458,4 +470,18 @@ def test_the_choice_says_why() -> None:
         with pytest.raises(FacilityError, match=named):
             choose("fast", kind, address, nothing)
     world = World()
-    assert choose("fast", "tun", anchor, lambda: world.fast).name == "fast"
+    for wanted in ("fast", "auto"):
+        assert choose(wanted, "tun", anchor, lambda: world.fast).name == "fast"
+    for kind, address, make, named in (
+        ("ifb", anchor, nothing, "ifb"),
+        ("tun", ip_address("2001:db8::1"), nothing, "IPv4"),
+        ("tun", anchor, nothing, "libbpf"),
+        ("tun", anchor, broken, "map flows"),
+    ):
+        fallen_back = choose("auto", kind, address, make)
+        assert fallen_back.name == "agent"
+        assert named in fallen_back.reason
+
+
+def broken() -> FastPlane:
+    raise KernelError("map flows cannot be read: Operation not permitted")

@@ -22,7 +22,7 @@ def queued(tmp_path: Path) -> Iterator[Lab]:
     """A lab whose virtual interfaces are no tun."""
     lab = Lab(unique_lab_name(), tmp_path)
     try:
-        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons")
+        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--datapath", "auto")
         if lab.on("mh", "ip", "link", "add", "probe", "type", "ifb", check=False).returncode != 0:
             pytest.skip("the kernel has no ifb")
         lab.on("mh", "ip", "link", "del", "probe")

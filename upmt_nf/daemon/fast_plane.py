@@ -27,6 +27,7 @@ from upmt_nf.datapath.fast_layout import (
     tunnel_row,
 )
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.protected import Cookie
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import BpfMap, Hook
 from upmt_nf.model.errors import KernelError, UpmtError
@@ -298,6 +299,8 @@ class FastPlane:
                 continue
             self._told[tunnel.id] = now
             tunnel.packets_out += now.packets_out - before.packets_out
+            if isinstance(tunnel.format, Cookie):
+                tunnel.format.count_sent(now.packets_out - before.packets_out)
             tunnel.bytes_out += now.bytes_out - before.bytes_out
             tunnel.packets_in += now.packets_in - before.packets_in
             tunnel.bytes_in += now.bytes_in - before.bytes_in
