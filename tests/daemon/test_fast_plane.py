@@ -19,9 +19,11 @@ from upmt_nf.datapath.fast_layout import (
     EVENTS,
     FLOW,
     FLOW_KEY,
+    NAMED_BYTES,
     NUMBER,
     TUNNEL,
     FlowRow,
+    NamedRow,
     flow_key,
 )
 from upmt_nf.datapath.packet import ip_packet
@@ -91,6 +93,7 @@ class World:
         self.maps = {
             "flows": PretendMap(FLOW_KEY.size, FLOW.size, flows),
             "applications": PretendMap(4, 4, 4096),
+            "names": PretendMap(4, NAMED_BYTES),
             "tunnels": PretendMap(4, TUNNEL.size),
             "ends": PretendMap(END.size, 4),
             "tunnel_counts": PretendMap(4, 2 * COUNTS.size, 8),
@@ -103,10 +106,25 @@ class World:
         self.grace = grace
         self.fast = self.begin(took_over=False)
 
-    def begin(self, *, took_over: bool, permits: Callable[[bytes], bool] | None = None) -> FastPlane:
+    def begin(
+        self,
+        *,
+        took_over: bool,
+        permits: Callable[[bytes], bool] | None = None,
+        adopted_as: Callable[[int], ApplicationId] = ApplicationId,
+    ) -> FastPlane:
         programs: Any = SimpleNamespace(maps=self.maps, close=lambda: None, took_over=took_over)
         loop: Any = self.loop
-        return FastPlane(loop, programs, self.paft, lambda _: HERE, 4, grace=self.grace, permits=permits)
+        return FastPlane(
+            loop,
+            programs,
+            self.paft,
+            lambda _: HERE,
+            4,
+            grace=self.grace,
+            permits=permits,
+            adopted_as=adopted_as,
+        )
 
     def start_again(self) -> None:
         """As after `kill -9`: the maps are as they were, all else is gone."""
@@ -352,6 +370,26 @@ def test_the_next_daemon_goes_on_with_what_the_maps_hold() -> None:
     assert set(world.maps["tunnels"].rows) == {NUMBER.pack(2)}
     world.fast.count_flows()
     assert adopted.packets_out == 7
+
+
+def test_applications_whose_numbers_change_places_keep_their_ways_and_flows() -> None:
+    world = World(grace=3.0)
+    for id in (1, 2):
+        world.add_tunnel(id)
+        world.paft.steer(ApplicationId(5 + id), TunnelId(id))
+        world.add_flow(id, 5 + id, 100.0)
+        world.fast.name(5 + id, NamedRow(f"call {id}"))
+    world.fast.name(9, NamedRow("nobody knows it any more"))
+    world.paft, world.loop = Paft(), PretendLoop()
+    world.fast = world.begin(took_over=True, adopted_as=lambda number: ApplicationId(13 - number))
+    assert {entry.application_id for entry in world.paft.flows.values()} == {6, 7}
+    ways = world.maps["applications"].rows
+    assert (ways[NUMBER.pack(7)], ways[NUMBER.pack(6)]) == (NUMBER.pack(1), NUMBER.pack(2))
+    for id in (1, 2):
+        world.fast.name(8 - id, NamedRow(f"call {id}"))
+    world.pass_time(20.0)
+    named = {key: NamedRow.unpacked(row) for key, row in world.maps["names"].rows.items()}
+    assert named == {NUMBER.pack(7): NamedRow("call 1"), NUMBER.pack(6): NamedRow("call 2")}
 
 
 def test_what_does_not_come_back_ends() -> None:

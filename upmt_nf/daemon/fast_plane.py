@@ -19,6 +19,7 @@ from upmt_nf.datapath.fast_layout import (
     TUNNEL,
     Counts,
     FlowRow,
+    NamedRow,
     TunnelRow,
     counts_of,
     events_of,
@@ -32,7 +33,7 @@ from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import BpfMap, Hook
 from upmt_nf.model.errors import KernelError, UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
-from upmt_nf.model.identity import ApplicationId, TunnelId
+from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, TunnelId
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class FastPlane:
             maps["tunnel_counts"],
             maps["events"],
         )
+        self._names = maps["names"]
+        self._named: dict[int, NamedRow] = {}
         self._rows: dict[TunnelId, TunnelRow] = {}
         self._claims: dict[bytes, list[TunnelId]] = {}
         """Whose each end is, the newest last: a NAT may give one to another host before the old tunnel has expired."""
@@ -185,6 +188,12 @@ class FastPlane:
     def _steer(self, application_id: int, id: int) -> None:
         self._steered[application_id] = id
         self._write(self._applications, NUMBER.pack(application_id), NUMBER.pack(id))
+
+    def name(self, application_id: int, row: NamedRow) -> None:
+        """What this number means, for the daemon that comes after this one."""
+        if self._named.get(application_id) != row:
+            self._named[application_id] = row
+            self._write(self._names, NUMBER.pack(application_id), row.packed())
 
     def settle(self, well: Container[int | None] = ()) -> None:
         """An event is worked off: applications that were taken off a tunnel that is `well` are stopped.
@@ -339,7 +348,7 @@ class FastPlane:
     # --- what an earlier daemon left ---
 
     def _adopt(self, adopted_as: Callable[[int], ApplicationId]) -> None:
-        flows = 0
+        flows, renumbered = 0, {}
         for part in self._flows.items():
             for key, packed in part:
                 row = FlowRow.unpacked(packed)
@@ -349,13 +358,26 @@ class FastPlane:
                 entry = self._paft.insert(flow_bytes(key), adopted_as(row.application), row.last_seen / 1e9)
                 entry.is_permitted = True
                 if entry.application_id != row.application:
+                    renumbered[row.application] = entry.application_id
                     self._write(self._flows, key, row._replace(application=entry.application_id).packed())
                 counted = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
                 entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = counted
                 entry.offloaded = counted
                 flows += 1
+        # All are read before one is written: numbers may change places.
+        ways = {new: self._applications.lookup(NUMBER.pack(old)) for old, new in renumbered.items()}
+        for new, way in ways.items():
+            if way is not None and new != DEFAULT_APPLICATION_ID:
+                self._write(self._applications, NUMBER.pack(new), way)
         self._adopting_until = self._loop.time() + ADOPTING
         log.info("%d flows of an earlier daemon go on", flows)
+
+    def _end_names(self) -> None:
+        """Numbers that mean nothing any more."""
+        gone = [key for part in self._names.items() for key, _ in part]
+        for key in gone:
+            if NUMBER.unpack(key)[0] not in self._named:
+                self._names.delete(key)
 
     def ports_before(self) -> dict[int, int]:
         """The near ends of the tunnels in the maps: index of the interface -> port."""
@@ -365,6 +387,7 @@ class FastPlane:
     def _end_adoption(self) -> None:
         """From now on only what PAFT knows counts."""
         self._adopting_until = 0.0
+        self._end_names()
         for application, tunnel in self._paft.applications.items():
             self.application_changed(application, tunnel)
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
