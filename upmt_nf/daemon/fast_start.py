@@ -61,8 +61,8 @@ def _names_before(programs: FastPrograms, daemon: HostDaemon) -> dict[int, Appli
             except UpmtError as reason:
                 log.warning("an application of an earlier daemon is not known any more: %s", reason)
                 continue
-            if known := tuple(network for network in row.networks if network in networks):
-                daemon.networks_before[name] = known
+        if not row.is_declared and (known := tuple(each for each in row.networks if each in networks)):
+            daemon.networks_before[name] = known
         if name in applications.by_name:
             found[fast_layout.NUMBER.unpack(key)[0]] = applications.by_name[name].id
     return found
