@@ -103,6 +103,7 @@ class World:
             self.maps["events"].rows[NUMBER.pack(number)] = bytes(16)
         self.paft = Paft()
         self.loop = PretendLoop()
+        self.slept = 0.0
         self.grace = grace
         self.fast = self.begin(took_over=False)
 
@@ -124,6 +125,7 @@ class World:
             grace=self.grace,
             permits=permits,
             adopted_as=adopted_as,
+            slept=lambda: self.slept,
         )
 
     def start_again(self) -> None:
@@ -234,6 +236,22 @@ def test_a_flow_that_is_in_use_in_the_kernel_alone_does_not_age() -> None:
     assert entry.key in world.paft.flows
     world.paft.age(2000.0)
     assert not world.maps["flows"].rows
+
+
+def test_the_kernels_clock_does_not_count_the_time_that_the_machine_slept() -> None:
+    world = World()
+    one, two = world.add_tunnel(1), world.add_tunnel(2)
+    entry = world.paft.learn(world.add_flow(1).key, one, 3700.0)
+    world.slept = 3600.0
+    world.paft.move(entry.key, two, 3700.0)
+    assert world.row(entry).left_until == int(103e9)
+    world.kernel_counts(entry, packets_out=1, last_seen=int(101e9))
+    world.maps["tunnel_counts"].rows[NUMBER.pack(2)] = COUNTS.pack(0, 0, 1, 1, int(101e9)) + COUNTS.pack(
+        0, 0, 0, 0, 0
+    )
+    world.fast.count_flows()
+    world.fast.count_tunnels([two])
+    assert (entry.last_seen, two.heard) == (3701.0, 3701.0)
 
 
 def test_late_packets_on_tunnels_that_were_left_are_told_of() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -48,6 +49,12 @@ _OTHERS = 0
 """The slot that tunnels without one of their own share."""
 
 
+def seconds_slept() -> float:
+    """How far the kernel's programs, which know CLOCK_MONOTONIC only, are behind our CLOCK_BOOTTIME: suspended time."""
+    ahead = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    return round(ahead, 3)
+
+
 class Near(NamedTuple):
     """Our end of a tunnel: where it is, by which interface outer packets leave, with which mark."""
 
@@ -75,8 +82,10 @@ class FastPlane:
         grace: float = GRACE,
         adopted_as: Callable[[int], ApplicationId] = ApplicationId,
         permits: Callable[[FlowBytes], bool] | None = None,
+        slept: Callable[[], float] = seconds_slept,
     ) -> None:
         self._loop = loop
+        self._slept = slept
         self._grace = grace
         self._permits = permits
         self._doomed_flows: dict[FlowBytes, float] = {}
@@ -152,8 +161,14 @@ class FastPlane:
         pinned = entry.pinned.id if entry.pinned is not None else 0
         left = [tunnel.id for tunnel, _ in entry.left[-2:]] + [0, 0]
         until = max((when for _, when in entry.left), default=0.0)
-        seen = entry.last_seen
-        row = FlowRow(entry.application_id, pinned, left[0], left[1], int(until * 1e9), int(seen * 1e9))
+        row = FlowRow(
+            entry.application_id,
+            pinned,
+            left[0],
+            left[1],
+            self._told_as(until),
+            self._told_as(entry.last_seen),
+        )
         row = row.with_counts(entry.offloaded)
         if (packed := self._flows.lookup(key)) is not None:
             known = FlowRow.unpacked(packed)
@@ -161,6 +176,14 @@ class FastPlane:
             if self._is_in_grace(entry, known):
                 row = row._replace(tunnel=known.tunnel)
         self._write(self._flows, key, row.packed())
+
+    def _told_as(self, seconds: float) -> int:
+        """A time of ours as the programs' clock has it."""
+        return max(0, int((seconds - self._slept()) * 1e9))
+
+    def _heard_as(self, nanoseconds: int) -> float:
+        """A time of the programs' clock as ours."""
+        return nanoseconds / 1e9 + self._slept()
 
     def _is_in_grace(self, entry: FlowEntry, known: FlowRow) -> bool:
         """At the anchor, where flows have no application, one whose tunnel just went: its host may be back at once."""
@@ -313,7 +336,7 @@ class FastPlane:
             tunnel.bytes_out += now.bytes_out - before.bytes_out
             tunnel.packets_in += now.packets_in - before.packets_in
             tunnel.bytes_in += now.bytes_in - before.bytes_in
-            tunnel.heard = max(tunnel.heard, now.heard / 1e9)
+            tunnel.heard = max(tunnel.heard, self._heard_as(now.heard) if now.heard else 0.0)
             tunnel.used = self._loop.time()
 
     def count_flows(self) -> None:
@@ -355,7 +378,9 @@ class FastPlane:
                 if self._permits is not None and not self._permits(flow_bytes(key)):
                     self._flows.delete(key)
                     continue
-                entry = self._paft.insert(flow_bytes(key), adopted_as(row.application), row.last_seen / 1e9)
+                entry = self._paft.insert(
+                    flow_bytes(key), adopted_as(row.application), self._heard_as(row.last_seen)
+                )
                 entry.is_permitted = True
                 if entry.application_id != row.application:
                     renumbered[row.application] = entry.application_id
@@ -410,7 +435,7 @@ class FastPlane:
         """PAFT knows a flow again that the kernel never forgot."""
         self._paft.mirror = None
         try:
-            entry = self._paft.learn(key, tunnel, row.last_seen / 1e9)
+            entry = self._paft.learn(key, tunnel, self._heard_as(row.last_seen))
             entry.is_permitted = True
         finally:
             self._paft.mirror = self
@@ -434,7 +459,7 @@ class FastPlane:
             entry.packets_in += row.packets_in - before[2]
             entry.bytes_in += row.bytes_in - before[3]
             entry.offloaded = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
-            entry.last_seen = max(entry.last_seen, row.last_seen / 1e9)
+            entry.last_seen = max(entry.last_seen, self._heard_as(row.last_seen))
             own = entry.pinned.id if entry.pinned is not None else 0
             if row.tunnel != own and (learnt := tunnels.get(TunnelId(row.tunnel))) is not None:
                 entry.previous, entry.pinned = entry.pinned, learnt
