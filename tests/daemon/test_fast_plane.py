@@ -71,6 +71,7 @@ class PretendLoop:
 
     def __init__(self) -> None:
         self.later: list[Callable[[], None]] = []
+        self.soon: list[Callable[[], None]] = []
         self.now = 100.0
 
     def time(self) -> float:
@@ -79,6 +80,14 @@ class PretendLoop:
     def call_later(self, _: float, call: Callable[[], None]) -> SimpleNamespace:
         self.later.append(call)
         return SimpleNamespace(cancel=lambda: None)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.soon.append(call)
+
+    def turn(self) -> None:
+        calls, self.soon = self.soon, []
+        for call in calls:
+            call()
 
     def tick(self) -> None:
         calls, self.later = self.later, []
@@ -346,7 +355,16 @@ def test_the_kernel_knows_only_flows_that_the_anchor_has_judged() -> None:
     assert not world.maps["flows"].rows
     entry.is_permitted = True
     world.paft.changed(entry)
+    # Only when the agent has handed its first packets on, which later ones must not overtake.
+    assert not world.maps["flows"].rows
+    world.loop.turn()
     assert world.row(entry).tunnel == 1
+    gone = world.paft.move(world.add_flow(2, 0).key, world.paft.tunnels[TunnelId(1)], 0.0)
+    gone.is_permitted = True
+    world.paft.changed(gone)
+    world.paft.forget(gone.key)
+    world.loop.turn()
+    assert set(world.maps["flows"].rows) == {flow_key(entry.key)}
 
 
 def test_flows_that_are_not_permitted_any_more_are_not_adopted() -> None:

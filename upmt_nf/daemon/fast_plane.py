@@ -88,6 +88,7 @@ class FastPlane:
         self._slept = slept
         self._grace = grace
         self._permits = permits
+        self._unwritten: dict[FlowBytes, FlowEntry] = {}
         self._doomed_flows: dict[FlowBytes, float] = {}
         self._doomed_tunnels: dict[TunnelId, tuple[Tunnel, float]] = {}
         self._adopting_until = 0.0
@@ -158,6 +159,25 @@ class FastPlane:
             # Hosts name flows in their handover requests, too.
             self._flows.delete(key)
             return
+        if self._permits is not None and self._flows.lookup(key) is None:
+            if not self._unwritten:
+                self._loop.call_soon(self._write_new)
+            self._unwritten[entry.key] = entry
+            return
+        self._write_flow(key, entry)
+
+    def _write_new(self) -> None:
+        """Flows that are new at the anchor, once the agent has handed on what it had of them.
+
+        A second packet that overtook the first in the kernel would get a connection of its own in conntrack, with
+        another port of the NAT: one of the two is lost then.
+        """
+        new, self._unwritten = self._unwritten, {}
+        for entry in new.values():
+            if self._paft.flows.get(entry.key) is entry and (key := flow_key(entry.key)) is not None:
+                self._write_flow(key, entry)
+
+    def _write_flow(self, key: bytes, entry: FlowEntry) -> None:
         pinned = entry.pinned.id if entry.pinned is not None else 0
         left = [tunnel.id for tunnel, _ in entry.left[-2:]] + [0, 0]
         until = max((when for _, when in entry.left), default=0.0)
