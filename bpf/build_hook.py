@@ -25,8 +25,10 @@ class CannotCompile(Exception):
     """Why there is no fast plane, in words for whoever builds."""
 
 
-def compile_programs(target: Path = OBJECT, clang: str = "clang") -> None:
-    """C -> `target`. Raises CannotCompile."""
+def compile_programs(
+    target: Path = OBJECT, clang: str = "clang", source: Path = SOURCES / "upmt.bpf.c"
+) -> None:
+    """`source` (C) -> `target`. Raises CannotCompile."""
     found = shutil.which(clang)
     if found is None:
         raise CannotCompile(
@@ -38,7 +40,7 @@ def compile_programs(target: Path = OBJECT, clang: str = "clang") -> None:
         found, "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror",
         # The kernel's headers want <asm/types.h>, which Debian keeps with the machine's own.
         f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or ''}",
-        "-c", str(SOURCES / "upmt.bpf.c"), "-o", str(target),
+        "-c", str(source), "-o", str(target),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

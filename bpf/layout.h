@@ -4,6 +4,7 @@
  *    flows         flow -> application, or a tunnel of its own          (the mobile host's view: source = virtual address)
  *    applications  application -> tunnel: moving an application is one write here
  *    tunnels       tunnel id -> what its outer packets look like
+ *    names         application -> what the agent calls it, for the agent that comes after it; not read here
  *    ends          where a tunnel packet comes from and whose it is -> tunnel id
  *    tunnel_counts by `slot` of a tunnel, one a CPU
  *    events        by `enum event`, one a CPU
@@ -14,6 +15,7 @@
 #include <linux/types.h>
 
 #define MAX_APPLICATIONS 4096
+#define NAMED_BYTES 1024
 #define MAX_SECRETS 8
 #define MARK_MASK 0x1fff /* as in upmt_nf/model/names.py */
 
@@ -59,6 +61,10 @@ struct tunnel {
 	__u32 unused;
 	__u64 sending;   /* secrets of the cookie format, in the bytes' own order */
 	__u64 receiving[MAX_SECRETS];
+};
+
+struct named {
+	__u8 said[NAMED_BYTES]; /* JSON, filled up with zeros */
 };
 
 struct end {

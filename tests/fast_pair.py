@@ -44,14 +44,18 @@ class End:
     interface: int
     virtual_interface: int
 
-    def know_tunnel(self, mtu: int = 1472, format: TunnelFormat = PLAIN, id: TunnelId = TUNNEL_ID) -> None:
-        """Let the programs know the tunnel to the other end."""
-        is_host = self.local.port == HOST_PORT
-        other = (
-            Endpoint(ip_address(ANCHOR), ANCHOR_PORT) if is_host else Endpoint(ip_address(HOST), HOST_PORT)
-        )
+    def know_tunnel(
+        self,
+        mtu: int = 1472,
+        format: TunnelFormat = PLAIN,
+        id: TunnelId = TUNNEL_ID,
+        host_port: int = HOST_PORT,
+    ) -> None:
+        """Let the programs know a tunnel to the other end; each has a port of its own at the host."""
+        at_host, at_anchor = Endpoint(ip_address(HOST), host_port), Endpoint(ip_address(ANCHOR), ANCHOR_PORT)
+        local, other = (at_host, at_anchor) if self.local.port == HOST_PORT else (at_anchor, at_host)
         tunnel = Tunnel(id, ip_address(OWNER), other, mtu, format=format)
-        row = tunnel_row(tunnel, self.local, self.interface, self.virtual_interface, 0, 1)
+        row = tunnel_row(tunnel, local, self.interface, self.virtual_interface, 0, 1)
         assert row is not None
         self.programs.maps["tunnels"].update(NUMBER.pack(id), row.value)
         self.programs.maps["ends"].update(row.end, NUMBER.pack(id))

@@ -19,9 +19,11 @@ from upmt_nf.datapath.fast_layout import (
     EVENTS,
     FLOW,
     FLOW_KEY,
+    NAMED_BYTES,
     NUMBER,
     TUNNEL,
     FlowRow,
+    NamedRow,
     flow_key,
 )
 from upmt_nf.datapath.packet import ip_packet
@@ -69,6 +71,7 @@ class PretendLoop:
 
     def __init__(self) -> None:
         self.later: list[Callable[[], None]] = []
+        self.soon: list[Callable[[], None]] = []
         self.now = 100.0
 
     def time(self) -> float:
@@ -77,6 +80,14 @@ class PretendLoop:
     def call_later(self, _: float, call: Callable[[], None]) -> SimpleNamespace:
         self.later.append(call)
         return SimpleNamespace(cancel=lambda: None)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.soon.append(call)
+
+    def turn(self) -> None:
+        calls, self.soon = self.soon, []
+        for call in calls:
+            call()
 
     def tick(self) -> None:
         calls, self.later = self.later, []
@@ -91,6 +102,7 @@ class World:
         self.maps = {
             "flows": PretendMap(FLOW_KEY.size, FLOW.size, flows),
             "applications": PretendMap(4, 4, 4096),
+            "names": PretendMap(4, NAMED_BYTES),
             "tunnels": PretendMap(4, TUNNEL.size),
             "ends": PretendMap(END.size, 4),
             "tunnel_counts": PretendMap(4, 2 * COUNTS.size, 8),
@@ -100,13 +112,30 @@ class World:
             self.maps["events"].rows[NUMBER.pack(number)] = bytes(16)
         self.paft = Paft()
         self.loop = PretendLoop()
+        self.slept = 0.0
         self.grace = grace
         self.fast = self.begin(took_over=False)
 
-    def begin(self, *, took_over: bool, permits: Callable[[bytes], bool] | None = None) -> FastPlane:
+    def begin(
+        self,
+        *,
+        took_over: bool,
+        permits: Callable[[bytes], bool] | None = None,
+        adopted_as: Callable[[int], ApplicationId] = ApplicationId,
+    ) -> FastPlane:
         programs: Any = SimpleNamespace(maps=self.maps, close=lambda: None, took_over=took_over)
         loop: Any = self.loop
-        return FastPlane(loop, programs, self.paft, lambda _: HERE, 4, grace=self.grace, permits=permits)
+        return FastPlane(
+            loop,
+            programs,
+            self.paft,
+            lambda _: HERE,
+            4,
+            grace=self.grace,
+            permits=permits,
+            adopted_as=adopted_as,
+            slept=lambda: self.slept,
+        )
 
     def start_again(self) -> None:
         """As after `kill -9`: the maps are as they were, all else is gone."""
@@ -172,6 +201,18 @@ def test_what_the_kernel_counted_comes_back_once() -> None:
     assert tunnel.heard == 8.0
 
 
+def test_packets_of_the_kernel_use_up_a_tunnels_secret() -> None:
+    world = World()
+    tunnel = world.add_tunnel(1)
+    tunnel.format = Cookie(b"A" * 8, b"B" * 8)
+    world.maps["tunnel_counts"].rows[NUMBER.pack(1)] = COUNTS.pack(7, 700, 0, 0, 0) + COUNTS.pack(
+        2, 0, 0, 0, 0
+    )
+    for _ in range(2):
+        world.fast.count_tunnels([tunnel])
+    assert tunnel.format.used == 9
+
+
 def test_a_change_of_a_flow_keeps_what_was_counted_meanwhile() -> None:
     world = World()
     world.add_tunnel(1)
@@ -204,6 +245,22 @@ def test_a_flow_that_is_in_use_in_the_kernel_alone_does_not_age() -> None:
     assert entry.key in world.paft.flows
     world.paft.age(2000.0)
     assert not world.maps["flows"].rows
+
+
+def test_the_kernels_clock_does_not_count_the_time_that_the_machine_slept() -> None:
+    world = World()
+    one, two = world.add_tunnel(1), world.add_tunnel(2)
+    entry = world.paft.learn(world.add_flow(1).key, one, 3700.0)
+    world.slept = 3600.0
+    world.paft.move(entry.key, two, 3700.0)
+    assert world.row(entry).left_until == int(103e9)
+    world.kernel_counts(entry, packets_out=1, last_seen=int(101e9))
+    world.maps["tunnel_counts"].rows[NUMBER.pack(2)] = COUNTS.pack(0, 0, 1, 1, int(101e9)) + COUNTS.pack(
+        0, 0, 0, 0, 0
+    )
+    world.fast.count_flows()
+    world.fast.count_tunnels([two])
+    assert (entry.last_seen, two.heard) == (3701.0, 3701.0)
 
 
 def test_late_packets_on_tunnels_that_were_left_are_told_of() -> None:
@@ -298,7 +355,16 @@ def test_the_kernel_knows_only_flows_that_the_anchor_has_judged() -> None:
     assert not world.maps["flows"].rows
     entry.is_permitted = True
     world.paft.changed(entry)
+    # Only when the agent has handed its first packets on, which later ones must not overtake.
+    assert not world.maps["flows"].rows
+    world.loop.turn()
     assert world.row(entry).tunnel == 1
+    gone = world.paft.move(world.add_flow(2, 0).key, world.paft.tunnels[TunnelId(1)], 0.0)
+    gone.is_permitted = True
+    world.paft.changed(gone)
+    world.paft.forget(gone.key)
+    world.loop.turn()
+    assert set(world.maps["flows"].rows) == {flow_key(entry.key)}
 
 
 def test_flows_that_are_not_permitted_any_more_are_not_adopted() -> None:
@@ -340,6 +406,26 @@ def test_the_next_daemon_goes_on_with_what_the_maps_hold() -> None:
     assert set(world.maps["tunnels"].rows) == {NUMBER.pack(2)}
     world.fast.count_flows()
     assert adopted.packets_out == 7
+
+
+def test_applications_whose_numbers_change_places_keep_their_ways_and_flows() -> None:
+    world = World(grace=3.0)
+    for id in (1, 2):
+        world.add_tunnel(id)
+        world.paft.steer(ApplicationId(5 + id), TunnelId(id))
+        world.add_flow(id, 5 + id, 100.0)
+        world.fast.name(5 + id, NamedRow(f"call {id}"))
+    world.fast.name(9, NamedRow("nobody knows it any more"))
+    world.paft, world.loop = Paft(), PretendLoop()
+    world.fast = world.begin(took_over=True, adopted_as=lambda number: ApplicationId(13 - number))
+    assert {entry.application_id for entry in world.paft.flows.values()} == {6, 7}
+    ways = world.maps["applications"].rows
+    assert (ways[NUMBER.pack(7)], ways[NUMBER.pack(6)]) == (NUMBER.pack(1), NUMBER.pack(2))
+    for id in (1, 2):
+        world.fast.name(8 - id, NamedRow(f"call {id}"))
+    world.pass_time(20.0)
+    named = {key: NamedRow.unpacked(row) for key, row in world.maps["names"].rows.items()}
+    assert named == {NUMBER.pack(7): NamedRow("call 1"), NUMBER.pack(6): NamedRow("call 2")}
 
 
 def test_what_does_not_come_back_ends() -> None:
@@ -458,4 +544,18 @@ def test_the_choice_says_why() -> None:
         with pytest.raises(FacilityError, match=named):
             choose("fast", kind, address, nothing)
     world = World()
-    assert choose("fast", "tun", anchor, lambda: world.fast).name == "fast"
+    for wanted in ("fast", "auto"):
+        assert choose(wanted, "tun", anchor, lambda: world.fast).name == "fast"
+    for kind, address, make, named in (
+        ("ifb", anchor, nothing, "ifb"),
+        ("tun", ip_address("2001:db8::1"), nothing, "IPv4"),
+        ("tun", anchor, nothing, "libbpf"),
+        ("tun", anchor, broken, "map flows"),
+    ):
+        fallen_back = choose("auto", kind, address, make)
+        assert fallen_back.name == "agent"
+        assert named in fallen_back.reason
+
+
+def broken() -> FastPlane:
+    raise KernelError("map flows cannot be read: Operation not permitted")

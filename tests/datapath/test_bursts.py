@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from large_packets import large, tcp
 
@@ -132,6 +132,7 @@ class AtHost:
 @pytest.mark.parametrize("end", [AtAnchor, AtHost])
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), tos=st.sampled_from((0, 0, 0xB8, 3)))
+@example(seed=4782, tos=0)  # one that is no IP packet any more was counted in two ways
 def test_a_burst_comes_to_the_same_as_its_packets(end: type[Any], name: str, seed: int, tos: int) -> None:
     together, alone = end(name), end(name)
     inner = packets(seed, uplink=end is AtAnchor)

@@ -18,8 +18,10 @@ from upmt_nf.datapath.fast_layout import (
     EVENTS,
     FLOW,
     FLOW_KEY,
+    NAMED_BYTES,
     TUNNEL,
     FlowRow,
+    NamedRow,
     counts_of,
     flow_bytes,
     flow_key,
@@ -44,6 +46,7 @@ FIELDS = {
         "local remote local_port remote_port owner interface virtual_interface mark mtu slot sum format unheard id "
         "secrets unused sending receiving",
     ),
+    "named": (struct.Struct(f"={NAMED_BYTES}s"), "said"),
     "end": (END, "remote owner remote_port local_port"),
     "counts": (COUNTS, "packets_out bytes_out packets_in bytes_in heard"),
 }
@@ -204,3 +207,21 @@ def test_a_tunnel_says_its_format(format: str, number: int) -> None:
 def test_a_tunnel_over_ipv6_is_the_agents() -> None:
     tunnel = Tunnel(TunnelId(1), ip_address("10.9.0.1"), Endpoint(ip_address("2001:db8::1"), 1800), 1400)
     assert tunnel_row(tunnel, Endpoint(ip_address("2001:db8::2"), 5000), 3, 4, 0, 5) is None
+
+
+@pytest.mark.parametrize(
+    "row",
+    [NamedRow("a"), NamedRow("Anrufe \u260e", ("net0", "any")), NamedRow("x" * 64, (), is_declared=True)],
+)
+def test_a_name_comes_back(row: NamedRow) -> None:
+    assert NamedRow.unpacked(row.packed()) == row
+
+
+def test_a_name_without_room_for_its_networks_is_kept() -> None:
+    row = NamedRow("\U0001f600" * 64, tuple(f"network{number}" for number in range(200)))
+    assert NamedRow.unpacked(row.packed()) == NamedRow(row.name)
+
+
+@pytest.mark.parametrize("packed", [b"", b"[1, [], true]", b'["a", [1], true]', b'["a"', b"\xff"])
+def test_what_is_no_name_is_none(packed: bytes) -> None:
+    assert NamedRow.unpacked(packed.ljust(NAMED_BYTES, b"\0")) is None

@@ -170,3 +170,24 @@ def test_payloads_too_small_for_a_packet_that_come_together_carry_nothing(name: 
         packets, inner_size = anchor.format.decode_all(anchor, payloads, size)
         assert packets == b""
         assert inner_size > 0
+
+
+@pytest.mark.parametrize("cut", [1, 7, 10, 17, 40])
+def test_of_sealed_packets_that_came_together_the_good_ones_are_opened(cut: int) -> None:
+    """A repeat, a flipped bit, another tunnel's, another key's, and a last one that is cut short."""
+    host, anchor = pair("sealed")
+    assert isinstance(host.format, Sealed)
+    inner = [packet(b"voice %d" % number) for number in range(7)]
+    payloads, size = host.format.encode_all(host, b"".join(inner), len(inner[0]))
+    sealed = [payloads[at : at + size] for at in range(0, len(payloads), size)]
+    assert [anchor.format.decode(anchor, each) for each in sealed[:1]] == inner[:1]
+    flipped = sealed[3][:-1] + bytes([sealed[3][-1] ^ 1])
+    other = sealed[4][:7] + b"\x01" + sealed[4][8:]
+    renew(host, OTHER, THIRD, 1)
+    renew(anchor, THIRD, OTHER, 1)
+    newer = host.format.encode(host, inner[5])
+    together = [sealed[0], sealed[1], flipped, sealed[2], sealed[2], other, newer, sealed[6]]
+    last = host.format.encode(host, inner[6])[:cut]
+    opened, inner_size = anchor.format.decode_all(anchor, b"".join(together) + last, size)
+    assert opened == inner[1] + inner[2] + inner[5] + inner[6]
+    assert inner_size == len(inner[0])

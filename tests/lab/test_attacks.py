@@ -108,7 +108,13 @@ def test_repeated_sealed_packets_are_dropped_at_both_ends(unharmed: Siege) -> No
         for packet in up:
             siege.reader.send(packet.again(source=ELSEWHERE))
     down = siege.reader.read(
-        lambda packet: packet.destination == ENDS["net0"] and packet.payload[:1] == b"\x20", 50
+        # No longer than one on a wire: a lab's interfaces also hand on several in one.
+        lambda packet: (
+            packet.destination == ENDS["net0"]
+            and packet.payload[:1] == b"\x20"
+            and len(packet.payload) < 1473
+        ),
+        50,
     )
     with siege.counting("mh", "malformed_inner", by=100):
         for packet in down * 2:
@@ -128,8 +134,10 @@ def test_repeated_cookie_packets_come_through_from_the_tunnels_own_end_only(unha
             siege.reader.send(packet.again(source=ELSEWHERE))
     echo = siege.logs["net1"].with_suffix(".echo")
     number = int.from_bytes(packet.payload[40:48], "big")
+    # Without the inner checksum: in a lab it may be one that an interface would still have to finish.
+    repeated = packet.payload[:38] + b"\0\0" + packet.payload[40:]
     for _ in range(5):
-        siege.reader.send(packet.again())
+        siege.reader.send(packet.again(payload=repeated))
     wait_until(
         lambda: [arrival.number for arrival in read_log(echo)].count(number) == 6, "the repeats arrived"
     )

@@ -22,7 +22,7 @@ def queued(tmp_path: Path) -> Iterator[Lab]:
     """A lab whose virtual interfaces are no tun."""
     lab = Lab(unique_lab_name(), tmp_path)
     try:
-        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons")
+        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--datapath", "auto")
         if lab.on("mh", "ip", "link", "add", "probe", "type", "ifb", check=False).returncode != 0:
             pytest.skip("the kernel has no ifb")
         lab.on("mh", "ip", "link", "del", "probe")
@@ -50,7 +50,7 @@ def test_a_download_moves_and_nothing_is_left(queued: Lab, tmp_path: Path) -> No
     lab.start("ch", sys.executable, "-m", "http.server", "8091", "--directory", str(served))
     lab.await_listener("ch", 8091)
     url = f"http://{CORRESPONDENT}:8091/data"
-    download = lab.start("mh", "curl", "-sSf", "--limit-rate", "4M", "-o", str(fetched), url)
+    download = lab.start("mh", "curl", "-sSf", "--limit-rate", "2M", "-o", str(fetched), url)
     wait_until(lambda: fetched.exists() and fetched.stat().st_size > 1_000_000, "the download runs")
     before = lab.counters()["if1"]
     receipt = lab.ask("handover", "default", "--to", "net1")

@@ -1,8 +1,10 @@
 """Loading, pinning and attaching the fast plane's programs; all of it put back, and nobody else's with it."""
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from socket import if_nametoindex
+from typing import Any
 
 import pytest
 from kernel_namespace import Namespace
@@ -13,6 +15,8 @@ from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.journal import Journal, MapsPinned
 from upmt_nf.linux.libbpf import BpfObject, Hook, attach
 from upmt_nf.model.errors import FacilityError
+
+BUILD_HOOK = Path(__file__).parents[2] / "bpf" / "build_hook.py"
 
 pytestmark = pytest.mark.kernel
 
@@ -37,7 +41,13 @@ def state(host: Namespace) -> str:
         for command in (
             "tc qdisc show", "tc filter show dev if0 ingress", "tc filter show dev if0 egress", "ip -o link",
         )
-    ) + Path("/proc/self/mounts").read_text()  # fmt: skip
+    ) + mounts()  # fmt: skip
+
+
+def mounts() -> str:
+    """All but the network namespaces of others, which come and go."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return "\n".join(line for line in lines if line.split()[2] != "nsfs")
 
 
 def attach_foreign() -> None:
@@ -173,3 +183,51 @@ def test_programs_that_the_verifier_refuses_are_refused_with_its_reason(
     with pytest.raises(FacilityError, match="does not take"):
         # No map of four thousand million entries.
         FastPrograms(journal, "host", flows=2**32 - 1, tunnels=8)
+
+
+def test_a_full_map_says_so_and_takes_what_it_knows(host: Namespace, journal: Journal) -> None:
+    programs = loaded(journal, flows=2)
+    flows = programs.maps["flows"]
+    rows = [bytes([number]) * flows.key_size for number in range(3)]
+    value = bytes(flows.value_size)
+    assert [flows.update(row, value) for row in rows] == [True, True, False]
+    assert flows.update(rows[0], value)
+    assert flows.delete(rows[1])
+    assert flows.update(rows[2], value)
+    programs.close()
+
+
+def build_hook() -> Any:
+    spec = importlib.util.spec_from_file_location("build_hook", BUILD_HOOK)
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    return hook
+
+
+def test_without_clang_the_build_says_what_to_do(tmp_path: Path) -> None:
+    hook = build_hook()
+    with pytest.raises(hook.CannotCompile, match="apt-get install clang"):
+        hook.compile_programs(tmp_path / "upmt.bpf.o", clang="no-such-compiler")
+    assert not list(tmp_path.iterdir())
+
+
+CARELESS = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+SEC("tc") int careless(struct __sk_buff *skb) { return *(int *)(long)skb->data; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_the_verifiers_own_words_reach_whoever_asked(host: Namespace, tmp_path: Path) -> None:
+    hook = build_hook()
+    source, target = tmp_path / "careless.bpf.c", tmp_path / "careless.bpf.o"
+    source.write_text(CARELESS)
+    try:
+        hook.compile_programs(target, source=source)
+    except hook.CannotCompile as reason:
+        pytest.skip(str(reason))
+    with pytest.raises(FacilityError, match="invalid access to packet"):
+        BpfObject(target)

@@ -18,6 +18,7 @@ from kernel_namespace import Namespace, eventually
 from upmt_nf.datapath.fast_layout import EVENTS, NUMBER, FlowRow, counts_of, events_of
 from upmt_nf.datapath.protected import Cookie
 from upmt_nf.model.flow import ICMP, TCP, UDP, FlowKey
+from upmt_nf.model.identity import TunnelId
 
 pytestmark = pytest.mark.kernel
 
@@ -258,5 +259,41 @@ def test_datagrams_sent_in_one_go_are_left_to_the_agent(pair: Pair) -> None:
     size = (socket.IPPROTO_UDP, 103, struct.pack("=H", 1200))
     client.sendmsg([bytes(5000)], [size], 0, server.getsockname())
     eventually(lambda: left_to_agent(pair, "several_datagrams")[0] == 1, "it was counted")
+    server.close()
+    client.close()
+
+
+def test_two_hundred_moves_lose_double_and_reorder_nothing_either_way(pair: Pair) -> None:
+    """In the middle of a burst each time, one write at the host; the anchor learns, or is told."""
+    other = TunnelId(7)
+    for end in (pair.host, pair.anchor):
+        end.know_tunnel(id=other, host_port=40002)
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    client.settimeout(10)
+    here, there = client.getsockname(), server.getsockname()
+    known = flow(UDP, here[1], there[1])
+    know(pair, known)
+    # Company, so that a move is one write among many flows.
+    for port in range(1, 1000):
+        pair.host.know_flow(flow(UDP, port, 9), FlowRow(1))
+    counted = 0
+    for move in range(200):
+        target = other if move % 2 == 0 else TUNNEL_ID
+        is_told = move % 4 < 2
+        for part in range(20):
+            if part == 10:
+                pair.host.steer(1, target)
+            client.sendto(b"%d" % (counted + part), there)
+        assert [int(server.recv(20)) for _ in range(20)] == list(range(counted, counted + 20))
+        if not is_told:
+            assert pair.anchor.flow(known).tunnel == target
+        for part in range(20):
+            if part == 10 and is_told:
+                pair.anchor.know_flow(known, FlowRow(0, target))
+            server.sendto(b"%d" % (counted + part), here)
+        assert [int(client.recv(20)) for _ in range(20)] == list(range(counted, counted + 20))
+        counted += 20
     server.close()
     client.close()

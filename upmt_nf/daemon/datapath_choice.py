@@ -9,14 +9,14 @@ from typing import Literal, NamedTuple
 from upmt_nf.daemon.fast_plane import FastPlane
 from upmt_nf.linux.fast_programs import discard
 from upmt_nf.linux.journal import Journal
-from upmt_nf.model.errors import FacilityError
+from upmt_nf.model.errors import FacilityError, UpmtError
 from upmt_nf.model.flow import IPAddress
 
 log = logging.getLogger(__name__)
 
 Wanted = Literal["auto", "agent", "fast"]
 
-AUTO_IS_FAST = False
+AUTO_IS_FAST = True
 """Whether `auto` takes the fast plane where it can be had."""
 
 
@@ -55,7 +55,7 @@ def choose(wanted: Wanted, kind: str, anchor: IPAddress, make: Callable[[], Fast
         if anchor.version != 4:
             raise FacilityError("its tunnels are IPv4, and the anchor's address is not")
         fast = make()
-    except FacilityError as reason:
+    except (UpmtError, OSError) as reason:
         if wanted == "fast":
             raise FacilityError(f"the fast datapath cannot be used: {reason}") from reason
         return Choice(None, f"auto: no fast plane: {reason}")

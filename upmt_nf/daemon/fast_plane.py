@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from upmt_nf.datapath.fast_layout import (
     TUNNEL,
     Counts,
     FlowRow,
+    NamedRow,
     TunnelRow,
     counts_of,
     events_of,
@@ -27,11 +29,12 @@ from upmt_nf.datapath.fast_layout import (
     tunnel_row,
 )
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.protected import Cookie
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import BpfMap, Hook
 from upmt_nf.model.errors import KernelError, UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
-from upmt_nf.model.identity import ApplicationId, TunnelId
+from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, TunnelId
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,12 @@ ADOPTING = 15.0
 _ENDED_PER_TICK, _LOOKED_AT_PER_TICK = 5000, 64
 _OTHERS = 0
 """The slot that tunnels without one of their own share."""
+
+
+def seconds_slept() -> float:
+    """How far the kernel's programs, which know CLOCK_MONOTONIC only, are behind our CLOCK_BOOTTIME: suspended time."""
+    ahead = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    return round(ahead, 3)
 
 
 class Near(NamedTuple):
@@ -73,10 +82,13 @@ class FastPlane:
         grace: float = GRACE,
         adopted_as: Callable[[int], ApplicationId] = ApplicationId,
         permits: Callable[[FlowBytes], bool] | None = None,
+        slept: Callable[[], float] = seconds_slept,
     ) -> None:
         self._loop = loop
+        self._slept = slept
         self._grace = grace
         self._permits = permits
+        self._unwritten: dict[FlowBytes, FlowEntry] = {}
         self._doomed_flows: dict[FlowBytes, float] = {}
         self._doomed_tunnels: dict[TunnelId, tuple[Tunnel, float]] = {}
         self._adopting_until = 0.0
@@ -93,6 +105,8 @@ class FastPlane:
             maps["tunnel_counts"],
             maps["events"],
         )
+        self._names = maps["names"]
+        self._named: dict[int, NamedRow] = {}
         self._rows: dict[TunnelId, TunnelRow] = {}
         self._claims: dict[bytes, list[TunnelId]] = {}
         """Whose each end is, the newest last: a NAT may give one to another host before the old tunnel has expired."""
@@ -145,11 +159,36 @@ class FastPlane:
             # Hosts name flows in their handover requests, too.
             self._flows.delete(key)
             return
+        if self._permits is not None and self._flows.lookup(key) is None:
+            if not self._unwritten:
+                self._loop.call_soon(self._write_new)
+            self._unwritten[entry.key] = entry
+            return
+        self._write_flow(key, entry)
+
+    def _write_new(self) -> None:
+        """Flows that are new at the anchor, once the agent has handed on what it had of them.
+
+        A second packet that overtook the first in the kernel would get a connection of its own in conntrack, with
+        another port of the NAT: one of the two is lost then.
+        """
+        new, self._unwritten = self._unwritten, {}
+        for entry in new.values():
+            if self._paft.flows.get(entry.key) is entry and (key := flow_key(entry.key)) is not None:
+                self._write_flow(key, entry)
+
+    def _write_flow(self, key: bytes, entry: FlowEntry) -> None:
         pinned = entry.pinned.id if entry.pinned is not None else 0
         left = [tunnel.id for tunnel, _ in entry.left[-2:]] + [0, 0]
         until = max((when for _, when in entry.left), default=0.0)
-        seen = entry.last_seen
-        row = FlowRow(entry.application_id, pinned, left[0], left[1], int(until * 1e9), int(seen * 1e9))
+        row = FlowRow(
+            entry.application_id,
+            pinned,
+            left[0],
+            left[1],
+            self._told_as(until),
+            self._told_as(entry.last_seen),
+        )
         row = row.with_counts(entry.offloaded)
         if (packed := self._flows.lookup(key)) is not None:
             known = FlowRow.unpacked(packed)
@@ -157,6 +196,14 @@ class FastPlane:
             if self._is_in_grace(entry, known):
                 row = row._replace(tunnel=known.tunnel)
         self._write(self._flows, key, row.packed())
+
+    def _told_as(self, seconds: float) -> int:
+        """A time of ours as the programs' clock has it."""
+        return max(0, int((seconds - self._slept()) * 1e9))
+
+    def _heard_as(self, nanoseconds: int) -> float:
+        """A time of the programs' clock as ours."""
+        return nanoseconds / 1e9 + self._slept()
 
     def _is_in_grace(self, entry: FlowEntry, known: FlowRow) -> bool:
         """At the anchor, where flows have no application, one whose tunnel just went: its host may be back at once."""
@@ -184,6 +231,12 @@ class FastPlane:
     def _steer(self, application_id: int, id: int) -> None:
         self._steered[application_id] = id
         self._write(self._applications, NUMBER.pack(application_id), NUMBER.pack(id))
+
+    def name(self, application_id: int, row: NamedRow) -> None:
+        """What this number means, for the daemon that comes after this one."""
+        if self._named.get(application_id) != row:
+            self._named[application_id] = row
+            self._write(self._names, NUMBER.pack(application_id), row.packed())
 
     def settle(self, well: Container[int | None] = ()) -> None:
         """An event is worked off: applications that were taken off a tunnel that is `well` are stopped.
@@ -298,10 +351,12 @@ class FastPlane:
                 continue
             self._told[tunnel.id] = now
             tunnel.packets_out += now.packets_out - before.packets_out
+            if isinstance(tunnel.format, Cookie):
+                tunnel.format.count_sent(now.packets_out - before.packets_out)
             tunnel.bytes_out += now.bytes_out - before.bytes_out
             tunnel.packets_in += now.packets_in - before.packets_in
             tunnel.bytes_in += now.bytes_in - before.bytes_in
-            tunnel.heard = max(tunnel.heard, now.heard / 1e9)
+            tunnel.heard = max(tunnel.heard, self._heard_as(now.heard) if now.heard else 0.0)
             tunnel.used = self._loop.time()
 
     def count_flows(self) -> None:
@@ -336,23 +391,38 @@ class FastPlane:
     # --- what an earlier daemon left ---
 
     def _adopt(self, adopted_as: Callable[[int], ApplicationId]) -> None:
-        flows = 0
+        flows, renumbered = 0, {}
         for part in self._flows.items():
             for key, packed in part:
                 row = FlowRow.unpacked(packed)
                 if self._permits is not None and not self._permits(flow_bytes(key)):
                     self._flows.delete(key)
                     continue
-                entry = self._paft.insert(flow_bytes(key), adopted_as(row.application), row.last_seen / 1e9)
+                entry = self._paft.insert(
+                    flow_bytes(key), adopted_as(row.application), self._heard_as(row.last_seen)
+                )
                 entry.is_permitted = True
                 if entry.application_id != row.application:
+                    renumbered[row.application] = entry.application_id
                     self._write(self._flows, key, row._replace(application=entry.application_id).packed())
                 counted = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
                 entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = counted
                 entry.offloaded = counted
                 flows += 1
+        # All are read before one is written: numbers may change places.
+        ways = {new: self._applications.lookup(NUMBER.pack(old)) for old, new in renumbered.items()}
+        for new, way in ways.items():
+            if way is not None and new != DEFAULT_APPLICATION_ID:
+                self._write(self._applications, NUMBER.pack(new), way)
         self._adopting_until = self._loop.time() + ADOPTING
         log.info("%d flows of an earlier daemon go on", flows)
+
+    def _end_names(self) -> None:
+        """Numbers that mean nothing any more."""
+        gone = [key for part in self._names.items() for key, _ in part]
+        for key in gone:
+            if NUMBER.unpack(key)[0] not in self._named:
+                self._names.delete(key)
 
     def ports_before(self) -> dict[int, int]:
         """The near ends of the tunnels in the maps: index of the interface -> port."""
@@ -362,6 +432,7 @@ class FastPlane:
     def _end_adoption(self) -> None:
         """From now on only what PAFT knows counts."""
         self._adopting_until = 0.0
+        self._end_names()
         for application, tunnel in self._paft.applications.items():
             self.application_changed(application, tunnel)
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
@@ -384,7 +455,7 @@ class FastPlane:
         """PAFT knows a flow again that the kernel never forgot."""
         self._paft.mirror = None
         try:
-            entry = self._paft.learn(key, tunnel, row.last_seen / 1e9)
+            entry = self._paft.learn(key, tunnel, self._heard_as(row.last_seen))
             entry.is_permitted = True
         finally:
             self._paft.mirror = self
@@ -408,7 +479,7 @@ class FastPlane:
             entry.packets_in += row.packets_in - before[2]
             entry.bytes_in += row.bytes_in - before[3]
             entry.offloaded = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
-            entry.last_seen = max(entry.last_seen, row.last_seen / 1e9)
+            entry.last_seen = max(entry.last_seen, self._heard_as(row.last_seen))
             own = entry.pinned.id if entry.pinned is not None else 0
             if row.tunnel != own and (learnt := tunnels.get(TunnelId(row.tunnel))) is not None:
                 entry.previous, entry.pinned = entry.pinned, learnt

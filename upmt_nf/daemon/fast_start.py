@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from socket import if_nametoindex
 from typing import TYPE_CHECKING
 
 from upmt_nf.daemon.fast_plane import FastPlane, Near
+from upmt_nf.datapath import fast_layout
+from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import Hook
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes
-from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId
+from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
 from upmt_nf.model.names import MAX_NETWORKS, VIRTUAL_INTERFACE, outer_mark
 
 if TYPE_CHECKING:
     from upmt_nf.daemon.anchor_daemon import AnchorDaemon
     from upmt_nf.daemon.host_daemon import HostDaemon
+
+log = logging.getLogger(__name__)
 
 _TUNNELS_EACH, _MOST_TUNNELS = 3, 1 << 17
 """Room for the tunnels of an anchor's associations, and for those that are just being replaced."""
@@ -33,13 +38,34 @@ def host_fast_plane(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Fast
 
     flows = daemon.config.mobile_host.max_flows
     programs = FastPrograms(daemon.kernel.journal, "host", flows=flows, tunnels=4 * MAX_NETWORKS)
-    configured = len(daemon.config.application) + DEFAULT_APPLICATION_ID
+    numbers = _names_before(programs, daemon) if programs.took_over else {}
 
     def adopted_as(number: int) -> ApplicationId:
-        # What was named at run time is not known any more, and its number may be another's soon.
-        return ApplicationId(number) if 0 < number <= configured else DEFAULT_APPLICATION_ID
+        return numbers.get(number, DEFAULT_APPLICATION_ID)
 
     return _attached(loop, programs, daemon.paft, near, adopted_as)
+
+
+def _names_before(programs: FastPrograms, daemon: HostDaemon) -> dict[int, ApplicationId]:
+    """What the numbers of an earlier daemon's applications are now; those named at run time are named again."""
+    found: dict[int, ApplicationId] = {}
+    networks = {"any", *(section.name for section in daemon.config.network)}
+    applications = daemon.applications
+    for key, packed in sorted(row for part in programs.maps["names"].items() for row in part):
+        if (row := NamedRow.unpacked(packed)) is None:
+            continue
+        name = ApplicationName(row.name)
+        if name not in applications.by_name and not row.is_declared:
+            try:
+                applications.define(name)
+            except UpmtError as reason:
+                log.warning("an application of an earlier daemon is not known any more: %s", reason)
+                continue
+        if not row.is_declared and (known := tuple(each for each in row.networks if each in networks)):
+            daemon.networks_before[name] = known
+        if name in applications.by_name:
+            found[fast_layout.NUMBER.unpack(key)[0]] = applications.by_name[name].id
+    return found
 
 
 def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> FastPlane:

@@ -35,6 +35,7 @@ from upmt_nf.daemon.policy_control import PolicyControl
 from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
+from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
@@ -62,6 +63,7 @@ from upmt_nf.mobility.host_commands import (
     UseAnchor,
 )
 from upmt_nf.mobility.host_events import (
+    ApplicationAssigned,
     ApplicationDefined,
     FlowsAdopted,
     HandoverAsked,
@@ -108,7 +110,10 @@ class HostDaemon:
         self._is_working = False
         self._tokens = itertools.count(1)
         self.datapath = Choice(None, "not chosen yet")
+        self.networks_before: dict[ApplicationName, tuple[str, ...]] = {}
+        """Of applications that an earlier daemon had from people: where they may go, best first."""
         self._programmed: dict[str, int] = {}
+        self._is_named = False
         self._handovers: dict[int, asyncio.Future[Receipt]] = {}
         self.repairs: Repairs | None = None
         self._rules_in_place: tuple[object, ...] | None = None
@@ -187,7 +192,8 @@ class HostDaemon:
         policies = self.applications.policies
         for name, application in self.applications.by_name.items():
             if name != DEFAULT_APPLICATION or name in policies:
-                self.take(ApplicationDefined(name, application.id, self.policy_of(name)))
+                policy = self.policy_of(name) or self.networks_before.get(name)
+                self.take(ApplicationDefined(name, application.id, policy))
         self.policies.begin(self.take, lambda: self.machine.ledger)
         self._probes = BindingProbes(loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
@@ -305,6 +311,8 @@ class HostDaemon:
 
     def take(self, event: HostEvent) -> None:
         """Let something happen. Safe to call while another event is being worked off."""
+        if isinstance(event, ApplicationDefined | ApplicationAssigned):
+            self._is_named = False
         if isinstance(event, FlowsAdopted):
             # Their entries were changed by whoever found out.
             for flow in event.flows:
@@ -364,6 +372,11 @@ class HostDaemon:
             for interface in there:
                 fast.attach(interface)
         fast.refresh(self.paft.tunnels.values())
+        if not self._is_named:
+            self._is_named = True
+            for each in self.machine.applications.values():
+                is_declared = self.applications.section_of(each.name) is not None
+                fast.name(each.id, NamedRow(each.name, tuple(each.policy), is_declared))
         networks = self.machine.networks.values()
         fast.settle([network.tunnel_id for network in networks if network.state == "up"])
 

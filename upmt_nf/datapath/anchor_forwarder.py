@@ -108,7 +108,9 @@ class AnchorForwarder:
         for run in runs(packets, inner_size):
             inner = run.first
             if run.packets == 1 and not is_whole(inner):
-                yield self._drop("malformed_inner")
+                # Counted as what it is when it comes alone: one that is not even an IP packet belongs to no tunnel.
+                plain = tunnel.format is PLAIN
+                yield self._arrived(remote, tos, inner, now) if plain else self._drop("malformed_inner")
             elif source_of(inner) != tunnel.owner_packed:
                 # Two hosts behind one NAT may share an endpoint one after the other: each packet for itself.
                 for at in range(0, len(run.data), run.size):

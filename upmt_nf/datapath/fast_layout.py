@@ -5,6 +5,7 @@ IPv4 inside and outside: what is IPv6 stays with the agent.
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -26,6 +27,7 @@ EVENT: Final = struct.Struct("=Q")
 LAYOUT: Final = 1
 """Goes up with every change of what the maps mean: pinned maps of another layout are not taken over."""
 APPLICATIONS: Final = MAX_APPLICATION_ID + 1
+NAMED_BYTES: Final = 1024
 MAX_SECRETS: Final = 8
 FORMAT_AGENT, FORMAT_PLAIN, FORMAT_COOKIE = 0, 1, 2
 EVENTS: Final = (
@@ -83,6 +85,34 @@ class FlowRow(NamedTuple):
     def unpacked(cls, row: bytes) -> FlowRow:
         """The inverse of `packed`."""
         return cls._make(FLOW.unpack(row))
+
+
+class NamedRow(NamedTuple):
+    """What an application is called and where it may go: numbers mean nothing to the daemon that comes after ours."""
+
+    name: str
+    networks: tuple[str, ...] = ()
+    is_declared: bool = False
+    """In the configuration, or kept beside it: else its name is known nowhere but here."""
+
+    def packed(self) -> bytes:
+        """As the map holds it; networks that there is no room for are left out."""
+        for networks in (self.networks, ()):
+            said = json.dumps([self.name, networks, self.is_declared], ensure_ascii=False).encode()
+            if len(said) <= NAMED_BYTES:
+                break
+        return said.ljust(NAMED_BYTES, b"\0")
+
+    @classmethod
+    def unpacked(cls, row: bytes) -> NamedRow | None:
+        """The inverse of `packed`; None for what is none."""
+        try:
+            match json.loads(row.rstrip(b"\0")):
+                case [str(name), [*networks], bool(is_declared)] if all(isinstance(n, str) for n in networks):
+                    return cls(name, tuple(networks), is_declared)
+        except ValueError:
+            pass
+        return None
 
 
 class TunnelRow(NamedTuple):

@@ -32,6 +32,7 @@ _ARPHRD_ETHER = 1
 _SIZES = {
     "flows": fast_layout.FLOW_KEY.size + fast_layout.FLOW.size,
     "applications": 2 * fast_layout.NUMBER.size,
+    "names": fast_layout.NUMBER.size + fast_layout.NAMED_BYTES,
     "tunnels": fast_layout.NUMBER.size + fast_layout.TUNNEL.size,
     "ends": fast_layout.END.size + fast_layout.NUMBER.size,
 }
