@@ -75,8 +75,10 @@ def _courses(
         with place(f"{name}{flows}", who, chosen.protection, daemons=True) as lab:
             prepare(lab)
             for event, rate in product(chosen.events, rates):
-                # A cut takes seconds: many flows at the highest rate are left to the planned ones.
-                if event != "planned" and rate != rates[0] and flows != chosen.flows[0]:
+                # A cut takes seconds: of most pairs of flows and rate only the planned ones are worth it.
+                if event != "planned" and (
+                    flows not in chosen.cut_flows or (rate != rates[0] and flows != chosen.flows[0])
+                ):
                     continue
                 count = {"none": 1, "planned": _MOVES_FOR_ONE_CUT * chosen.count}.get(event, chosen.count)
                 try:
@@ -94,13 +96,16 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--events", nargs="+", choices=EVENTS, default=EVENTS)
     options.add_argument("--flows", nargs="+", type=int, default=(1, 100, 10_000, 100_000))
     options.add_argument(
+        "--cut-flows", nargs="+", type=int, default=(1, 10_000), help="those of them for cuts"
+    )
+    options.add_argument(
         "--fast-rates", nargs="+", type=int, default=(1000, 60_000), help="packets/s each way"
     )
     options.add_argument(
         "--agent-rates", nargs="+", type=int, default=(1000, 5000), help="packets/s each way"
     )
     options.add_argument(
-        "--count", type=int, default=3, help="cuts of each kind; of planned handovers ten times as many"
+        "--count", type=int, default=2, help="cuts of each kind; of planned handovers ten times as many"
     )
     options.add_argument("--protection", choices=("plain", "cookie"), default="cookie")
     options.add_argument("--json", type=Path, help="write every event there")

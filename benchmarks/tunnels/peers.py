@@ -242,6 +242,8 @@ def _vtun(lab: Place, directory: Path) -> Way:
     script.lines.append("    with type tun; proto udp; encrypt no; compress no; keepalive no")
     for host, device, near, far in (("mh", "vtm", 2, 1), ("an", "vta", 1, 2)):
         script.await_device(host, device)
+        # vtund ends when a packet comes while its device is down: no IPv6 greetings before both are up.
+        script.run(host, f"ip link set {device} addrgenmode none")
         script.run(host, f"ip address add 10.99.6.{near} peer 10.99.6.{far} dev {device}")
         script.run(host, f"ip link set {device} mtu {MTU} up")
     return script.reach("vtm", 6)
