@@ -5,6 +5,7 @@ mobile_host      the mobile host: composes all below; host_events in, host_comma
 association      the lease of the virtual address, as the host sees it
 host_tunnel      one access network's tunnel: set up, probed, suspected, given up
 placement        which application is on which network, and what moves it
+running_handovers  what the placement has begun: asks the anchor, writes PAFT
 selection        policy and candidates -> network
 handover         one handover from decision to receipt
 applications     a named class of flows with a policy

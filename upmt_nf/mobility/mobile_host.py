@@ -273,8 +273,8 @@ class MobileHost:
             self._placement.has_lost = False
             self._hurry_setup(now)
         self._send_flow_requests(now)
-        self._commands += self._placement.commands
-        self._placement.commands.clear()
+        self._commands += self._placement.running.commands
+        self._placement.running.commands.clear()
         self._commands += self._anchors.commands()
         self._commands += self._upkeep.binding.take_commands()
         if self._is_stopped:
@@ -454,7 +454,7 @@ class MobileHost:
         if self._configured != address or not self._is_configured:
             self._configured, self._is_configured = address, True
             self._commands.append(ConfigureVirtualAddress(address))
-            self._placement.newcomers = newcomers_of(address)
+            self._placement.running.newcomers = newcomers_of(address)
         if is_new:
             self._say(Level.INFO, f"associated with anchor {self._anchor} as {address}")
             self._drop_tunnels(now)
@@ -486,14 +486,14 @@ class MobileHost:
             case SettingUp(network, asked_at, claimed):
                 self._hear_setup(self._tunnels[network], asked_at, claimed, response, now)
             case Moving(network, request) if response is None:
-                self._placement.give_up(request, now)
+                self._placement.running.give_up(request, now)
             case Moving(network, request):
                 assert response is not None
                 self._on_tunnel(self._tunnels[network], self._tunnels[network].prove_alive(now), now)
                 answer = read_handover(response)
                 if not isinstance(answer, Refusal):
-                    return self._placement.confirm(request, now)
-                self._placement.refuse(request, answer.reason, now)
+                    return self._placement.running.confirm(request, now)
+                self._placement.running.refuse(request, answer.reason, now)
                 if answer.is_disowned:
                     self._disown(answer.reason, now)
         return None
@@ -581,15 +581,15 @@ class MobileHost:
 
     def _send_flow_requests(self, now: float) -> None:
         """What the placement wants the anchor to know, and what it does not want any more."""
-        placement = self._placement
-        if placement.cancelled:
-            dropped = set(placement.cancelled)
+        running = self._placement.running
+        if running.cancelled:
+            dropped = set(running.cancelled)
             self._signalling.cancel(
                 lambda purpose: isinstance(purpose, Moving) and purpose.request in dropped
             )
-            placement.cancelled.clear()
+            running.cancelled.clear()
         token, address = self._association.token, self._association.virtual_address
-        requests, placement.requests = placement.requests, []
+        requests, running.requests = running.requests, []
         for request in requests:
             if token is not None and address is not None:
                 self._signalling.move(request.handover.target, token, address, request, now)
