@@ -6,6 +6,7 @@ association      the lease of the virtual address, as the host sees it
 host_tunnel      one access network's tunnel: set up, probed, suspected, given up
 placement        which application is on which network, and what moves it
 running_handovers  what the placement has begun: asks the anchor, writes PAFT
+tallies          what a handover cost its flows, as both ends count it; flow_counts: the anchor's half
 selection        policy and candidates -> network
 handover         one handover from decision to receipt
 applications     a named class of flows with a policy

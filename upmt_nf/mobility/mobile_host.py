@@ -16,7 +16,7 @@ from upmt_nf.mobility.association import AssociationLost, GoodbyeSaid, Granted, 
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.host_anchors import AnchorChanged, HostAnchors
-from upmt_nf.mobility.host_answers import Refusal, read_handover, read_setup
+from upmt_nf.mobility.host_answers import Refusal, downgrade, read_counts, read_handover, read_setup
 from upmt_nf.mobility.host_commands import (
     CloseTunnel,
     ConfigureVirtualAddress,
@@ -47,6 +47,7 @@ from upmt_nf.mobility.host_events import (
 from upmt_nf.mobility.host_signalling import (
     INSIDE_T1,
     Answered,
+    Counting,
     HostSignalling,
     Moving,
     Noticed,
@@ -457,6 +458,7 @@ class MobileHost:
             self._placement.running.newcomers = newcomers_of(address)
         if is_new:
             self._say(Level.INFO, f"associated with anchor {self._anchor} as {address}")
+            self._placement.running.tallies.start_over(now)
             self._drop_tunnels(now)
             for tunnel in self._tunnels.values():
                 self._pass_time_of(tunnel, now)
@@ -485,6 +487,9 @@ class MobileHost:
         match purpose:
             case SettingUp(network, asked_at, claimed):
                 self._hear_setup(self._tunnels[network], asked_at, claimed, response, now)
+            case Counting(network, count):
+                round_trip = self._tunnels[network].rtt or 0.0
+                self._placement.running.tallies.answer(count, read_counts(response), round_trip, now)
             case Moving(network, request) if response is None:
                 self._placement.running.give_up(request, now)
             case Moving(network, request):
@@ -507,8 +512,9 @@ class MobileHost:
         now: float,
     ) -> None:
         answer = Refusal("no answer") if response is None else read_setup(response)
-        if not isinstance(answer, Refusal) and (wrong := self._wrong_format(tunnel, answer)) is not None:
-            answer = Refusal(wrong)
+        if not isinstance(answer, Refusal):
+            has_key = self._anchors.used.key is not None
+            answer = downgrade(answer, self._format_of(tunnel), has_key=has_key) or answer
         address = self._association.virtual_address
         if isinstance(answer, Refusal) or address is None or self._is_taken(answer.tunnel_id, tunnel):
             reason = answer.reason if isinstance(answer, Refusal) else "the anchor gave one id to two tunnels"
@@ -524,15 +530,6 @@ class MobileHost:
         if claimed and answer.results and all(result.accepted for result in answer.results):
             self._placement.confirm_claims(tunnel.network, claimed, asked_at)
         self._placement.settle(now)
-
-    def _wrong_format(self, tunnel: HostTunnel, answer: TunnelSetupResponse) -> str | None:
-        """Why a tunnel set up like this is not what its network's protection asks for: a downgrade is refused."""
-        wanted = self._format_of(tunnel)
-        if answer.format != wanted:
-            return f"the anchor offers the format {answer.format}, not {wanted}"
-        if wanted != PLAIN.name and (answer.salt is None or self._anchors.used.key is None):
-            return f"the anchor gave no keys for the format {wanted}"
-        return None
 
     def _format_of(self, tunnel: HostTunnel) -> str:
         return self._settings.protection.get(tunnel.network, PLAIN.name)
@@ -590,6 +587,9 @@ class MobileHost:
             running.cancelled.clear()
         token, address = self._association.token, self._association.virtual_address
         requests, running.requests = running.requests, []
-        for request in requests:
-            if token is not None and address is not None:
+        counts, running.tallies.requests = running.tallies.requests, []
+        if token is not None and address is not None:
+            for count in counts:
+                self._signalling.count(token, address, count, self._tunnels[count.network].mtu, now)
+            for request in requests:
                 self._signalling.move(request.handover.target, token, address, request, now)

@@ -209,10 +209,11 @@ class Placement:
         """When a network will have been back long enough."""
         now = self._settled_at
         if not any(application.network is not None for application in self.applications.values()):
-            return self._advisor.next_timeout()
+            times = [self._advisor.next_timeout(), self.running.tallies.next_timeout()]
+            return min((time for time in times if time is not None), default=None)
         times = [self._good_at(tunnel) for tunnel in self._tunnels.values()]
         times += [application.patience_until for application in self.applications.values()]
-        times.append(self._advisor.next_timeout())
+        times += [self._advisor.next_timeout(), self.running.tallies.next_timeout()]
         return min((time for time in times if time is not None and time > now), default=None)
 
     # --- the tunnels have changed, or time has passed ---
@@ -235,6 +236,7 @@ class Placement:
         for entry in stranded:
             if (owner := self.running.application_of(entry)) is not None:
                 self.running.repair(owner, [entry.flow], now)
+        self.running.count(now)
         self._advisor.urge(now)
 
     def _follow(self, application: Application, now: float) -> None:

@@ -16,6 +16,7 @@ from upmt_nf.mobility.handover_outcome import outcome_of
 from upmt_nf.mobility.host_commands import HostCommand, Mode
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.selection import preferring
+from upmt_nf.mobility.tallies import Tallies
 from upmt_nf.model.flow import FlowBytes, FlowKey
 from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationName, NetworkName
 from upmt_nf.policy.events import MoveFailed, Placed
@@ -47,6 +48,7 @@ class RunningHandovers:
         """Stands for what correspondents will begin, which goes with the default application. Set by the owner."""
         self.moving: dict[FlowBytes, Handover] = {}
         """Flows that are on a way of their own."""
+        self.tallies = Tallies(paft)
         self._paft = paft
         self._applications = applications
         self._tunnels = tunnels
@@ -72,6 +74,7 @@ class RunningHandovers:
         if lost is not None and lost.claimant == order.target:
             confirmed, handover.started = lost.claimed, lost.claimed_at
         application.handover = handover
+        self._open_tally(handover, self._flows_of(application), now)
         handover.add(self.keys_of(application), confirmed)
         self.advance(handover, now)
 
@@ -80,6 +83,8 @@ class RunningHandovers:
         is_planned = order.source is not None and self._tunnels[order.source].is_usable
         handover = Handover(order, Mode.MAKE_BEFORE_BREAK if is_planned else Mode.BREAK_BEFORE_MAKE, now)
         self.moving[flow.packed()] = handover
+        if (entry := self._paft.flows.get(flow.packed())) is not None and not order.is_repair:
+            self._open_tally(handover, [entry], now)
         handover.add([flow])
         self.advance(handover, now)
 
@@ -164,6 +169,24 @@ class RunningHandovers:
         owner = self.application_of(entry)
         return owner is not None and self._advisor.bar(owner.name, network, now) is not None
 
+    # --- what it cost ---
+
+    def count(self, now: float) -> None:
+        """Compare with the anchor what handovers that are done have cost."""
+        self.tallies.handle_timeout({name: tunnel.is_usable for name, tunnel in self._tunnels.items()}, now)
+        self.commands += self.tallies.counted
+        self.tallies.counted.clear()
+
+    def _open_tally(self, handover: Handover, entries: Sequence[FlowEntry], now: float) -> None:
+        source, target = handover.order.source, self._tunnels[handover.target]
+        old = self._tunnels[source] if source is not None else None
+        if old is None or not entries:
+            return
+        carrier = old.network if old.is_usable and handover.mode is Mode.MAKE_BEFORE_BREAK else None
+        handover.tally = self.tallies.begin(
+            entries, old.tunnel, target.network, target.tunnel, now, by=carrier
+        )
+
     # --- inside ---
 
     def advance(self, handover: Handover, now: float) -> None:
@@ -171,6 +194,7 @@ class RunningHandovers:
         self._take_requests(handover)
         if handover.phase is HandoverPhase.CONFIRMING and not handover.has_steered:
             self._advisor.count(now)
+            handover.steered = now
             if not self._steer(handover):
                 return self.end(handover, HandoverInput.TARGET_LOST, "the flow has ended", now)
             self._take_requests(handover)
@@ -237,6 +261,8 @@ class RunningHandovers:
             application.handover = None
         if not order.is_repair:
             self.commands += outcome_of(handover)
+            if handover.phase is HandoverPhase.DONE and handover.tally is not None:
+                self.tallies.finish(handover.tally, now)
         if handover.phase is HandoverPhase.FAILED and not handover.has_steered:
             # The anchor may have moved some flows already: put them back to where our packets leave.
             application.patience_until = now + max(RETURN_PATIENCE, self._return_after)
