@@ -2,7 +2,7 @@
 
 The question travels behind the packets that the host counted, the answer behind those that the anchor counted:
 where a path keeps the order, what one end sent and the other did not get is lost. So a flow is not told of when the
-question came by another tunnel than the flow's own, nor when the kernel forwards it, whose counts come late.
+question came by another tunnel than the flow's own, nor where the kernel forwards, whose counts come late.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def counts_of(
 
 def _count(paft: Paft, owner: IPAddress, flow: FlowKey, came_by: Tunnel) -> FlowCount | None:
     entry = paft.flows.get(flow.packed()) if flow.source == owner else None
-    if entry is None or entry.pinned is not came_by or any(entry.offloaded):
+    if entry is None or entry.pinned is not came_by or paft.mirror is not None:
         return None
     arrivals = entry.arrivals
     late, gap = (arrivals.late, round(1000 * arrivals.gap)) if arrivals is not None else (0, 0)

@@ -116,6 +116,8 @@ class Tallies:
         by: NetworkName | None,
     ) -> Tally:
         """A handover begins; `by`: the network that carries these flows yet, if any does."""
+        if self._paft.mirror is not None:
+            entries = ()
         busiest = sorted(entries, key=lambda entry: -(entry.packets_in + entry.packets_out))[:MOST_COUNTED]
         self._numbers += 1
         tally = Tally(self._numbers, target, tuple(entry.flow for entry in busiest))
@@ -148,7 +150,7 @@ class Tallies:
         if now - request.asked_at <= round_trip * 2 + EXACT_WITHIN:
             for flow, out, count in zip(request.flows, request.out, counts, strict=False):
                 entry = self._paft.flows.get(flow.packed())
-                if count is not None and entry is not None and not any(entry.offloaded):
+                if count is not None and entry is not None:
                     samples[entry.key] = _Sample(now, out, entry.packets_in, count)
         if not request.is_last:
             request.tally.before.update(samples)
@@ -176,7 +178,8 @@ class Tallies:
         """Ask for what is due; give up what is not answered."""
         for tally in list(self._open):
             if not tally.flows:
-                self._close(Counted(tally.number, reason="no flows"), tally)
+                # What forwards past us brings its counts a moment late, which would look like loss.
+                self._close(Counted(tally.number, reason="the fast datapath's counts come late"), tally)
             elif not is_usable.get(tally.target) or (
                 tally.give_up_at is not None and now >= tally.give_up_at
             ):
