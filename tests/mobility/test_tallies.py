@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from mobility_terminal import NET0, NET1
 from mobility_world import World, associated, misbehave, with_flows
 
+from upmt_nf.mobility.anchor import Anchor
+from upmt_nf.mobility.flow_counts import counts_of
 from upmt_nf.mobility.tallies import Counted, Course
 from upmt_nf.model.flow import FlowKey
-from upmt_nf.model.identity import DEFAULT_APPLICATION
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId
 
 EVERY = 0.02
 """Seconds between two packets of the stream, each way."""
@@ -118,3 +122,50 @@ def test_an_anchor_that_goes_leaves_the_count_unknown_with_a_reason() -> None:
     found = counted(world)
     assert found.reason is not None
     assert found.up is None
+
+
+def test_an_anchor_tells_counts_of_the_askers_own_flows_only_and_by_their_own_tunnel() -> None:
+    world = World()
+    own, _ = with_flows(world, 2)
+    foreign = replace(own, source=own.source + 1)
+    paft = world.anchor_paft
+    first, second = sorted(paft.tunnels.values(), key=lambda tunnel: tunnel.network)
+    paft.insert(foreign.packed(), ApplicationId(0), world.now).pinned = first
+    own_count, foreign_count = counts_of(paft, own.source, (own, foreign), first, 8).counts
+    assert own_count is not None
+    assert foreign_count is None
+    assert counts_of(paft, own.source, (own,), second, 8).counts == (None,)
+    assert counts_of(paft, own.source, (own, own), first, 1).counts == (own_count,)
+
+
+def test_an_anchor_that_does_not_know_the_question_leaves_the_count_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Anchor, "_count", lambda self, request, *_: self._no(request, 400, "what?"))
+    world = World()
+    (flow,) = with_flows(world, 1)
+    Stream(world, flow, 200)
+    world.run(2.0)
+    world.host.receipt(world.host.hand_over(DEFAULT_APPLICATION, NET1))
+    assert counted(world).reason == "the anchor told no counts"
+    assert world.host.network_of() == NET1
+
+
+def test_flows_older_than_the_association_are_not_counted_from_a_beginning_that_the_anchor_does_not_know() -> (
+    None
+):
+    world = World()
+    (flow,) = with_flows(world, 1)
+    Stream(world, flow, 3000)
+    world.run(5.0)
+    world.start_anchor()
+    world.settle()
+    # What brought it back is not counted, but its count is a moment to begin from.
+    assert {found.up for found in (counted(world),)} == {None}
+    world.run(2.0)
+    before = len(world.host.counted)
+    target = NET1 if world.host.network_of() == NET0 else NET0
+    world.host.receipt(world.host.hand_over(DEFAULT_APPLICATION, target))
+    up, down = both(counted(world, before + 1))
+    assert (up.lost, down.lost) == (0, 0)
+    assert up.sent < 200

@@ -32,7 +32,13 @@ from upmt_nf.mobility.anchor_events import (
 )
 from upmt_nf.mobility.anchor_notices import AnchorNotices, AnchorPath
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
-from upmt_nf.mobility.answer_size import LONGEST, most_pairs, room_for_results, with_short_reasons
+from upmt_nf.mobility.answer_size import (
+    LONGEST,
+    most_counts,
+    most_pairs,
+    room_for_results,
+    with_short_reasons,
+)
 from upmt_nf.mobility.binding_answers import BindingAnswers
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
@@ -54,8 +60,8 @@ from upmt_nf.signaling.digest import DigestServer, Ticket, Unproven
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.message_writing import encode
 from upmt_nf.signaling.messages import (
-    MOST_COUNTED,
     FlowCountsRequest,
+    FlowCountsResponse,
     HandoverPair,
     HandoverRequest,
     HandoverResponse,
@@ -462,9 +468,11 @@ class Anchor:
         )
         if lease is None or tunnel is None or body.association != lease.token:
             return self._no(request, NO_ASSOCIATION, "no such association")
-        return self._yes(
-            request, encode(counts_of(self._paft, lease.address, body.flows, tunnel, MOST_COUNTED))
-        )
+        mtu = self._settings.outer_mtu - OVERHEAD[self._settings.address.version]
+        bare = len(bytes(self._yes(request, encode(FlowCountsResponse(())))))
+        room = room_for_results(bare, mtu, inner.address.version, is_proven=self._guard is not None)
+        counts = counts_of(self._paft, lease.address, body.flows, tunnel, most_counts(room))
+        return self._yes(request, encode(counts))
 
     def _room(
         self,

@@ -24,6 +24,8 @@ PATIENCE = 8.0
 EXACT_WITHIN = 0.05
 """A question that was answered later (seconds, beyond the round trip) may have been resent: packets went between."""
 TRIES = 3
+MOST_OPEN = 64
+"""Handovers that wait for their counts at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,8 @@ class Tallies:
 
     def finish(self, tally: Tally, now: float) -> None:
         """The handover is done: count when all has come."""
+        if len(self._open) >= MOST_OPEN:
+            self._close(Counted(self._open[0].number, reason="too many handovers at once"), self._open[0])
         self._open.append(tally)
         tally.count_at, tally.give_up_at = now + SETTLE, now + SETTLE + PATIENCE
 
