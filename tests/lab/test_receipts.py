@@ -60,7 +60,7 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
     log = tmp_path / "call.log"
     stream = lab.start(
         "mh", *UPMT, "run", "--app", "call", "--",
-        *STREAM, "send", "86.0.0.1", str(PORT), "50", "40", str(log),
+        *STREAM, "send", "86.0.0.1", str(PORT), "50", "25", str(log),
     )  # fmt: skip
     wait_until(lambda: log.exists() and log.stat().st_size, "the stream runs")
     lab.ask("handover", "call", "--to", "net1")
