@@ -11,9 +11,13 @@ from upmt_nf.model.flow import FlowKey
 from upmt_nf.model.identity import TunnelId
 from upmt_nf.signaling.messages import (
     ANY,
+    MOST_COUNTED,
     AnchorNotice,
     AssociationRequest,
     AssociationResponse,
+    FlowCount,
+    FlowCountsRequest,
+    FlowCountsResponse,
     HandoverPair,
     HandoverRequest,
     HandoverResponse,
@@ -50,6 +54,7 @@ def pairs_with(match_texts: st.SearchStrategy[str], most_flows: int) -> st.Searc
 
 
 PAIRS = st.lists(pairs_with(TEXTS, 5), max_size=4).map(tuple)
+COUNTS = st.builds(FlowCount, *4 * (st.integers(0, 2**53 - 1),))
 RESULTS = st.lists(
     st.builds(HandoverResult, st.booleans(), st.none() | TUNNEL_IDS, NUMBERS, st.none() | TEXTS),
     max_size=5,
@@ -73,6 +78,8 @@ MESSAGES: st.SearchStrategy[UpmtMessage] = st.one_of(
     st.builds(HandoverResponse, RESULTS),
     st.builds(AnchorNotice, TEXTS, TEXTS, TEXTS, st.none() | TUNNEL_IDS),
     st.just(NoticeAnswer()),
+    st.builds(FlowCountsRequest, TEXTS, st.lists(flows(), max_size=MOST_COUNTED).map(tuple)),
+    st.builds(FlowCountsResponse, st.lists(st.none() | COUNTS, max_size=MOST_COUNTED).map(tuple)),
 )
 JSON_LEAVES = st.one_of(
     st.none(),
@@ -132,6 +139,8 @@ ONE_OF_EACH: tuple[UpmtMessage, ...] = (
     HandoverResponse((HandoverResult(False, None, 0, "no such tunnel"),)),
     AnchorNotice("tunnel-unheard", "silent for 7 s", "token", TunnelId(7)),
     NoticeAnswer(),
+    FlowCountsRequest("token", (FlowKey(17, ip_address("1.2.3.4"), 2000, ip_address("86.0.0.1"), 3000),)),
+    FlowCountsResponse((FlowCount(1000, 998, 0, 35), None)),
 )
 
 

@@ -84,7 +84,11 @@ class AnchorSite:
             tunnel.heard = self.world.now
         if packet.kind == "data":
             if tunnel is not None and not self.has_stopped:
-                self.paft.learn(packet.payload, tunnel, self.world.now).last_seen = self.world.now
+                entry = self.paft.learn(packet.payload, tunnel, self.world.now)
+                entry.last_seen = self.world.now
+                entry.packets_out += 1
+                if entry.arrivals is not None:
+                    entry.arrivals.take(tunnel, 1, self.world.now)
             return
         if tunnel is None and packet.port != SIGNALLING_PORT:
             return

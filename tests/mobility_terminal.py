@@ -45,6 +45,7 @@ from upmt_nf.mobility.host_events import (
 )
 from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.tallies import Counted
 from upmt_nf.model.flow import TCP, Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName, NetworkName, TunnelId
 from upmt_nf.model.names import SIGNALLING_PORT
@@ -170,6 +171,7 @@ class Terminal:
         self.is_asleep = False
         self.open_tunnels: dict[NetworkName, TunnelId] = {}
         self.finished: list[HandoverFinished] = []
+        self.counted: list[Counted] = []
         self.arrived: list[bytes] = []
         self.has_stopped = False
 
@@ -218,6 +220,7 @@ class Terminal:
         """An uplink packet of a flow, by the tunnel that it takes now, if any."""
         entry = self.paft.flows[flow.packed()]
         entry.last_seen = self.world.now
+        entry.packets_out += 1
         tunnel = self.paft.tunnel_of(entry)
         if tunnel is not None:
             tunnel.used = self.world.now
@@ -325,6 +328,8 @@ class Terminal:
             case HandoverFinished():
                 assert (command.receipt is None) != (command.failure is None)
                 self.finished.append(command)
+            case Counted():
+                self.counted.append(command)
             case Announce(_, text):
                 self.said.append((self.world.now, text))
             case Stopped():
@@ -340,6 +345,14 @@ class Terminal:
             )
             self.world.carry(packet)
 
+    def _count_in(self, packet: Packet) -> None:
+        if (entry := self.paft.flows.get(packet.payload)) is not None:
+            entry.packets_in += 1
+            if entry.arrivals is not None:
+                id = self.open_tunnels.get(packet.link.name)
+                tunnel = self.paft.tunnels[id] if id is not None else None
+                entry.arrivals.take(tunnel, 1, self.world.now)
+
     def hear(self, packet: Packet) -> None:
         """What the forwarder lets through."""
         name = packet.link.name
@@ -354,5 +367,6 @@ class Terminal:
                 tunnel.heard = self.world.now
                 tunnel.used = self.world.now if packet.kind == "data" else tunnel.used
         if packet.kind == "data":
+            self._count_in(packet)
             return self.arrived.append(packet.payload)
         return self.take(TunnelSignalReceived(name, packet.port, packet.payload))

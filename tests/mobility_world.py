@@ -202,6 +202,8 @@ class World:
         tunnel = self.anchor_paft.tunnel_of(entry) if entry is not None else None
         if tunnel is not None:
             tunnel.packets_out += 1
+            assert entry is not None
+            entry.packets_in += 1
             self.sites[0].send_to(
                 tunnel.remote, Endpoint(flow.source, flow.source_port), "data", 0, flow.packed()
             )

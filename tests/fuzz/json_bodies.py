@@ -17,6 +17,9 @@ from upmt_nf.signaling.messages import (
     AnchorNotice,
     AssociationRequest,
     AssociationResponse,
+    FlowCount,
+    FlowCountsRequest,
+    FlowCountsResponse,
     HandoverPair,
     HandoverRequest,
     HandoverResponse,
@@ -67,6 +70,8 @@ def seeds() -> list[bytes]:
         HandoverResponse(results),
         AnchorNotice("going-down", "stopped"),
         NoticeAnswer(),
+        FlowCountsRequest("t", ()),
+        FlowCountsResponse((FlowCount(3, 2, 1, 0), None)),
     )
     return [encode(message) for message in messages] + [_in_the_authors_words()]
 

@@ -106,6 +106,8 @@ def test_the_wire_and_the_answers_are_as_the_schemas_say(bare: Lab, tmp_path: Pa
         "HandoverResponse",
         "AnchorNotice",
         "NoticeAnswer",
+        "FlowCountsRequest",
+        "FlowCountsResponse",
     }
 
 

@@ -247,7 +247,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert terminal.arrived[before:] == [flow.packed()]
         assert set(terminal.paft.tunnels) == set(terminal.open_tunnels.values())
         assert terminal.machine._signalling._sent == {}
-        assert not terminal.machine._placement._moving
+        assert not terminal.machine._placement.running.moving
 
 
 AnyOrder.TestCase.settings = settings(

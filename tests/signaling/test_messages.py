@@ -21,6 +21,8 @@ from upmt_nf.signaling.messages import (
     AnchorNotice,
     AssociationRequest,
     AssociationResponse,
+    FlowCountsRequest,
+    FlowCountsResponse,
     HandoverPair,
     HandoverRequest,
     HandoverResponse,
@@ -139,6 +141,8 @@ REQUIRED = {
     HandoverResponse: ("mType",),
     AnchorNotice: ("mType", "kind"),
     NoticeAnswer: ("mType",),
+    FlowCountsRequest: ("mType", "association", "flows"),
+    FlowCountsResponse: ("mType", "counts"),
 }
 TOGETHER = ("format", "salt")
 """Optional, but the one asks for the other."""
@@ -163,6 +167,7 @@ def test_every_key_with_a_wrong_type_is_refused_by_name(message: UpmtMessage) ->
     wrongs: tuple[Any, ...] = (None, True, 1.5, -1, {"a": 1}, [[]])
     # Inside a list or an object, it is the inner name that is told.
     inner = {"pairs": "a pair", "results": "a result", "match": "syntax"}
+    inner |= {"flows": "a flow", "counts": "a count"}
     for key in whole:
         for wrong in wrongs:
             reason = refused(whole | {key: wrong})

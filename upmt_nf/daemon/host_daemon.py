@@ -75,6 +75,7 @@ from upmt_nf.mobility.host_events import (
 )
 from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.settings import AnchorPeer, HostSettings
+from upmt_nf.mobility.tallies import Counted
 from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName, TerminalId
@@ -468,6 +469,8 @@ class HostDaemon:
                 self._release()
             case HandoverFinished():
                 self._finish_handover(command)
+            case Counted():
+                self.policies.note_counts(command)
             case Announce(level, text):
                 log.log(LEVELS[level], "%s", text)
             case Stopped():

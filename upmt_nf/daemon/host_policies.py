@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.linux.record_store import RecordStore
 from upmt_nf.mobility.host_commands import HandoverFinished
 from upmt_nf.mobility.host_events import ClockRead, HostEvent
+from upmt_nf.mobility.tallies import Counted
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.identity import DEFAULT_APPLICATION
 from upmt_nf.policy.budget import Ledger
@@ -40,6 +42,8 @@ class HostPolicies:
         self._timer: asyncio.TimerHandle | None = None
         self._offset: float | None = None
         self._saved: object = None
+        self._uncounted: dict[int, tuple[int, dict[str, Any]]] = {}
+        """Records that wait for their counts, by the number of `Counted`."""
         self._store = self._open()
 
     # --- for the machine's settings ---
@@ -95,14 +99,24 @@ class HostPolicies:
             return None
         self.counts[record["application"] or "", record["outcome"]] += 1
         if self._store is not None:
-            self._store.keep_handover(record)
+            number = self._store.keep_handover(record)
+            if finished.number is not None and number:
+                self._uncounted[finished.number] = number, record
         return record
+
+    def note_counts(self, counted: Counted) -> None:
+        """Complete a handover's record by what it cost."""
+        number, record = self._uncounted.pop(counted.number, (0, {}))
+        if self._store is not None and number:
+            self._store.complete_handover(number, {**record, "counts": counts_report(counted)})
 
     def handovers(self, after: int, most: int) -> list[dict[str, Any]]:
         """The newest, oldest first."""
         if self._store is None:
             raise UpmtError(f"there are no records: {self.config.mobile_host.records} could not be opened")
-        return self._store.handovers(after, most)
+        waiting = {number for number, _ in self._uncounted.values()}
+        rows = self._store.handovers(after, most)
+        return [{"counts": None, **row, "is_counting": row["number"] in waiting} for row in rows]
 
     def close(self, ledger: Ledger) -> None:
         """Save, and end."""
@@ -142,7 +156,8 @@ def handover_record(finished: HandoverFinished, time_of_day: str) -> dict[str, A
         "failure": finished.failure,
         "asked": finished.token is not None,
     }
-    keys = ("application", "from", "to", "flow", "mode", "flows", "signalling_ms", "cause", "rule", "numbers")
+    keys = ["application", "from", "to", "flow", "mode", "flows", "signalling_ms", "moved_ms"]
+    keys += ["cause", "rule", "numbers"]
     if receipt is None:
         return {**record, **dict.fromkeys(keys), "application": finished.application, "to": finished.target}
     decision = receipt.decision
@@ -155,9 +170,21 @@ def handover_record(finished: HandoverFinished, time_of_day: str) -> dict[str, A
         "mode": receipt.mode.value,
         "flows": receipt.flows,
         "signalling_ms": receipt.signalling_ms,
+        "moved_ms": receipt.moved_ms,
         "cause": receipt.cause,
         "rule": decision.rule if decision is not None else None,
         "numbers": dict(decision.numbers) if decision is not None else {},
+    }
+
+
+def counts_report(counted: Counted) -> dict[str, Any]:
+    """`counts` of a record: both directions in packets, or the reason why that is not known."""
+    return {
+        "flows": counted.flows,
+        "for_s": round(counted.seconds, 3),
+        "up": asdict(counted.up) if counted.up is not None else None,
+        "down": asdict(counted.down) if counted.down is not None else None,
+        "reason": counted.reason,
     }
 
 

@@ -21,6 +21,20 @@ def network_trial(status: NetworkStatus) -> dict[str, Any]:
     return {"network": status.name, "passed": is_usable, "checks": checks}
 
 
+def trial_report(status: NetworkStatus) -> dict[str, Any]:
+    """`trial` of one of `networks`: whether applications may be there, what failed first, and what NAT there is."""
+    trial = network_trial(status)
+    failed = [check for check in trial["checks"] if check["state"] == "failed"]
+    nat = None
+    if status.reflexive is not None:
+        nat = "none" if status.reflexive.address == status.care_of_address else "translated"
+    return {
+        "passed": trial["passed"],
+        "reason": f"{failed[0]['check']}: {failed[0]['detail']}" if failed else None,
+        "nat": nat,
+    }
+
+
 def _check(name: str, state: str, detail: str) -> dict[str, Any]:
     return {"check": name, "state": state, "detail": detail}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from upmt_nf.classify.reasons import Decider, Mechanism, Reason
 from upmt_nf.daemon.applications import Application
+from upmt_nf.daemon.network_trial import trial_report
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
 from upmt_nf.mobility.host_commands import Receipt
 from upmt_nf.mobility.host_status import ApplicationStatus, AssociationStatus, NetworkStatus
@@ -50,6 +51,7 @@ def network_report(status: NetworkStatus, interface: str, cost: float) -> dict[s
         "keepalive_s": _rounded(status.keepalive, 2),
         "cost": cost,
         "mtu": status.mtu or None,
+        "trial": trial_report(status),
     }
 
 

@@ -205,6 +205,8 @@ class AnchorForwarder:
         entry.packets_out += packets
         entry.bytes_out += size
         entry.last_seen = now
+        if entry.arrivals is not None:
+            entry.arrivals.take(tunnel, packets, now)
         return Inbound(deliver=inner)
 
     def _refuse(self, inner: bytes, codes: dict[int, tuple[int, int]], tunnel: Tunnel, now: float) -> Inbound:

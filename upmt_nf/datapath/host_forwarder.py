@@ -357,6 +357,8 @@ class HostForwarder:
             entry.packets_in += packets
             entry.bytes_in += size
             entry.last_seen = now
+            if entry.arrivals is not None:
+                entry.arrivals.take(tunnel, packets, now)
             if entry.packets_in == _STRAY_PACKETS and not entry.packets_out and tunnel is not None:
                 own = self._paft.tunnel_of(entry)
                 if own is not None and own is not tunnel:

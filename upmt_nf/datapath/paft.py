@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Protocol
 
+from upmt_nf.datapath.arrivals import Arrivals
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.formats import PLAIN, TunnelFormat
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint
@@ -101,6 +102,7 @@ class FlowEntry:
 
     __slots__ = (
         "application_id",
+        "arrivals",
         "bytes_in",
         "bytes_out",
         "command",
@@ -137,6 +139,7 @@ class FlowEntry:
         self.pid = pid
         self.command = command
         self.why: object = None
+        self.arrivals: Arrivals | None = None
         self.offloaded = (0, 0, 0, 0)
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
 

@@ -51,14 +51,23 @@ class RecordStore:
             self._database.executemany("INSERT OR REPLACE INTO spent VALUES (?, ?, ?, ?, ?, ?)", rows)
             self._database.execute("COMMIT")
 
-    def keep_handover(self, record: dict[str, Any]) -> None:
-        """One more; the oldest goes when there are too many."""
+    def keep_handover(self, record: dict[str, Any]) -> int:
+        """One more; the oldest goes when there are too many. Gives its number, 0 when it could not be kept."""
         with contextlib.suppress(sqlite3.Error):
             added = self._database.execute(
                 "INSERT INTO handover (record) VALUES (?)", (json.dumps(record, default=str),)
             )
             self._database.execute(
                 "DELETE FROM handover WHERE number <= ?", ((added.lastrowid or 0) - MOST_HANDOVERS,)
+            )
+            return added.lastrowid or 0
+        return 0
+
+    def complete_handover(self, number: int, record: dict[str, Any]) -> None:
+        """The same, with what was found out later."""
+        with contextlib.suppress(sqlite3.Error):
+            self._database.execute(
+                "UPDATE handover SET record = ? WHERE number = ?", (json.dumps(record, default=str), number)
             )
 
     def handovers(self, after: int, most: int) -> list[dict[str, Any]]:

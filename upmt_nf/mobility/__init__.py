@@ -7,6 +7,8 @@ host_tunnel      one access network's tunnel: set up, probed, suspected, given u
 tunnel_states    what a tunnel can be, as a table
 tunnel_setups    setup requests, their answers, open tunnels
 placement        which application is on which network, and what moves it
+running_handovers  what the placement has begun: asks the anchor, writes PAFT
+tallies          what a handover cost its flows, as both ends count it; flow_counts: the anchor's half
 selection        policy and candidates -> network
 handover         one handover from decision to receipt
 applications     a named class of flows with a policy

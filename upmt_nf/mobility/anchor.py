@@ -32,10 +32,17 @@ from upmt_nf.mobility.anchor_events import (
 )
 from upmt_nf.mobility.anchor_notices import AnchorNotices, AnchorPath
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
-from upmt_nf.mobility.answer_size import LONGEST, most_pairs, room_for_results, with_short_reasons
+from upmt_nf.mobility.answer_size import (
+    LONGEST,
+    most_counts,
+    most_pairs,
+    room_for_results,
+    with_short_reasons,
+)
 from upmt_nf.mobility.binding_answers import BindingAnswers
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.mobility.flow_counts import counts_of
 from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.host_answers import NO_ASSOCIATION
 from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseRefused, Leases
@@ -53,6 +60,8 @@ from upmt_nf.signaling.digest import DigestServer, Ticket, Unproven
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.message_writing import encode
 from upmt_nf.signaling.messages import (
+    FlowCountsRequest,
+    FlowCountsResponse,
     HandoverPair,
     HandoverRequest,
     HandoverResponse,
@@ -353,6 +362,8 @@ class Anchor:
                 return self._set_up(request, body, path, inner, cseq, now)
             case HandoverRequest():
                 return self._hand_over(request, body, path, inner, ticket is not None, cseq, now)
+            case FlowCountsRequest():
+                return self._count(request, body, path, inner)
             case _:
                 return self._no(request, 400, "Bad Request: not a request of a mobile host")
 
@@ -447,6 +458,21 @@ class Anchor:
             return self._no(request, 513, f"at most {most} pairs in a message")
         results = self._moves.apply(lease, body.pairs, tunnel, cseq, now)
         return self._yes(request, encode(HandoverResponse(with_short_reasons(results, room))))
+
+    def _count(
+        self, request: Request, body: FlowCountsRequest, path: AnchorPath, inner: Endpoint
+    ) -> Response:
+        lease, tunnel = (
+            self._leases.by_address.get(inner.address),
+            self._tunnels.at(path.remote, inner.address),
+        )
+        if lease is None or tunnel is None or body.association != lease.token:
+            return self._no(request, NO_ASSOCIATION, "no such association")
+        mtu = self._settings.outer_mtu - OVERHEAD[self._settings.address.version]
+        bare = len(bytes(self._yes(request, encode(FlowCountsResponse(())))))
+        room = room_for_results(bare, mtu, inner.address.version, is_proven=self._guard is not None)
+        counts = counts_of(self._paft, lease.address, body.flows, tunnel, most_counts(room))
+        return self._yes(request, encode(counts))
 
     def _room(
         self,

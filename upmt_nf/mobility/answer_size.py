@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from upmt_nf.datapath.outer import OVERHEAD
-from upmt_nf.signaling.messages import HandoverResult
+from upmt_nf.signaling.messages import MOST_COUNTED, HandoverResult
 
 LONGEST = 1200
 """Bytes of a SIP message inside a tunnel."""
 PROOF = 240
 """Bytes of Authentication-Info, with a next nonce in it."""
 _LEAST_RESULT = len('{"accepted":true,"flows":4294967295,"tunnelID":"4294967295"},')
+_LONGEST_COUNT = len("[" + 4 * "9007199254740991," + "],")
 _BARE_REFUSAL = len('{"accepted":false,"flows":0,"reason":""},')
 
 
@@ -27,6 +28,11 @@ def room_for_results(bare: int, mtu: int, version: int, *, is_proven: bool) -> i
 def most_pairs(room: int) -> int:
     """How many pairs an answer has room for, whatever becomes of them; never less than one."""
     return max(1, room // _LEAST_RESULT)
+
+
+def most_counts(room: int) -> int:
+    """How many flows' counts an answer has room for; never less than one."""
+    return max(1, min(MOST_COUNTED, room // _LONGEST_COUNT))
 
 
 def with_short_reasons(results: Sequence[HandoverResult], room: int) -> tuple[HandoverResult, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from upmt_nf.datapath.arrivals import Arrivals
 from upmt_nf.datapath.paft import SETTLE_SECONDS, Paft, Tunnel
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.leases import Lease
@@ -75,7 +76,10 @@ class FlowMoves:
                     self._paft.newcomers[lease.address.packed] = tunnel
                     continue
                 is_unheard = key not in self._paft.flows
+                old = None if is_unheard else self._paft.flows[key].pinned
                 entry = self._paft.move(key, tunnel, now)
+                if old is not tunnel:
+                    entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
                 if is_unheard:
                     # Its first packets may still be on their way by any other tunnel.
                     others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from upmt_nf.mobility.host_commands import Mode, Receipt
+from upmt_nf.mobility.tallies import Tally
 from upmt_nf.model.flow import FlowBytes, FlowKey, stands_for_newcomers
 from upmt_nf.model.identity import ApplicationName, NetworkName
 from upmt_nf.policy.events import Decision
@@ -100,6 +101,10 @@ class Handover:
         """When the last answer came."""
         self.phase = P.ASKING if mode is Mode.MAKE_BEFORE_BREAK else P.CONFIRMING
         self.has_steered = False
+        self.steered: float | None = None
+        """When the new path began to carry."""
+        self.tally: Tally | None = None
+        """What it costs; nobody counts repairs."""
         self.failure: str | None = None
         self.touched: set[FlowBytes] = set()
         """Flows that the anchor was asked about: they may be there or here until the handover ends."""
@@ -201,6 +206,7 @@ class Handover:
             flow=self.order.flow,
             decision=self.order.decision,
             started=self.started,
+            moved_ms=None if self.steered is None else round(1000 * (self.steered - self.started), 3),
         )
 
     def _conclude(self) -> None:

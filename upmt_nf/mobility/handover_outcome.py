@@ -18,7 +18,8 @@ def outcome_of(handover: Handover) -> list[HostCommand]:
         )
         return [Announce(Level.WARNING, f"{what} from {way}: {handover.failure}"), failed]
     receipt = handover.receipt()
+    number = handover.tally.number if handover.tally is not None else None
     text = f"{what} moved from {way}, {receipt.flows} flows, {receipt.mode.value}: {order.cause}"
     if order.source is None and not receipt.flows:
         text = f"{what} uses {order.target}"
-    return [Announce(Level.INFO, text), HandoverFinished(order.token, receipt, None)]
+    return [Announce(Level.INFO, text), HandoverFinished(order.token, receipt, None, number=number)]

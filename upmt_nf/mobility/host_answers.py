@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.mobility.association import Grant
 from upmt_nf.mobility.host_signalling import TOKEN_HEADER, Registering
 from upmt_nf.model.errors import PeerError
 from upmt_nf.signaling.message_reading import decode
 from upmt_nf.signaling.messages import (
     AssociationResponse,
+    FlowCount,
+    FlowCountsResponse,
     HandoverResponse,
     HandoverResult,
     TunnelSetupResponse,
@@ -87,6 +90,15 @@ def read_setup(response: Response) -> TunnelSetupResponse | Refusal:
     return body if isinstance(body, TunnelSetupResponse) else Refusal("not an answer to a tunnel setup")
 
 
+def downgrade(answer: TunnelSetupResponse, wanted: str, *, has_key: bool) -> Refusal | None:
+    """Why a tunnel set up like this is not what its network's protection asks for: a downgrade is refused."""
+    if answer.format != wanted:
+        return Refusal(f"the anchor offers the format {answer.format}, not {wanted}")
+    if wanted != PLAIN.name and (answer.salt is None or not has_key):
+        return Refusal(f"the anchor gave no keys for the format {wanted}")
+    return None
+
+
 def read_handover(response: Response) -> tuple[HandoverResult, ...] | Refusal:
     """The answer to a handover request; a refused pair refuses it all."""
     body = _read(response)
@@ -98,6 +110,12 @@ def read_handover(response: Response) -> tuple[HandoverResult, ...] | Refusal:
         if not result.accepted:
             return Refusal(result.reason or "no reason given")
     return body.results
+
+
+def read_counts(response: Response | None) -> tuple[FlowCount | None, ...]:
+    """The answer to a question for counts: none when there was none, or the anchor does not count."""
+    body = _read(response) if response is not None else None
+    return body.counts if isinstance(body, FlowCountsResponse) else ()
 
 
 def _read(response: Response) -> object:

@@ -8,6 +8,7 @@ from enum import Enum
 from upmt_nf.mobility.binding_time import BindingTime
 from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.commands import Announce, Stopped
+from upmt_nf.mobility.tallies import Counted
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TunnelId
 from upmt_nf.policy.events import Decision
@@ -134,6 +135,8 @@ class Receipt:
     """With the policy's line and the numbers behind it, when a policy decided."""
     started: float = 0.0
     """When it was decided, seconds of the host's clock."""
+    moved_ms: float | None = None
+    """From the decision until the new path began to carry what we send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,8 @@ class HandoverFinished:
     application: ApplicationName | None = None
     target: NetworkName | None = None
     """Of a failure, as far as they are known."""
+    number: int | None = None
+    """`Counted` with this number follows."""
 
 
 HostCommand = (
@@ -164,6 +169,7 @@ HostCommand = (
     | CloseBindingProbe
     | RememberBindingTime
     | HandoverFinished
+    | Counted
     | Announce
     | Stopped
 )

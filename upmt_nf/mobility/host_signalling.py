@@ -16,15 +16,17 @@ from upmt_nf.mobility.handover import FlowRequest
 from upmt_nf.mobility.host_commands import SendSip, SendTunnelSignal
 from upmt_nf.mobility.notice_proofs import NoticeProofs
 from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.tallies import CountRequest
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import NetworkName
 from upmt_nf.signaling.digest import DigestClient, Ticket
 from upmt_nf.signaling.message_reading import decode
-from upmt_nf.signaling.message_writing import encode, split_pairs
+from upmt_nf.signaling.message_writing import encode, flows_in_groups, split_pairs
 from upmt_nf.signaling.messages import (
     AnchorNotice,
     AssociationRequest,
+    FlowCountsRequest,
     HandoverPair,
     HandoverRequest,
     NoticeAnswer,
@@ -93,7 +95,15 @@ class Moving:
     request: FlowRequest
 
 
-Purpose = Registering | SettingUp | Moving
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """Purpose of a question for the anchor's counts."""
+
+    network: NetworkName
+    request: CountRequest
+
+
+Purpose = Registering | SettingUp | Moving | Counting
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +247,15 @@ class HostSignalling:
         body = HandoverRequest(token, (HandoverPair(request.flows),))
         self._send_message(body, network, virtual_address, Moving(network, request), now)
 
+    def count(
+        self, token: str, virtual_address: IPAddress, request: CountRequest, mtu: int, now: float
+    ) -> None:
+        """Ask for the anchor's counts of as many of the flows as fit; `mtu`: the largest inner packet, bytes."""
+        room = self._room(FlowCountsRequest(token, ()), virtual_address, mtu)
+        request.flows = flows_in_groups(request.flows, room)[0]
+        body = FlowCountsRequest(token, request.flows)
+        self._send_message(body, request.network, virtual_address, Counting(request.network, request), now)
+
     def room_for_flows(self, token: str, virtual_address: IPAddress, mtu: int) -> int:
         """Bytes of pairs for which a handover request has room, in a tunnel whose inner packets have up to `mtu`."""
         return self._room(HandoverRequest(token, ()), virtual_address, mtu)
@@ -267,6 +286,9 @@ class HostSignalling:
         )
 
     def _send(self, request: Request, path: SipPath, purpose: Purpose, now: float, tries: int = 0) -> None:
+        if isinstance(purpose, Counting):
+            # Behind the packets that are counted, also when it goes again with a proof.
+            purpose.request.leave(now)
         ticket = None
         signed = request
         if self._credentials is not None:
@@ -410,5 +432,5 @@ def _renewed(purpose: Purpose, cseq: int, now: float) -> Purpose:
             return replace(purpose, cseq=cseq, asked_at=now)
         case SettingUp():
             return replace(purpose, asked_at=now)
-        case Moving():
+        case Moving() | Counting():
             return purpose

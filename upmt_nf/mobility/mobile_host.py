@@ -16,7 +16,7 @@ from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.glances import Glances
 from upmt_nf.mobility.host_anchors import AnchorChanged, HostAnchors
-from upmt_nf.mobility.host_answers import Refusal, read_handover
+from upmt_nf.mobility.host_answers import Refusal, read_counts, read_handover
 from upmt_nf.mobility.host_commands import (
     ConfigureVirtualAddress,
     HostCommand,
@@ -43,6 +43,7 @@ from upmt_nf.mobility.host_events import (
 )
 from upmt_nf.mobility.host_signalling import (
     Answered,
+    Counting,
     HostSignalling,
     Moving,
     Noticed,
@@ -298,8 +299,8 @@ class MobileHost:
             self._placement.has_lost = False
             self._hurry_setup(now)
         self._send_flow_requests(now)
-        self._commands += self._placement.commands
-        self._placement.commands.clear()
+        self._commands += self._placement.running.commands
+        self._placement.running.commands.clear()
         self._commands += self._anchors.commands()
         self._commands += self._upkeep.binding.take_commands()
         if self._is_stopped:
@@ -451,9 +452,10 @@ class MobileHost:
         if self._configured != address or not self._is_configured:
             self._configured, self._is_configured = address, True
             self._commands.append(ConfigureVirtualAddress(address))
-            self._placement.newcomers = newcomers_of(address)
+            self._placement.running.newcomers = newcomers_of(address)
         if is_new:
             self._say(Level.INFO, f"associated with anchor {self._anchor} as {address}")
+            self._placement.running.tallies.start_over(now)
             self._drop_tunnels(now)
             for tunnel in self._tunnels.values():
                 self._pass_time_of(tunnel, now)
@@ -486,15 +488,18 @@ class MobileHost:
                 if ended is not None:
                     self._disown(ended, now)
                 self._placement.settle(now)
+            case Counting(network, count):
+                round_trip = self._tunnels[network].rtt or 0.0
+                self._placement.running.tallies.answer(count, read_counts(response), round_trip, now)
             case Moving(network, request) if response is None:
-                self._placement.give_up(request, now)
+                self._placement.running.give_up(request, now)
             case Moving(network, request):
                 assert response is not None
                 self._on_tunnel(self._tunnels[network], self._tunnels[network].prove_alive(now), now)
                 answer = read_handover(response)
                 if not isinstance(answer, Refusal):
-                    return self._placement.confirm(request, now)
-                self._placement.refuse(request, answer.reason, now)
+                    return self._placement.running.confirm(request, now)
+                self._placement.running.refuse(request, answer.reason, now)
                 if answer.is_disowned:
                     self._disown(answer.reason, now)
         return None
@@ -510,15 +515,18 @@ class MobileHost:
 
     def _send_flow_requests(self, now: float) -> None:
         """What the placement wants the anchor to know, and what it does not want any more."""
-        placement = self._placement
-        if placement.cancelled:
-            dropped = set(placement.cancelled)
+        running = self._placement.running
+        if running.cancelled:
+            dropped = set(running.cancelled)
             self._signalling.cancel(
                 lambda purpose: isinstance(purpose, Moving) and purpose.request in dropped
             )
-            placement.cancelled.clear()
+            running.cancelled.clear()
         token, address = self._association.token, self._association.virtual_address
-        requests, placement.requests = placement.requests, []
-        for request in requests:
-            if token is not None and address is not None:
+        requests, running.requests = running.requests, []
+        counts, running.tallies.requests = running.tallies.requests, []
+        if token is not None and address is not None:
+            for count in counts:
+                self._signalling.count(token, address, count, self._tunnels[count.network].mtu, now)
+            for request in requests:
                 self._signalling.move(request.handover.target, token, address, request, now)

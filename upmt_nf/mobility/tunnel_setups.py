@@ -12,7 +12,7 @@ from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.commands import Announce, Level
 from upmt_nf.mobility.host_anchors import HostAnchors
-from upmt_nf.mobility.host_answers import Refusal, read_setup
+from upmt_nf.mobility.host_answers import Refusal, downgrade, read_setup
 from upmt_nf.mobility.host_commands import CloseTunnel, HostCommand, OpenTunnel, RebindTunnel
 from upmt_nf.mobility.host_signalling import INSIDE_T1, SettingUp
 from upmt_nf.mobility.host_tunnel import HostTunnel
@@ -88,8 +88,9 @@ class TunnelSetups:
         """The answer to a request, or None: there is none. Gives why the anchor knows us no more, if it does not."""
         tunnel = self._tunnels[purpose.network]
         answer = Refusal("no answer") if response is None else read_setup(response)
-        if not isinstance(answer, Refusal) and (wrong := self._wrong_format(tunnel, answer)) is not None:
-            answer = Refusal(wrong)
+        if not isinstance(answer, Refusal):
+            has_key = self._anchors.used.key is not None
+            answer = downgrade(answer, self._format_of(tunnel), has_key=has_key) or answer
         address = self._anchors.used.association.virtual_address
         if isinstance(answer, Refusal) or address is None or self._is_taken(answer.tunnel_id, tunnel):
             reason = answer.reason if isinstance(answer, Refusal) else "the anchor gave one id to two tunnels"
@@ -113,15 +114,6 @@ class TunnelSetups:
             self._perform(CloseTunnel(tunnel.network))
 
     # --- inside ---
-
-    def _wrong_format(self, tunnel: HostTunnel, answer: TunnelSetupResponse) -> str | None:
-        """Why a tunnel set up like this is not what its network's protection asks for: a downgrade is refused."""
-        wanted = self._format_of(tunnel)
-        if answer.format != wanted:
-            return f"the anchor offers the format {answer.format}, not {wanted}"
-        if wanted != PLAIN.name and (answer.salt is None or self._anchors.used.key is None):
-            return f"the anchor gave no keys for the format {wanted}"
-        return None
 
     def _format_of(self, tunnel: HostTunnel) -> str:
         return self._settings.protection.get(tunnel.network, PLAIN.name)

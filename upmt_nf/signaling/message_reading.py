@@ -14,10 +14,14 @@ from upmt_nf.signaling.authors_json import AuthorsBody, is_authors, read_authors
 from upmt_nf.signaling.messages import (
     ANY,
     MAX_BODY,
+    MOST_COUNTED,
     VERSION,
     AnchorNotice,
     AssociationRequest,
     AssociationResponse,
+    FlowCount,
+    FlowCountsRequest,
+    FlowCountsResponse,
     FlowSelector,
     HandoverPair,
     HandoverRequest,
@@ -186,6 +190,26 @@ def _read_notice_answer(_: _Document) -> NoticeAnswer:
     return NoticeAnswer()
 
 
+def _read_counts_request(document: _Document) -> FlowCountsRequest:
+    flows = document.list("flows")
+    if len(flows) > MOST_COUNTED:
+        raise PeerError(f"'flows' names more than {MOST_COUNTED} flows")
+    return FlowCountsRequest(document.text("association"), tuple(_read_flow(flow) for flow in flows))
+
+
+def _read_counts_response(document: _Document) -> FlowCountsResponse:
+    counts = document.list("counts")
+    if len(counts) > MOST_COUNTED:
+        raise PeerError(f"'counts' has more than {MOST_COUNTED} flows")
+    return FlowCountsResponse(tuple(None if count is None else _read_count(count) for count in counts))
+
+
+def _read_count(value: Any) -> FlowCount:
+    if not isinstance(value, list) or len(value) != 4:
+        raise PeerError("a count is [received, sent, late, gap]")
+    return FlowCount(*(_integer("a count", number, 2**53) for number in value))
+
+
 _READERS: dict[str, Callable[[_Document], UpmtMessage]] = {
     "AssociationRequest": _read_association_request,
     "AssociationResponse": _read_association_response,
@@ -195,6 +219,8 @@ _READERS: dict[str, Callable[[_Document], UpmtMessage]] = {
     "HandoverResponse": _read_handover_response,
     "AnchorNotice": _read_notice,
     "NoticeAnswer": _read_notice_answer,
+    "FlowCountsRequest": _read_counts_request,
+    "FlowCountsResponse": _read_counts_response,
 }
 
 

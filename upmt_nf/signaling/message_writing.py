@@ -12,6 +12,8 @@ from upmt_nf.signaling.messages import (
     AnchorNotice,
     AssociationRequest,
     AssociationResponse,
+    FlowCountsRequest,
+    FlowCountsResponse,
     FlowSelector,
     HandoverPair,
     HandoverRequest,
@@ -146,6 +148,20 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 found["tunnelID"] = str(message.tunnel_id)
         case NoticeAnswer():
             found = {"mType": "NoticeAnswer"}
+        case FlowCountsRequest():
+            found = {
+                "mType": "FlowCountsRequest",
+                "association": message.association,
+                "flows": [_flow(flow) for flow in message.flows],
+            }
+        case FlowCountsResponse():
+            found = {
+                "mType": "FlowCountsResponse",
+                "counts": [
+                    None if count is None else [count.received, count.sent, count.late, count.gap_ms]
+                    for count in message.counts
+                ],
+            }
     return found | {"version": VERSION}
 
 

@@ -15,6 +15,9 @@ VERSION = 1
 MAX_BODY = 8192
 """Bytes; larger bodies are refused unread."""
 
+MOST_COUNTED = 8
+"""Flows in one request for counts: the answer is to fit into one packet."""
+
 Any_ = Literal["any"]
 ANY: Any_ = "any"
 
@@ -128,6 +131,34 @@ class NoticeAnswer:
     """The host has heard a notice."""
 
 
+@dataclass(frozen=True, slots=True)
+class FlowCountsRequest:
+    """What did you get and send of these flows? Goes before a handover's receipt is written."""
+
+    association: str
+    flows: tuple[FlowKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowCount:
+    """One flow at the anchor, in packets since it began there; `late` came by another tunnel after the new one's first.
+
+    `gap_ms`: the longest time between two packets of the host's since the flow was moved last.
+    """
+
+    received: int
+    sent: int
+    late: int = 0
+    gap_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FlowCountsResponse:
+    """One a flow, in their order; None for those that cannot be told. There may be fewer than were asked for."""
+
+    counts: tuple[FlowCount | None, ...]
+
+
 UpmtMessage = (
     AssociationRequest
     | AssociationResponse
@@ -137,4 +168,6 @@ UpmtMessage = (
     | HandoverResponse
     | AnchorNotice
     | NoticeAnswer
+    | FlowCountsRequest
+    | FlowCountsResponse
 )

@@ -1,0 +1,84 @@
+"""What receipts say was lost, against a capture at both ends' interfaces."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab_driver import UPMT, Lab, unique_lab_name, wait_until
+
+pytestmark = pytest.mark.lab
+
+STREAM = (sys.executable, "-m", "upmt_nf.lab.voice_stream")
+TAP = (sys.executable, str(Path(__file__).with_name("flow_tap.py")))
+PORT = 5004
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(unique_lab_name(), tmp_path)
+    try:
+        lab.upmt("lab", "up", "--name", lab.name, "--datapath", "agent")
+        lab.await_networks_up()
+        yield lab
+    finally:
+        lab.end_programs()
+        lab.upmt("lab", "down", "--name", lab.name)
+
+
+def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wire(
+    lab: Lab, tmp_path: Path
+) -> None:
+    def rows() -> list[dict[str, Any]]:
+        """Those of the call that both ends have counted."""
+        found = lab.ask("handovers", "--last", "100")
+        return [row for row in found if row["application"] == "call" and row["counts"] is not None]
+
+    def told(tap: subprocess.Popen[str]) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = json.loads(tap.communicate("\n", timeout=30)[0])
+        return found
+
+    taps = [
+        subprocess.Popen(
+            (*lab.words(host), *TAP, str(PORT), *interfaces),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for host, *interfaces in (("mh", "if0", "if1"), ("an", "wan"))
+    ]
+    for tap in taps:
+        assert tap.stdout is not None
+        assert tap.stdout.readline() == "ready\n"
+    lab.start("ch", *STREAM, "echo", str(PORT), str(tmp_path / "echo.log"))
+    lab.await_listener("ch", PORT)
+    log = tmp_path / "call.log"
+    stream = lab.start(
+        "mh", *UPMT, "run", "--app", "call", "--",
+        *STREAM, "send", "86.0.0.1", str(PORT), "50", "25", str(log),
+    )  # fmt: skip
+    wait_until(lambda: log.exists() and log.stat().st_size, "the stream runs")
+    lab.ask("handover", "call", "--to", "net1")
+    (planned,) = wait_until(rows, "the planned move is counted")
+    assert planned["mode"] == "make-before-break"
+    assert planned["counts"]["reason"] is None
+    for way in ("up", "down"):
+        assert (planned["counts"][way]["lost"], planned["counts"][way]["duplicated"]) == (0, 0)
+    lab.link("net1", "blackhole")
+    wait_until(lambda: len(rows()) == 2, "the cut is counted")
+    cut = rows()[1]
+    assert cut["counts"]["reason"] is None
+    assert stream.wait(timeout=90) == 0
+    host, anchor = (told(tap) for tap in taps)
+    lost_up = host["to"]["out"] - anchor["to"]["in"]
+    lost_down = anchor["from"]["out"] - host["from"]["in"]
+    assert lost_up > 0, (host, anchor)
+    # The daemon reads in bursts: a packet that came beside the question may be counted on its other side.
+    assert abs(cut["counts"]["up"]["lost"] - lost_up) <= 1
+    assert abs(cut["counts"]["down"]["lost"] - lost_down) <= 1
+    assert cut["counts"]["up"]["gap_ms"] >= 20 * (lost_up - 1)

@@ -1,0 +1,334 @@
+"""The handovers under way: what the anchor is asked, what PAFT is told when it has answered, what a failed one leaves.
+
+Writes PAFT and gives `FlowRequest`s; knows neither SIP nor sockets, and does not decide who should be where:
+that is `placement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.mobility.advisor import Advisor
+from upmt_nf.mobility.applications import Application
+from upmt_nf.mobility.handover import FlowRequest, Handover, HandoverInput, HandoverPhase, Order
+from upmt_nf.mobility.handover_outcome import outcome_of
+from upmt_nf.mobility.host_commands import HostCommand, Mode
+from upmt_nf.mobility.host_tunnel import HostTunnel
+from upmt_nf.mobility.selection import preferring
+from upmt_nf.mobility.tallies import Tallies
+from upmt_nf.model.flow import FlowBytes, FlowKey
+from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationName, NetworkName
+from upmt_nf.policy.events import MoveFailed, Placed
+
+RETURN_PATIENCE = 5.0
+"""Seconds before another try after an automatic move to a better network failed."""
+
+
+class RunningHandovers:
+    """Carries orders out. `applications` and `tunnels` are shared with their owners; tunnels are read only.
+
+    `room` gives how many bytes of flows one request by a network can carry.
+    """
+
+    def __init__(
+        self,
+        paft: Paft,
+        applications: Mapping[ApplicationName, Application],
+        tunnels: Mapping[NetworkName, HostTunnel],
+        return_after: float,
+        room: Callable[[NetworkName], int],
+        advisor: Advisor,
+    ) -> None:
+        self.commands: list[HostCommand] = []
+        """Taken by the owner after each call."""
+        self.requests: list[FlowRequest] = []
+        self.cancelled: list[FlowRequest] = []
+        self.newcomers: FlowKey | None = None
+        """Stands for what correspondents will begin, which goes with the default application. Set by the owner."""
+        self.moving: dict[FlowBytes, Handover] = {}
+        """Flows that are on a way of their own."""
+        self.tallies = Tallies(paft)
+        self._paft = paft
+        self._applications = applications
+        self._tunnels = tunnels
+        self._return_after = return_after
+        self._room = room
+        self._advisor = advisor
+        self._pins: dict[FlowBytes, NetworkName] = {}
+
+    # --- orders ---
+
+    def start_application(self, application: Application, order: Order, now: float) -> None:
+        """Begin to move an application; whatever was under way gives way."""
+        touched: set[FlowBytes] = set()
+        while (running := application.handover) is not None:
+            # Ending one that had moved flows leaves a repair behind, which the new handover makes needless.
+            touched |= running.known if running.has_steered else running.touched
+            self.supersede(running, now)
+        is_planned = application.network is not None and application.network == order.source
+        handover = Handover(order, Mode.MAKE_BEFORE_BREAK if is_planned else Mode.BREAK_BEFORE_MAKE, now)
+        handover.touched |= touched
+        confirmed: set[FlowBytes] = set()
+        lost = application.lost
+        if lost is not None and lost.claimant == order.target:
+            confirmed, handover.started = lost.claimed, lost.claimed_at
+        application.handover = handover
+        self._open_tally(handover, self._flows_of(application), now)
+        handover.add(self.keys_of(application), confirmed)
+        self.advance(handover, now)
+
+    def start_flow(self, order: Order, flow: FlowKey, now: float) -> None:
+        """Begin to move one flow."""
+        is_planned = order.source is not None and self._tunnels[order.source].is_usable
+        handover = Handover(order, Mode.MAKE_BEFORE_BREAK if is_planned else Mode.BREAK_BEFORE_MAKE, now)
+        self.moving[flow.packed()] = handover
+        if (entry := self._paft.flows.get(flow.packed())) is not None and not order.is_repair:
+            self._open_tally(handover, [entry], now)
+        handover.add([flow])
+        self.advance(handover, now)
+
+    def repair(self, application: Application, flows: Sequence[FlowKey], now: float) -> None:
+        """Tell the anchor that these flows are where their application is."""
+        if application.network is None or not flows:
+            return
+        handover = application.handover
+        if handover is None:
+            order = Order(application.name, None, application.network, "repair", is_repair=True)
+            handover = Handover(order, Mode.BREAK_BEFORE_MAKE, now)
+            handover.has_steered = True
+            application.handover = handover
+        # Also those that this handover has moved already: they were elsewhere since.
+        handover.known.difference_update(flow.packed() for flow in flows)
+        handover.add(flows)
+        self.advance(handover, now)
+
+    def adopt(self, application: Application, flows: Sequence[FlowKey], now: float) -> None:
+        """Running flows have come to an application: the anchor shall send them where it is."""
+        self.repair(application, [flow for flow in flows if flow.packed() not in self._pins], now)
+
+    def supersede(self, handover: Handover, now: float) -> None:
+        """A newer order takes its place."""
+        self.end(handover, HandoverInput.SUPERSEDED, "a newer handover took its place", now)
+
+    def end(self, handover: Handover, input: HandoverInput, reason: str, now: float) -> None:
+        """It has failed."""
+        handover.fail(input, reason)
+        self._finish(handover, now, is_superseded=input is HandoverInput.SUPERSEDED)
+
+    # --- what the anchor says ---
+
+    def confirm(self, request: FlowRequest, now: float) -> None:
+        """The anchor has moved a request's flows."""
+        if request.handover.is_running:
+            request.handover.confirm(request, now)
+            self.advance(request.handover, now)
+
+    def refuse(self, request: FlowRequest, reason: str, now: float) -> None:
+        """The anchor has refused to."""
+        if request.handover.is_running:
+            request.handover.refuse(request, reason, now)
+            self.advance(request.handover, now)
+
+    def give_up(self, request: FlowRequest, now: float) -> None:
+        """The anchor has not answered."""
+        if request.handover.is_running:
+            request.handover.give_up(request)
+            self.advance(request.handover, now)
+
+    # --- what becomes of the networks ---
+
+    def watch(self, handover: Handover, now: float) -> None:
+        """What the states of its networks mean to a running handover."""
+        target, source = self._tunnels[handover.target], handover.order.source
+        if not target.is_usable:
+            self.end(
+                handover,
+                HandoverInput.TARGET_LOST,
+                f"network {handover.target} became {target.state.value}",
+                now,
+            )
+        elif handover.phase is HandoverPhase.ASKING and source and not self._tunnels[source].is_usable:
+            handover.lose_source()
+            self.advance(handover, now)
+
+    def unpin_dead(self, now: float) -> list[FlowEntry]:
+        """Flows that had a network of their own and lost it, or must not be there any more."""
+        stranded = []
+        for key, network in list(self._pins.items()):
+            entry = self._paft.flows.get(key)
+            if entry is None:
+                del self._pins[key]
+            elif not self._tunnels[network].is_usable or self._is_barred(entry, network, now):
+                del self._pins[key]
+                self._paft.unpin(key)
+                stranded.append(entry)
+        return stranded
+
+    def _is_barred(self, entry: FlowEntry, network: NetworkName, now: float) -> bool:
+        owner = self.application_of(entry)
+        return owner is not None and self._advisor.bar(owner.name, network, now) is not None
+
+    # --- what it cost ---
+
+    def count(self, now: float) -> None:
+        """Compare with the anchor what handovers that are done have cost."""
+        self.tallies.handle_timeout({name: tunnel.is_usable for name, tunnel in self._tunnels.items()}, now)
+        self.commands += self.tallies.counted
+        self.tallies.counted.clear()
+
+    def _open_tally(self, handover: Handover, entries: Sequence[FlowEntry], now: float) -> None:
+        source, target = handover.order.source, self._tunnels[handover.target]
+        old = self._tunnels[source] if source is not None else None
+        if old is None or not entries:
+            return
+        carrier = old.network if old.is_usable and handover.mode is Mode.MAKE_BEFORE_BREAK else None
+        handover.tally = self.tallies.begin(
+            entries, old.tunnel, target.network, target.tunnel, now, by=carrier
+        )
+
+    # --- inside ---
+
+    def advance(self, handover: Handover, now: float) -> None:
+        """Do what a handover's phase asks for, until it waits or is over."""
+        self._take_requests(handover)
+        if handover.phase is HandoverPhase.CONFIRMING and not handover.has_steered:
+            self._advisor.count(now)
+            handover.steered = now
+            if not self._steer(handover):
+                return self.end(handover, HandoverInput.TARGET_LOST, "the flow has ended", now)
+            self._take_requests(handover)
+            if handover.order.flow is None:
+                self._advisor_placed(handover, now)
+        if not handover.is_running:
+            self._finish(handover, now)
+        return None
+
+    def _advisor_placed(self, handover: Handover, now: float) -> None:
+        name = handover.order.application
+        if self._advisor.guides(name):
+            self._advisor.tell(Placed(name, handover.target), now)
+
+    def _take_requests(self, handover: Handover) -> None:
+        self.requests += handover.take_requests(self._filter_of(handover), self._room(handover.target))
+
+    def _filter_of(self, handover: Handover) -> Callable[[FlowBytes], bool]:
+        if handover.order.flow is not None:
+            return lambda key: key in self._paft.flows
+        id = self._applications[handover.order.application].id
+        return lambda key: (
+            self._is_newcomers(key)
+            or (
+                (entry := self._paft.flows.get(key)) is not None
+                and entry.application_id == id
+                and key not in self._pins
+                and key not in self.moving
+            )
+        )
+
+    def _steer(self, handover: Handover) -> bool:
+        handover.has_steered = True
+        order = handover.order
+        tunnel = self._tunnel(order.target)
+        if order.flow is not None:
+            if order.flow.packed() not in self._paft.flows:
+                return False
+            self.pin(order.flow.packed(), order.target)
+            return True
+        application = self._applications[order.application]
+        self._paft.steer(application.id, tunnel.id)
+        application.network = order.target
+        application.lost = None
+        if order.token is not None:
+            self.prefer(application, order.target)
+        # Flows that began while the anchor was asked follow, and the anchor shall know of them too.
+        handover.add(self.keys_of(application))
+        return True
+
+    def prefer(self, application: Application, target: NetworkName) -> None:
+        """A person moved it. A policy is not changed by that: a lock keeps it there."""
+        if not self._advisor.guides(application.name):
+            application.policy = preferring(target, application.policy)
+
+    def _finish(self, handover: Handover, now: float, *, is_superseded: bool = False) -> None:
+        order = handover.order
+        self.cancelled += handover.asked
+        self.requests = [request for request in self.requests if request.handover is not handover]
+        application = self._applications[order.application]
+        if order.flow is not None:
+            self.moving.pop(order.flow.packed(), None)
+        elif application.handover is handover:
+            application.handover = None
+        if not order.is_repair:
+            self.commands += outcome_of(handover)
+            if handover.phase is HandoverPhase.DONE and handover.tally is not None:
+                self.tallies.finish(handover.tally, now)
+        if handover.phase is HandoverPhase.FAILED and not handover.has_steered:
+            # The anchor may have moved some flows already: put them back to where our packets leave.
+            application.patience_until = now + max(RETURN_PATIENCE, self._return_after)
+            self._take_back(handover.touched, now)
+            is_application = order.flow is None and not order.is_repair
+            if is_application and not is_superseded and self._advisor.guides(order.application):
+                self._advisor.tell(MoveFailed(order.application, order.target), now)
+
+    def _take_back(self, keys: Iterable[FlowBytes], now: float) -> None:
+        """The anchor may have moved these flows: tell it where our packets leave, flow by flow as it is now."""
+        stayed: dict[ApplicationName, list[FlowKey]] = {}
+        for key in keys:
+            if self._is_newcomers(key) and self.newcomers is not None:
+                stayed.setdefault(DEFAULT_APPLICATION, []).append(self.newcomers)
+                continue
+            entry = self._paft.flows.get(key)
+            if entry is None or key in self.moving or (owner := self.application_of(entry)) is None:
+                continue
+            if (network := self._pins.get(key)) is None:
+                stayed.setdefault(owner.name, []).append(entry.flow)
+            elif self._tunnels[network].is_usable:
+                order = Order(owner.name, None, network, "repair", flow=entry.flow, is_repair=True)
+                self.start_flow(order, entry.flow, now)
+        for name, flows in stayed.items():
+            self.repair(self._applications[name], flows, now)
+
+    # --- looking ---
+
+    def is_asked_about(self, key: FlowBytes) -> bool:
+        """Whether the anchor may have moved a flow by a request that is not answered for good yet."""
+        running = (application.handover for application in self._applications.values())
+        return key in self.moving or any(handover and key in handover.known for handover in running)
+
+    def keys_of(self, application: Application) -> list[FlowKey]:
+        """What the anchor is told of when the application moves."""
+        flows = [entry.flow for entry in self._flows_of(application)]
+        if application.id == DEFAULT_APPLICATION_ID and self.newcomers is not None:
+            flows.append(self.newcomers)
+        return flows
+
+    def application_of(self, entry: FlowEntry) -> Application | None:
+        """Whose flow it is."""
+        ids = (
+            application
+            for application in self._applications.values()
+            if application.id == entry.application_id
+        )
+        return next(ids, None)
+
+    def pin(self, key: FlowBytes, network: NetworkName) -> None:
+        """Give a flow a network of its own."""
+        self._paft.pin(key, self._tunnel(network).id)
+        self._pins[key] = network
+
+    def _flows_of(self, application: Application) -> list[FlowEntry]:
+        """Those that go with the application: neither pinned nor on a way of their own."""
+        return [
+            entry
+            for entry in self._paft.flows_of(application.id)
+            if entry.key not in self._pins and entry.key not in self.moving
+        ]
+
+    def _is_newcomers(self, key: FlowBytes) -> bool:
+        return self.newcomers is not None and key == self.newcomers.packed()
+
+    def _tunnel(self, network: NetworkName) -> Tunnel:
+        tunnel = self._tunnels[network].tunnel
+        assert tunnel is not None, f"network {network} is usable without a tunnel"
+        return tunnel

@@ -1,0 +1,235 @@
+"""What a handover cost its flows: both ends' counts compared, before it where the old path still works, and after.
+
+Without sequence numbers: the question for the anchor's counts travels behind the packets that we counted, its answer
+behind those that the anchor counted. Knows neither SIP nor PAFT's tunnels' formats.
+
+    begun --(old path works: asked by it)--> ... handover done --SETTLE--> asked by the new path --> Counted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from upmt_nf.datapath.arrivals import Arrivals
+from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.model.flow import FlowBytes, FlowKey
+from upmt_nf.model.identity import NetworkName
+from upmt_nf.signaling.messages import MOST_COUNTED, FlowCount
+
+SETTLE = 1.0
+"""Seconds after a handover until all that was on its way has come."""
+PATIENCE = 8.0
+"""Seconds after which no answer comes any more."""
+EXACT_WITHIN = 0.05
+"""A question that was answered later (seconds, beyond the round trip) may have been resent: packets went between."""
+TRIES = 3
+MOST_OPEN = 64
+"""Handovers that wait for their counts at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """One direction, in packets. More arrived than were sent: `duplicated`."""
+
+    sent: int
+    lost: int
+    duplicated: int
+    late: int
+    gap_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Of handover `number`: `up` is from the host; counted from `seconds` before the count. Or why it is not known."""
+
+    number: int
+    flows: int = 0
+    seconds: float = 0.0
+    up: Course | None = None
+    down: Course | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Both ends of one flow at one moment of the stream."""
+
+    at: float
+    out: int
+    come: int
+    anchor: FlowCount
+
+
+@dataclass(eq=False, slots=True)
+class CountRequest:
+    """Ask the anchor by a network what it has of some flows."""
+
+    tally: Tally
+    network: NetworkName
+    flows: tuple[FlowKey, ...]
+    is_last: bool
+    paft: Paft
+    asked_at: float = 0.0
+    out: tuple[int, ...] = ()
+    """What we had sent of each when the question left."""
+
+    def leave(self, now: float) -> None:
+        """The question leaves now, for the first time or anew."""
+        entries = [self.paft.flows.get(flow.packed()) for flow in self.flows]
+        self.asked_at = now
+        self.out = tuple(entry.packets_out if entry is not None else 0 for entry in entries)
+
+
+@dataclass(eq=False, slots=True)
+class Tally:
+    """One handover's account."""
+
+    number: int
+    target: NetworkName
+    flows: tuple[FlowKey, ...]
+    before: dict[FlowBytes, _Sample] = field(default_factory=dict)
+    count_at: float | None = None
+    give_up_at: float | None = None
+    tries: int = 0
+
+
+class Tallies:
+    """The accounts of the handovers of this host. `requests` and `counted` are taken by the owner."""
+
+    def __init__(self, paft: Paft) -> None:
+        self.requests: list[CountRequest] = []
+        self.counted: list[Counted] = []
+        self._paft = paft
+        self._open: list[Tally] = []
+        self._known: dict[FlowBytes, _Sample] = {}
+        self._numbers = 0
+        self._since = 0.0
+        """What began earlier is not known to the anchor from its beginning."""
+
+    def begin(
+        self,
+        entries: Iterable[FlowEntry],
+        source: Tunnel | None,
+        target: NetworkName,
+        target_tunnel: Tunnel | None,
+        now: float,
+        *,
+        by: NetworkName | None,
+    ) -> Tally:
+        """A handover begins; `by`: the network that carries these flows yet, if any does."""
+        if self._paft.mirror is not None:
+            entries = ()
+        busiest = sorted(entries, key=lambda entry: -(entry.packets_in + entry.packets_out))[:MOST_COUNTED]
+        self._numbers += 1
+        tally = Tally(self._numbers, target, tuple(entry.flow for entry in busiest))
+        for entry in busiest:
+            entry.arrivals = Arrivals(target_tunnel, now if source is None else source.heard)
+            known = self._known.get(entry.key)
+            if known is not None and known.out <= entry.packets_out and known.come <= entry.packets_in:
+                tally.before[entry.key] = known
+        if by is not None and tally.flows:
+            self.requests.append(CountRequest(tally, by, tally.flows, False, self._paft))
+        return tally
+
+    def finish(self, tally: Tally, now: float) -> None:
+        """The handover is done: count when all has come."""
+        if len(self._open) >= MOST_OPEN:
+            self._close(Counted(self._open[0].number, reason="too many handovers at once"), self._open[0])
+        self._open.append(tally)
+        tally.count_at, tally.give_up_at = now + SETTLE, now + SETTLE + PATIENCE
+
+    def start_over(self, now: float) -> None:
+        """Another association: the anchor counts from the beginning."""
+        self._known.clear()
+        self._since = now
+        for tally in list(self._open):
+            self._close(Counted(tally.number, reason="the association ended"), tally)
+
+    def answer(
+        self, request: CountRequest, counts: tuple[FlowCount | None, ...], round_trip: float, now: float
+    ) -> None:
+        """The anchor's counts; `round_trip` (seconds) of the path by which it was asked."""
+        samples: dict[FlowBytes, _Sample] = {}
+        if now - request.asked_at <= round_trip * 2 + EXACT_WITHIN:
+            for flow, out, count in zip(request.flows, request.out, counts, strict=False):
+                entry = self._paft.flows.get(flow.packed())
+                if count is not None and entry is not None:
+                    samples[entry.key] = _Sample(now, out, entry.packets_in, count)
+        if not request.is_last:
+            request.tally.before.update(samples)
+            return
+        tally = request.tally
+        if tally not in self._open:
+            return
+        if not counts:
+            self._close(Counted(tally.number, reason="the anchor told no counts"), tally)
+            return
+        if not samples and any(count is not None for count in counts) and tally.tries < TRIES:
+            tally.count_at = now
+            return
+        self._close(self._account(tally, samples, now), tally)
+        self._known.update(samples)
+        if len(self._known) > 4 * MOST_COUNTED + 2 * len(self._paft.flows):
+            self._known = {key: known for key, known in self._known.items() if key in self._paft.flows}
+
+    def next_timeout(self) -> float | None:
+        """When `handle_timeout` has something to do."""
+        times = [at for tally in self._open for at in (tally.count_at, tally.give_up_at) if at is not None]
+        return min(times, default=None)
+
+    def handle_timeout(self, is_usable: Mapping[NetworkName, bool], now: float) -> None:
+        """Ask for what is due; give up what is not answered."""
+        for tally in list(self._open):
+            if not tally.flows:
+                # What forwards past us brings its counts a moment late, which would look like loss.
+                self._close(Counted(tally.number, reason="the fast datapath's counts come late"), tally)
+            elif not is_usable.get(tally.target) or (
+                tally.give_up_at is not None and now >= tally.give_up_at
+            ):
+                self._close(Counted(tally.number, reason="its network went before it was counted"), tally)
+            elif tally.count_at is not None and now >= tally.count_at:
+                tally.count_at = None
+                tally.tries += 1
+                self.requests.append(CountRequest(tally, tally.target, tally.flows, True, self._paft))
+
+    def _close(self, counted: Counted, tally: Tally) -> None:
+        self._open.remove(tally)
+        self.counted.append(counted)
+
+    def _account(self, tally: Tally, samples: dict[FlowBytes, _Sample], now: float) -> Counted:
+        if not samples:
+            return Counted(tally.number, reason="no flow could be counted at both ends")
+        up: list[tuple[int, int]] = []
+        down: list[tuple[int, int]] = []
+        late_down, gap_down, since = 0, 0.0, now
+        for key, after in samples.items():
+            entry, before = self._paft.flows[key], tally.before.get(key)
+            if before is None and entry.created < self._since:
+                continue
+            begun = _Sample(entry.created, 0, 0, FlowCount(0, 0)) if before is None else before
+            since = min(since, begun.at)
+            up.append((after.out - begun.out, after.anchor.received - begun.anchor.received))
+            down.append((after.anchor.sent - begun.anchor.sent, after.come - begun.come))
+            if entry.arrivals is not None:
+                late_down += entry.arrivals.late
+                gap_down = max(gap_down, entry.arrivals.gap)
+                entry.arrivals = None
+        if not up:
+            return Counted(tally.number, reason="the flows are older than the association")
+        anchor = [sample.anchor for sample in samples.values()]
+        return Counted(
+            tally.number,
+            len(up),
+            now - since,
+            _course(up, sum(count.late for count in anchor), max(count.gap_ms for count in anchor)),
+            _course(down, late_down, round(1000 * gap_down)),
+        )
+
+
+def _course(flows: list[tuple[int, int]], late: int, gap_ms: int) -> Course:
+    """Of (sent, come) a flow."""
+    lost = sum(max(0, sent - come) for sent, come in flows)
+    return Course(
+        sum(sent for sent, _ in flows), lost, sum(max(0, come - sent) for sent, come in flows), late, gap_ms
+    )
