@@ -13,8 +13,10 @@ from mobility_terminal import ANCHOR
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.packet import build_udp
 from upmt_nf.datapath.reach import Reach
+from upmt_nf.mobility.anchor_events import SipDatagramReceived
 from upmt_nf.mobility.answer_size import LONGEST
 from upmt_nf.mobility.events import TimeoutReached
+from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.flow import Endpoint, FlowKey
 from upmt_nf.model.identity import TunnelId
 from upmt_nf.signaling.message_writing import encode
@@ -320,6 +322,17 @@ def test_no_host_has_its_traffic_sent_to_an_end_that_does_not_hear_it() -> None:
         assert STRANGER not in {tunnel.remote for tunnel in site.paft.tunnels.values()}
     assert site.anchor.counters["challenged_there"] == before + 3
     assert host.set_up(STRANGER) in site.paft.tunnels, "who hears the challenge may have a tunnel there"
+
+
+def test_a_host_sets_up_a_tunnel_from_a_new_address_in_the_middle_of_a_flood() -> None:
+    """The answer to the challenge there is no stranger's: found when 1 of 5 movers gave up after 6 s of a flood."""
+    site, host, _, _ = with_tunnels(rates=SourceRates(strangers=50, source=1000))
+    body = TunnelSetupRequest(host.token, ip_address(host.address), "net9")
+    flood = [Endpoint(ip_address(f"192.0.2.{number}"), 5060) for number in range(1, 101)]
+    for source in flood:
+        site.take(SipDatagramReceived(source, b"OPTIONS sip:a SIP/2.0\r\n\r\n"))
+    assert site.anchor.counters["strangers_over_limit"] >= 50
+    assert isinstance(host.ask(body, STRANGER), TunnelSetupResponse)
 
 
 def test_another_port_of_a_proven_address_needs_no_further_challenge() -> None:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from upmt_nf.cli.reading import Json
-from upmt_nf.cli.reading_config import mobile_host_config
 from upmt_nf.cli.tables import console, data_size, print_json, print_table
-from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.model.errors import ConfigError, UpmtError, UsageError
 from upmt_nf.model.names import CONFIG_DIRECTORY
-from upmt_nf.policy.drawing import svg
-from upmt_nf.policy.policy import Policy
-from upmt_nf.policy.quality import shown_value
-from upmt_nf.policy.replay import replay as run_replay
-from upmt_nf.policy.report import report_json
-from upmt_nf.policy.trace import read_trace
+
+if TYPE_CHECKING:
+    # What reads configurations takes 0.1 s to import: only the commands that need it wait for it.
+    from upmt_nf.config.mobile_host import MobileHostConfig
+    from upmt_nf.policy.policy import Policy
 
 policy_app = typer.Typer(
     help="Policies: check them, look at them, try them on a trace.", no_args_is_help=True
@@ -35,6 +32,8 @@ def check(
     json: Json = False,
 ) -> None:
     """Check the policies of a configuration without running it; every wrong line is named."""
+    from upmt_nf.cli.reading_config import mobile_host_config
+
     config = mobile_host_config(file)
     rows = [_policy_row(name, policy) for name, policy in _used(config).items()]
     if json:
@@ -51,6 +50,8 @@ def show(
     json: Json = False,
 ) -> None:
     """The policies that applications may name: profiles, kinds, and those of the configuration."""
+    from upmt_nf.cli.reading_config import mobile_host_config
+
     policies = mobile_host_config(config).book().policies
     if name is not None and name not in policies:
         raise UsageError(f"there is no policy {name!r}; there are {', '.join(policies)}")
@@ -68,6 +69,12 @@ def replay(
     json: Json = False,
 ) -> None:
     """Run a trace against the policies with a pretend clock, and say what would have happened."""
+    from upmt_nf.cli.reading_config import mobile_host_config
+    from upmt_nf.policy.drawing import svg
+    from upmt_nf.policy.replay import replay as run_replay
+    from upmt_nf.policy.report import report_json
+    from upmt_nf.policy.trace import read_trace
+
     host = mobile_host_config(config)
     policies = host.policies()
     if not policies:
@@ -96,6 +103,8 @@ def _used(config: MobileHostConfig) -> dict[str, Policy]:
 
 
 def _policy_row(name: str, policy: Policy) -> dict[str, Any]:
+    from upmt_nf.policy.quality import shown_value
+
     def limits(thresholds: Any) -> dict[str, str]:
         return {key.value: shown_value(key, limit) for key, limit in thresholds.given().items()}
 

@@ -27,6 +27,7 @@ _NETLINK_HEADER = struct.Struct("=IHHII")
 _EVENT = struct.Struct("=IIQ")
 _IDS = struct.Struct("=IIII")
 _START = _NETLINK_HEADER.size + _MESSAGE.size
+_HERE = "/proc/thread-self/ns/net"
 _FIRST_NAMESPACE = 0xEFFFFFF9
 """Its inode since kernel 6.17, which saves trying."""
 _MOST_TRIED = 32
@@ -155,7 +156,10 @@ def _namespaces() -> list[str]:
 
 
 def _socket_in(path: str) -> socket.socket:
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if os.stat(path).st_ino == os.stat(_HERE).st_ino:
+        # No namespace is entered: that takes CAP_SYS_ADMIN, which a daemon of systemd's does not have.
+        return _new_socket()
+    home = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -164,9 +168,7 @@ def _socket_in(path: str) -> socket.socket:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
             try:
-                return socket.socket(
-                    socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_CONNECTOR
-                )
+                return _new_socket()
             finally:
                 if libc.setns(home, _CLONE_NEWNET) != 0:
                     # To go on in the wrong namespace would change somebody else's rules.
@@ -175,3 +177,7 @@ def _socket_in(path: str) -> socket.socket:
             os.close(there)
     finally:
         os.close(home)
+
+
+def _new_socket() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _NETLINK_CONNECTOR)

@@ -336,9 +336,13 @@ class Anchor:
         lease = self._leases.by_address.get(inner.address) if inner is not None else None
         if lease is not None and ticket is not None and ticket.identity != lease.identity:
             return self._no(request, 403, "that is another host's virtual address")
-        is_here = ticket is None or ticket.is_here
-        if inner is not None and not is_here and self._may_set_up(body, path.remote, inner):
-            return self._ask_there(request, path.remote, now)
+        if (
+            inner is not None
+            and ticket is not None
+            and not ticket.is_here
+            and self._may_set_up(body, path.remote, inner)
+        ):
+            return self._ask_there(request, ticket, path.remote, now)
         if isinstance(body, AuthorsBody):
             answers = self._authors.answer(body, path.remote, inner, ticket, now)
             return self._yes(request, write_answers(body, answers), CONTENT_TYPE)
@@ -358,11 +362,11 @@ class Anchor:
             return False
         return all(tunnel.remote.address != remote.address for tunnel in self._tunnels.of(inner.address))
 
-    def _ask_there(self, request: Request, remote: Endpoint, now: float) -> Response:
+    def _ask_there(self, request: Request, ticket: Ticket, remote: Endpoint, now: float) -> Response:
         """Whoever proves this nonce gets what is sent there: no host has its traffic sent to another end."""
         assert self._guard is not None
         self._counters.add("challenged_there")
-        asked = self._guard.challenge(now, remote.address.packed, is_stale=True)
+        asked = self._guard.challenge_there(ticket, now, remote.address.packed)
         return self._no(request, asked.status, asked.reason, asked.headers)
 
     def _set_up(

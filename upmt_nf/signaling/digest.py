@@ -187,7 +187,19 @@ class DigestServer:
 
     def challenge(self, now: float, place: bytes = b"", *, is_stale: bool = False) -> Unproven:
         """401 with a fresh nonce, one challenge an algorithm. `place`: the packed address that it goes to."""
-        nonce, end = self._nonce(now, place), ",stale=true" if is_stale else ""
+        return self._ask(self._nonce(now, place), is_stale=is_stale)
+
+    def challenge_there(self, ticket: Ticket, now: float, place: bytes) -> Unproven:
+        """401 for one who has proven itself, but not that it hears at `place`.
+
+        The nonce is known as this identity's before it is used, so that no flood of strangers keeps its answer out.
+        """
+        nonce = self._nonce(now, place)
+        self._remember(ticket.identity, nonce)
+        return self._ask(nonce, is_stale=True)
+
+    def _ask(self, nonce: str, *, is_stale: bool) -> Unproven:
+        end = ",stale=true" if is_stale else ""
         asked = f'Digest realm="{self._realm}",qop="auth-int,auth"'
         headers = tuple(
             ("WWW-Authenticate", f'{asked},algorithm={name},nonce="{nonce}"{end}') for name in self._hash_of
@@ -276,9 +288,12 @@ class DigestServer:
         if newest is not None and now - newest.made_at <= NONCE_LIFETIME / 4:
             return self._text(newest.nonce, place)
         nonce = self._nonce(now, place)
-        head = _head_of(nonce)
-        uses.of(head, _seconds_in(head), self._max_nonces)
+        self._remember(identity, nonce)
         return nonce
+
+    def _remember(self, identity: str, nonce: str) -> None:
+        head = _head_of(nonce)
+        self._uses.setdefault(identity, _Uses()).of(head, _seconds_in(head), self._max_nonces)
 
     def _nonce(self, now: float, place: bytes) -> str:
         # Six random bytes a millisecond are enough.
