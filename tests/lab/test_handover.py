@@ -96,7 +96,7 @@ def test_a_carrier_cut_is_left_within_a_round_trip_and_fifty_milliseconds(lab: L
     assert result.longest_gap_ms <= round_trip_ms + 50 + 5 + 15
 
 
-def test_a_black_hole_is_left_within_three_keepalives(lab: Lab, tmp_path: Path) -> None:
+def test_a_black_hole_is_left_for_its_silence_and_not_only_after_keepalives(lab: Lab, tmp_path: Path) -> None:
     lab.ask("assign", "--app", "sinking", "--to", "net1,any")
     log = tmp_path / "stream.log"
     stream = start_stream(lab, "sinking", log, rate=100, seconds=8)
@@ -105,6 +105,7 @@ def test_a_black_hole_is_left_within_three_keepalives(lab: Lab, tmp_path: Path) 
     wait_until(lambda: lab.network_of("sinking") == "net0", "the application has moved", 4)
     assert stream.wait(timeout=30) == 0
     assert report(read_log(log), 0, 799).longest_gap_ms <= 3000
+    assert lab.ask("status")["counters"]["given_up_silent"] >= 1
 
 
 def test_a_download_survives_the_loss_of_its_network(lab: Lab, tmp_path: Path) -> None:

@@ -75,6 +75,35 @@ def test_the_loss_of_the_carrier_and_its_return_are_seen(namespace: Namespace, w
     watched.until(lambda state: state.is_running, "the carrier is back")
 
 
+def test_a_lost_carrier_is_told_without_reading_everything_and_once(
+    namespace: Namespace, watched: Watched
+) -> None:
+    watched.until(lambda state: state.is_running, "if0 runs")
+    assert watched.monitor.carriers_gone() == []
+    namespace.run("ip link set far0 down")
+    (gone,) = watched.monitor.carriers_gone()
+    assert (gone.interface, gone.is_running) == ("if0", False)
+    assert gone.addresses == (ip_interface("192.168.100.25/24"),)
+    assert watched.monitor.carriers_gone() == watched.monitor.carriers_lost() == []
+    namespace.run("ip link set far0 up")
+    watched.until(lambda state: state.is_running, "the carrier is back")
+
+
+def test_an_interface_that_is_set_down_is_told_by_the_message_itself(
+    namespace: Namespace, watched: Watched
+) -> None:
+    watched.until(lambda state: state.is_running, "if0 runs")
+    namespace.run("ip link set if0 down")
+    told: list[InterfaceState] = []
+
+    def is_told() -> bool:
+        told.extend(watched.monitor.carriers_lost())
+        return bool(told)
+
+    eventually(is_told, "if0 is down")
+    assert [state.interface for state in told] == ["if0"]
+
+
 def test_an_interface_that_is_set_down_does_not_run(namespace: Namespace, watched: Watched) -> None:
     watched.until(lambda state: state.is_running, "if0 runs")
     namespace.run("ip link set if0 down")

@@ -5,6 +5,7 @@ mobile_host      the mobile host: composes all below; host_events in, host_comma
 association      the lease of the virtual address, as the host sees it
 host_tunnel      one access network's tunnel: set up, probed, suspected, given up
 tunnel_states    what a tunnel can be, as a table
+silence, glances  tunnels in use that go quiet
 tunnel_setups    setup requests, their answers, open tunnels
 placement        which application is on which network, and what moves it
 running_handovers  what the placement has begun: asks the anchor, writes PAFT
