@@ -118,6 +118,16 @@ def test_two_thousand_flows_move_in_one_handover_in_several_messages() -> None:
     assert all(named.count(f'"{flow.source_port}"'.encode()) <= 1 for flow in flows[:50])
 
 
+def test_ten_thousand_flows_move_before_the_anchor_has_heard_enough_of_one_host() -> None:
+    """With proofs and all limits; it took 7 s and nearly failed while a host had a burst of 500 datagrams."""
+    world = World(is_guarded=True)
+    with_flows(world, 10_000)
+    receipt = world.host.receipt(world.host.hand_over(DEFAULT_APPLICATION, NET1))
+    assert receipt.flows == 10_000
+    assert "host_over_limit" not in world.anchor.counters
+    world.assert_agreement()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_many_flows_move_on_bad_networks_too(seed: int) -> None:
     world = World(seed)

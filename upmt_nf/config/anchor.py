@@ -96,7 +96,7 @@ class AnchorSection(Section):
     """Datagrams of signalling a second that are heard from all who have no association together."""
     source_rate: Rate = 20.0
     """The same from one address (/32, /64); five times as many from one network (/24, /48)."""
-    host_rate: Rate = 100.0
+    host_rate: Rate = 400.0
     """Datagrams of signalling a second that are heard from one association."""
     max_associations: Annotated[int, Field(ge=1)] = 65536
     max_flows: Annotated[int, Field(ge=16)] = 1_000_000

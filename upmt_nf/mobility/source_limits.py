@@ -26,7 +26,7 @@ class SourceRates:
     """Of all who have no association together; as many at once."""
     source: float = 20.0
     """Of one address without an association; three times as many at once, and five times as many a network."""
-    host: float = 100.0
+    host: float = 400.0
     """Of one association; five times as many at once."""
     flows: float = 20_000.0
     """That one association's handover requests may make the anchor look at; ten times as many at once."""
