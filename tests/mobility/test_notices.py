@@ -10,8 +10,9 @@ from mobility_terminal import ANCHOR, NET0, NET1, Link, Packet
 from mobility_world import World, associated, misbehave, network_at_anchor, settle, with_flows
 from wire_schema import body_of
 
+from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.mobility.anchor_events import LeaseRevoked
-from upmt_nf.mobility.anchor_notices import PATIENCE, REPEAT_AFTER, TRIES
+from upmt_nf.mobility.anchor_notices import LOOK_PAUSE, PATIENCE, REPEAT_AFTER, TRIES, AnchorNotices
 from upmt_nf.mobility.events import StopAsked
 from upmt_nf.model.flow import Endpoint, FlowKey
 from upmt_nf.model.identity import TerminalId
@@ -94,6 +95,27 @@ def test_a_tunnel_with_waiting_packets_that_is_not_heard_is_told_by_another_and_
     assert world.until(lambda: network_at_anchor(world, flow) == NET1, 45) < 4
     world.host.links[NET0].drops = lambda packet: False
     settle(world)
+
+
+def test_very_many_tunnels_are_looked_at_some_at_a_time_and_none_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Here one at a time; an anchor of 100,000 hosts was deaf to packets for half a second every five."""
+    monkeypatch.setattr("upmt_nf.mobility.anchor_notices.MOST_LOOKS", 1)
+    looked_at: list[float] = []
+    judge = AnchorNotices._look
+
+    def look(self: AnchorNotices, tunnel: Tunnel, now: float) -> None:
+        looked_at.append(now)
+        judge(self, tunnel, now)
+
+    monkeypatch.setattr(AnchorNotices, "_look", look)
+    world, flow = deaf_anchor()
+    hear(world, NET1)
+    keep_sending_down(world, flow, 30)
+    world.until(lambda: bool(notices(world, "tunnel-unheard")), 20)
+    assert len(looked_at) >= 4
+    assert all(later - earlier >= 0.99 * LOOK_PAUSE for earlier, later in pairwise(looked_at))
 
 
 def test_flows_alone_take_longer_to_be_told_of() -> None:

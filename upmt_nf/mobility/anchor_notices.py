@@ -45,6 +45,8 @@ ALIVE = 60.0
 """Seconds after which a host that was not heard is told nothing when its lease runs out."""
 REPEAT_AFTER = 60.0
 """Seconds until a host is told again of a tunnel that is still silent."""
+MOST_LOOKS, LOOK_PAUSE = 2000, 0.05
+"""Tunnels that are looked at in one go, some 5 ms, and seconds until the next ones: packets wait meanwhile."""
 MOST_AT_A_TIME = 256
 """Notices of silent tunnels on their way: when a whole network fails, the others follow."""
 
@@ -106,6 +108,9 @@ class AnchorNotices:
         self._unheard_after = settings.unheard_after
         self._told: dict[TransactionKey, _Told] = {}
         self._silences: dict[TunnelId, _Silence] = {}
+        self._unseen: deque[Tunnel] = deque()
+        """What is left of this round of looks, which goes on at `_look_at`."""
+        self._look_at: float | None = None
 
     @property
     def waiting(self) -> int:
@@ -146,22 +151,36 @@ class AnchorNotices:
             self.tell(lease, kind, reason, now, patience=patience / max(1, tunnels))
 
     def watch(self, now: float) -> None:
-        """Look for tunnels that have fallen silent while they have something to carry, and tell their hosts."""
+        """Begin a round of looks for tunnels that have fallen silent while they have something to carry.
+
+        Their hosts are told. Where there are many, `handle_timeout` goes on with it.
+        """
+        if self._unseen:
+            return
         known = self._paft.tunnels
         for id in [id for id in self._silences if id not in known]:
             del self._silences[id]
-        for tunnel in known.values():
-            silence = self._silences.get(tunnel.id)
-            if silence is None:
-                self._silences[tunnel.id] = _Silence(tunnel.heard, tunnel.packets_out)
-            elif silence.heard != tunnel.heard:
-                if silence.told_at is not None:
-                    silence.patience = min(MOST_PATIENCE, 2 * silence.patience)
-                silence.heard, silence.packets_out, silence.told_at = tunnel.heard, tunnel.packets_out, None
-            elif now - tunnel.heard < self._unheard_after * silence.patience:
-                continue
-            elif self.waiting < MOST_AT_A_TIME:
-                self._judge(tunnel, silence, now)
+        self._unseen.extend(known.values())
+        self._look_on(now)
+
+    def _look_on(self, now: float) -> None:
+        known = self._paft.tunnels
+        for _ in range(min(MOST_LOOKS, len(self._unseen))):
+            tunnel = self._unseen.popleft()
+            if tunnel.id in known:
+                self._look(tunnel, now)
+        self._look_at = now + LOOK_PAUSE if self._unseen else None
+
+    def _look(self, tunnel: Tunnel, now: float) -> None:
+        silence = self._silences.get(tunnel.id)
+        if silence is None:
+            self._silences[tunnel.id] = _Silence(tunnel.heard, tunnel.packets_out)
+        elif silence.heard != tunnel.heard:
+            if silence.told_at is not None:
+                silence.patience = min(MOST_PATIENCE, 2 * silence.patience)
+            silence.heard, silence.packets_out, silence.told_at = tunnel.heard, tunnel.packets_out, None
+        elif now - tunnel.heard >= self._unheard_after * silence.patience and self.waiting < MOST_AT_A_TIME:
+            self._judge(tunnel, silence, now)
 
     def _judge(self, tunnel: Tunnel, silence: _Silence, now: float) -> None:
         if silence.told_at is not None and now - silence.told_at < REPEAT_AFTER:
@@ -197,10 +216,15 @@ class AnchorNotices:
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` has something to do (seconds)."""
-        return min((told.retry_at for told in self._told.values()), default=None)
+        retry_at = min((told.retry_at for told in self._told.values()), default=None)
+        if retry_at is None or self._look_at is None:
+            return self._look_at if retry_at is None else retry_at
+        return min(retry_at, self._look_at)
 
     def handle_timeout(self, now: float) -> None:
-        """Try by the next tunnel what was not answered."""
+        """Try by the next tunnel what was not answered, and look at further tunnels."""
+        if self._look_at is not None and now >= self._look_at:
+            self._look_on(now)
         for key, told in [(key, told) for key, told in self._told.items() if now >= told.retry_at]:
             del self._told[key]
             self._endpoint.cancel(key)
