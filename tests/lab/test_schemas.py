@@ -23,7 +23,9 @@ SPEECH = "while sleep 0.1; do echo word; done | socat - UDP:86.0.0.1:7100"
 def bare(tmp_path: Path) -> Iterator[Lab]:
     lab = Lab(unique_lab_name(), tmp_path)
     try:
-        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--protection", "sealed")
+        lab.upmt(
+            "lab", "up", "--name", lab.name, "--no-daemons", "--protection", "sealed", "--datapath", "agent"
+        )
         yield lab
     finally:
         lab.end_programs()

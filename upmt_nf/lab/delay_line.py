@@ -1,4 +1,7 @@
-"""Holds every packet of NFQUEUE 0 back for a fixed time, in order: `python -m upmt_nf.lab.delay_line SECONDS`."""
+"""Holds every packet of NFQUEUE 0 back for a while, in order: `python -m upmt_nf.lab.delay_line FILE`.
+
+The second word of FILE is the delay in seconds; SIGHUP has it read again.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import socket
 import sys
 import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 from netfilterqueue import COPY_PACKET, NetfilterQueue
@@ -19,13 +23,22 @@ _HEAD = 64
 """Bytes of each packet that are copied here: a packet without any cannot be kept for later."""
 
 
-def hold(delay: float) -> None:
+def hold(file: Path) -> None:
     """Run until the process is ended."""
     waiting: deque[tuple[float, Any]] = deque()
+    delay = _read(file)
+
+    def read_again(*_: object) -> None:
+        nonlocal delay
+        delay = _read(file)
+
+    signal.signal(signal.SIGHUP, read_again)
 
     def keep(packet: Any) -> None:
         packet.retain()
-        waiting.append((time.monotonic() + delay, packet))
+        # A shorter delay makes no packet overtake another.
+        last = waiting[-1][0] if waiting else 0.0
+        waiting.append((max(last, time.monotonic() + delay), packet))
 
     queue = NetfilterQueue()
     queue.bind(_QUEUE, keep, _LENGTH, COPY_PACKET, _HEAD, 16 << 20)
@@ -41,6 +54,10 @@ def hold(delay: float) -> None:
             now = time.monotonic()
             while waiting and waiting[0][0] <= now:
                 waiting.popleft()[1].accept()
+
+
+def _read(file: Path) -> float:
+    return float(file.read_text(encoding="utf-8").split()[1])
 
 
 class _Once:
@@ -64,4 +81,4 @@ def _take(queue: Any, arrivals: socket.socket) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    hold(float(sys.argv[1]))
+    hold(Path(sys.argv[1]))

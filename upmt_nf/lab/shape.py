@@ -59,11 +59,62 @@ def _parsed(
     return value
 
 
+class DelayLine:
+    """The program that holds a network's packets back. `file`: its pid, its delay in seconds, and the other limits."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def start(self, shape: Shape) -> None:
+        """Begin to take packets from the queue. Raises KernelError."""
+        self._note("starting", shape)
+        process = subprocess.Popen(
+            (sys.executable, "-m", "upmt_nf.lab.delay_line", str(self._file)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        )
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise KernelError("the delay line did not start: the kernel may lack NFQUEUE")
+        self._note(str(process.pid), shape)
+
+    def change(self, shape: Shape) -> bool:
+        """Give a running line another delay: no packet is let past it meanwhile. False: more is to be done."""
+        try:
+            pid, _, *others = self._file.read_text(encoding="utf-8").split()
+            if shape.delay is None or others != _others(shape):
+                return False
+            number = int(pid)
+            self._note(pid, shape)
+            os.kill(number, signal.SIGHUP)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def end(self) -> None:
+        """What it holds goes on."""
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int(self._file.read_text(encoding="utf-8").split()[0]), signal.SIGTERM)
+            self._file.unlink()
+
+    def _note(self, pid: str, shape: Shape) -> None:
+        self._file.write_text(f"{pid} {shape.delay} {' '.join(_others(shape))}\n", encoding="utf-8")
+
+
+def _others(shape: Shape) -> list[str]:
+    return [str(shape.loss), str(shape.rate)]
+
+
 def apply_shape(lab: str, network: AccessNetwork, shape: Shape, state: Path) -> str:
     """Shape a network, in place of what was before; gives how it is done. `state` holds the delay line's pid."""
-    number_file = state / f"delay-{network.name}.pid"
+    line = DelayLine(state / f"delay-{network.name}")
     with namespaces.entered(lab, network.gateway):
-        _clear(number_file)
+        if line.change(shape):
+            return "delay line"
+        _clear(line)
         if shape == Shape():
             return "nothing"
         if _apply_netem(shape):
@@ -80,7 +131,7 @@ def apply_shape(lab: str, network: AccessNetwork, shape: Shape, state: Path) -> 
             _append("-m", "statistic", "--mode", "random", "--probability", f"{shape.loss:.6f}", "-j", "DROP")
             parts.append("statistic")
         if shape.delay:
-            _start_delay_line(shape.delay, number_file)
+            line.start(shape)
             _append("-j", "NFQUEUE", "--queue-num", "0")
             parts.append("delay line")
         return ", ".join(parts) or "nothing"
@@ -103,16 +154,14 @@ def _apply_netem(shape: Shape) -> bool:
     return True
 
 
-def _clear(number_file: Path) -> None:
+def _clear(line: DelayLine) -> None:
     for side in _SIDES:
         with contextlib.suppress(KernelError):
             namespaces.run("tc", "qdisc", "del", "dev", side, "root")
     for words in (("-D", "FORWARD", "-j", _CHAIN), ("-F", _CHAIN), ("-X", _CHAIN)):
         with contextlib.suppress(KernelError):
             namespaces.run("iptables-legacy", "-w", "-t", "mangle", *words)
-    with contextlib.suppress(OSError, ValueError):
-        os.kill(int(number_file.read_text()), signal.SIGTERM)
-        number_file.unlink()
+    line.end()
 
 
 def _make_chain() -> None:
@@ -122,18 +171,3 @@ def _make_chain() -> None:
 
 def _append(*words: str) -> None:
     namespaces.run("iptables-legacy", "-w", "-t", "mangle", "-A", _CHAIN, *words)
-
-
-def _start_delay_line(delay: float, number_file: Path) -> None:
-    process = subprocess.Popen(
-        (sys.executable, "-m", "upmt_nf.lab.delay_line", str(delay)),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        text=True,
-    )
-    assert process.stdout is not None
-    if process.stdout.readline().strip() != "ready":
-        raise KernelError("the delay line did not start: the kernel may lack NFQUEUE")
-    number_file.write_text(f"{process.pid}\n")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-SHORTEST, LONGEST = 0.02, 0.08
+SHORTEST, LONGEST = 0.02, 0.12
 """Q, seconds: eight of the usual pauses between two packets, within these bounds."""
 PAUSES = 8
 AT_RISK = 0.25
