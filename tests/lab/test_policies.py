@@ -92,6 +92,10 @@ def test_the_authors_procedure_moves_the_call_once_each_way_and_bulk_never(
     lab, log = world.lab, tmp_path / "call.log"
     lab.start("ch", *STREAM, "echo", "5004", str(log.with_suffix(".echo")))
     lab.await_listener("ch", 5004)
+    # The procedure begins with 100 ms. From nothing to 100 ms each way at once would be a silence of 200 ms, and a
+    # path that a call is on and that says nothing for so long is left (`mobility/silence.py`).
+    world.shape("net0", "100ms")
+    time.sleep(5)
     stream = lab.start(
         "mh", *UPMT, "run", "--app", "call", "--",
         *STREAM, "send", "86.0.0.1", "5004", "50", "100", str(log),
