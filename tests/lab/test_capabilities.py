@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from capabilities import as_unit
 from host_state import assert_as_before, state_of
 from lab_driver import UPMT, Lab, unique_lab_name, wait_until
 
 pytestmark = pytest.mark.lab
 
-UNITS = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
 NATIVE = """
 [[application]]
 name = "left"
 policy = "native"
 """
-
-
-def as_unit(role: str) -> tuple[str, ...]:
-    """What limits a program as the unit of a role does."""
-    text = (UNITS / f"upmt-{role}.service").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^CapabilityBoundingSet=(.*)$", text, re.MULTILINE)
-    kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in line.split())
-    return ("setpriv", f"--bounding-set=-all,{kept}", "--no-new-privs")
 
 
 @pytest.fixture

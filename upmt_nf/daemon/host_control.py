@@ -217,14 +217,15 @@ class HostControl:
         choice: str | None,
     ) -> None:
         applications = self._daemon.applications
-        known = applications.by_name.get(ApplicationName(name or conditions_said(match)))
+        called = name or conditions_said(match)
+        known = applications.by_name.get(ApplicationName(called))
         if known is not None and policy is not None:
             choice = choice or known.on_no_network
         rules = [rule_of(DEFAULT_APPLICATION_ID, match)] if match else []
         if known is not None:
             own = (rule for rule in applications.rules if rule.application == known.id)
             rules += [rule for rule in own if rule not in applications.started]
-        self._daemon.declarations.check_guard(name or conditions_said(match), policy, choice, rules)
+        self._daemon.declarations.check_guard(called, policy, choice, rules)
 
     async def handover(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
         """Move an application or one flow to a network; gives the receipt."""

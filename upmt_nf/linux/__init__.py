@@ -1,5 +1,6 @@
 """The hands: one kernel facility a file. What is changed is written to the journal first.
 
+netlink             messages and attributes in what the kernel says
 netns               which network namespace this is, and where its state lives
 journal             what was changed and how it was before
 cleanup             puts everything back

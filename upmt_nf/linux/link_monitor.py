@@ -17,6 +17,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from upmt_nf.linux import netlink
 from upmt_nf.linux.off_loop import off_loop
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.names import MAX_NETWORKS, TABLE_VIRTUAL
@@ -27,8 +28,6 @@ _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
 _IFF_UP, _IFF_RUNNING, _IFF_LOWER_UP = 0x1, 0x40, 0x10000
 _RUNNING = _IFF_UP | _IFF_RUNNING | _IFF_LOWER_UP
-_MESSAGE = struct.Struct("=IH10x")
-"""struct nlmsghdr: length, type."""
 _LINK = struct.Struct("=4xiI4x")
 """struct ifinfomsg: index, flags."""
 _NEW_LINK, _DELETE_LINK = 16, 17
@@ -122,17 +121,15 @@ class LinkMonitor:
         return bool(struct.unpack("=II", answer)[1])
 
     def _without_carrier(self, messages: bytes) -> Iterator[InterfaceState]:
-        at = 0
-        while at + _MESSAGE.size <= len(messages):
-            length, kind = _MESSAGE.unpack_from(messages, at)
-            if kind in (_NEW_LINK, _DELETE_LINK) and length >= _MESSAGE.size + _LINK.size:
-                index, flags = _LINK.unpack_from(messages, at + _MESSAGE.size)
-                is_running = kind == _NEW_LINK and flags & _RUNNING == _RUNNING
-                for name, state in self._states.items():
-                    if state is not None and state.index == index and state.is_running and not is_running:
-                        self._states[name] = state = replace(state, is_running=False)
-                        yield state
-            at += max(length + 3 & ~3, _MESSAGE.size)
+        for kind, body in netlink.messages(messages):
+            if kind not in (_NEW_LINK, _DELETE_LINK) or len(body) < _LINK.size:
+                continue
+            index, flags = _LINK.unpack_from(body)
+            is_running = kind == _NEW_LINK and flags & _RUNNING == _RUNNING
+            for name, state in self._states.items():
+                if state is not None and state.index == index and state.is_running and not is_running:
+                    self._states[name] = state = replace(state, is_running=False)
+                    yield state
 
     def read(self) -> list[InterfaceState]:
         """The watched interfaces that changed since the last call.

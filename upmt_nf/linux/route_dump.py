@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
+from upmt_nf.linux.netlink import HEADER, attributes, messages
 from upmt_nf.model.errors import KernelError
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.names import ROUTE_PROTOCOL
@@ -21,23 +22,22 @@ _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
 _NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _SOL_NETLINK, _GET_STRICT_CHK = 270, 12
-_HEADER = struct.Struct("=IHHII")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 """Family, lengths of destination and source, TOS, table, protocol, scope, type, flags."""
-_ATTRIBUTE, _NUMBER = struct.Struct("=HH"), struct.Struct("=I")
+_NUMBER = struct.Struct("=I")
 _DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _TABLE = 1, 4, 5, 6, 7, 15
-_UNICAST = 1
-_SCOPE_LINK = 253
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-_IPV6_METRIC = 1024
+UNICAST = 1
+SCOPE_LINK = 253
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+IPV6_METRIC = 1024
 """What the kernel makes of an IPv6 route's metric 0 (IP6_RT_PRIO_USER)."""
 
 
 def our_routes(version: int, interfaces: dict[int, str]) -> list[RouteSpec]:
     """Ours of one address family. `interfaces`: names by index. Raises KernelError."""
-    request = _HEADER.pack(
-        _HEADER.size + _ROUTE.size, _RTM_GETROUTE, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0
-    ) + _ROUTE.pack(_FAMILIES[version], 0, 0, 0, 0, ROUTE_PROTOCOL, 0, 0, 0)
+    request = HEADER.pack(
+        HEADER.size + _ROUTE.size, _RTM_GETROUTE, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0
+    ) + _ROUTE.pack(FAMILIES[version], 0, 0, 0, 0, ROUTE_PROTOCOL, 0, 0, 0)
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as kernel:
             with contextlib.suppress(OSError):
@@ -52,24 +52,20 @@ def our_routes(version: int, interfaces: dict[int, str]) -> list[RouteSpec]:
 def _answers(kernel: socket.socket) -> Iterator[bytes]:
     """The bodies of the messages about routes of ours."""
     while True:
-        data, place = kernel.recv(1 << 17), 0
-        while place + _HEADER.size <= len(data):
-            length, kind, *_ = _HEADER.unpack_from(data, place)
+        for kind, body in messages(kernel.recv(1 << 17)):
             if kind == _NLMSG_DONE:
                 return
             if kind == _NLMSG_ERROR:
-                (number,) = struct.unpack_from("=i", data, place + _HEADER.size)
+                (number,) = struct.unpack_from("=i", body)
                 raise OSError(-number, "refused by the kernel")
-            body = data[place + _HEADER.size : place + length]
             if kind == _RTM_NEWROUTE and body[5] == ROUTE_PROTOCOL:
                 yield body
-            place += max(length + 3 & ~3, _HEADER.size)
 
 
 def _route_of(body: bytes, version: int, interfaces: dict[int, str]) -> RouteSpec:
     _, length, _, _, table, _, scope, kind_number, _ = _ROUTE.unpack_from(body)
-    found = dict(_attributes(body))
-    kind = Kind.UNICAST if kind_number == _UNICAST else Kind.UNREACHABLE
+    found = dict(attributes(body[_ROUTE.size :]))
+    kind = Kind.UNICAST if kind_number == UNICAST else Kind.UNREACHABLE
     gateway = _address(found.get(_GATEWAY))
     metric = _number(found.get(_PRIORITY))
     everywhere = bytes(4 if version == 4 else 16)
@@ -80,17 +76,9 @@ def _route_of(body: bytes, version: int, interfaces: dict[int, str]) -> RouteSpe
         interface=interfaces.get(_number(found.get(_OIF))) if kind is Kind.UNICAST else None,
         gateway=gateway,
         source=_address(found.get(_PREFSRC)),
-        metric=0 if version == 6 and metric == _IPV6_METRIC else metric,
-        is_link_scope=kind is Kind.UNICAST and (scope == _SCOPE_LINK if version == 4 else gateway is None),
+        metric=0 if version == 6 and metric == IPV6_METRIC else metric,
+        is_link_scope=kind is Kind.UNICAST and (scope == SCOPE_LINK if version == 4 else gateway is None),
     )
-
-
-def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
-    place = _ROUTE.size
-    while place + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, place)
-        yield kind, body[place + _ATTRIBUTE.size : place + length]
-        place += max(length + 3 & ~3, _ATTRIBUTE.size)
 
 
 def _address(value: bytes | None) -> IPAddress | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import socket
 from ipaddress import ip_network
 from typing import Any
 
@@ -13,7 +12,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from upmt_nf.linux.journal import Journal, RoutingChanged
 from upmt_nf.linux.off_loop import off_loop
-from upmt_nf.linux.route_dump import our_routes
+from upmt_nf.linux.route_dump import FAMILIES, IPV6_METRIC, SCOPE_LINK, UNICAST, our_routes
 from upmt_nf.model.errors import KernelError
 from upmt_nf.model.names import MARK_MASK, ROUTE_PROTOCOL
 from upmt_nf.routing.difference import Change, difference
@@ -21,13 +20,10 @@ from upmt_nf.routing.plan import TABLE_MAIN, Kind, RouteSpec, Routing, RuleSpec
 
 log = logging.getLogger(__name__)
 
-_UNICAST, _UNREACHABLE = 1, 7
+_UNREACHABLE = 7
 _IFF_UP = 1
-_SCOPE_LINK, _SCOPE_UNIVERSE = 253, 0
+_SCOPE_UNIVERSE = 0
 _FR_ACT_TO_TBL, _FR_ACT_GOTO, _FR_ACT_NOP = 1, 2, 3
-_IPV6_METRIC = 1024
-"""What the kernel makes of an IPv6 route's metric 0 (IP6_RT_PRIO_USER)."""
-_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _GONE = frozenset((errno.ESRCH, errno.ENOENT, errno.ENODEV))
 
 
@@ -75,7 +71,7 @@ def present(kernel: IPRoute) -> Routing:
     names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in kernel.get_links()}
     routes: list[RouteSpec] = []
     rules: list[RuleSpec] = []
-    for version, family in _FAMILIES.items():
+    for version, family in FAMILIES.items():
         routes += our_routes(version, names)
         rules += [
             _rule_of(message, version)
@@ -133,14 +129,14 @@ def _perform(kernel: IPRoute, change: Change) -> None:
 
 def _route_request(kernel: IPRoute, route: RouteSpec) -> dict[str, Any]:
     request: dict[str, Any] = {
-        "family": _FAMILIES[route.destination.version],
+        "family": FAMILIES[route.destination.version],
         "dst": str(route.destination),
         "table": route.table,
         "proto": ROUTE_PROTOCOL,
-        "type": _UNICAST if route.kind is Kind.UNICAST else _UNREACHABLE,
+        "type": UNICAST if route.kind is Kind.UNICAST else _UNREACHABLE,
     }
     if route.destination.version == 4:
-        request["scope"] = _SCOPE_LINK if route.is_link_scope else _SCOPE_UNIVERSE
+        request["scope"] = SCOPE_LINK if route.is_link_scope else _SCOPE_UNIVERSE
     if route.interface is not None:
         found = list(kernel.link_lookup(ifname=route.interface))
         if not found:
@@ -151,13 +147,13 @@ def _route_request(kernel: IPRoute, route: RouteSpec) -> dict[str, Any]:
     if route.source is not None:
         request["prefsrc"] = str(route.source)
     if route.metric or route.destination.version == 6:
-        request["priority"] = route.metric or _IPV6_METRIC
+        request["priority"] = route.metric or IPV6_METRIC
     return request
 
 
 def _rule_request(rule: RuleSpec) -> dict[str, Any]:
     request: dict[str, Any] = {
-        "family": _FAMILIES[rule.version],
+        "family": FAMILIES[rule.version],
         "priority": rule.priority,
         "protocol": ROUTE_PROTOCOL,
     }

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from upmt_nf.linux.netlink import attributes
 from upmt_nf.model.errors import FacilityError
 from upmt_nf.model.flow import IPAddress
 
@@ -23,7 +24,6 @@ _HEADER = struct.Struct("=IHHII")
 _SOCKET_ID = struct.Struct("!HH16s16s")
 _COOKIE = struct.Struct("=III")
 """Interface, then both halves."""
-_ATTRIBUTE = struct.Struct("=HH")
 _ATTRIBUTES_AT = 16 + 72
 _INET_DIAG_PROTOCOL = 10
 _SO_RCVBUFFORCE, _BUFFER = 33, 8 << 20
@@ -99,11 +99,6 @@ def parse_end(data: bytes) -> EndedSocket | None:
     return EndedSocket(protocol, source_port, destination, destination_port, high << 32 | low)
 
 
-def _protocol_in(attributes: bytes) -> int | None:
-    place = 0
-    while place + _ATTRIBUTE.size < len(attributes):
-        length, kind = _ATTRIBUTE.unpack_from(attributes, place)
-        if kind == _INET_DIAG_PROTOCOL:
-            return attributes[place + _ATTRIBUTE.size]
-        place += max(length + 3 & ~3, _ATTRIBUTE.size)
-    return None
+def _protocol_in(data: bytes) -> int | None:
+    found = (value[0] for kind, value in attributes(data) if kind == _INET_DIAG_PROTOCOL and value)
+    return next(found, None)
