@@ -6,10 +6,12 @@ descriptor, so that a killed daemon leaves nothing behind, but for what is given
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from upmt_nf.model.errors import FacilityError
@@ -151,18 +153,21 @@ def attach_to_cgroup(program: int, directory: str, attach: int) -> int:
 
     Raises FacilityError.
     """
-    target = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with _opened(directory) as target:
         return _bpf(_LINK_CREATE, struct.pack("=IIII", program, target, attach, 0), f"attach to {directory}")
-    finally:
-        os.close(target)
 
 
 def give_to_cgroup(program: int, directory: str, attach: int) -> None:
     """Run a program for a cgroup as long as that lives; a later one takes its place. Raises FacilityError."""
+    with _opened(directory) as target:
+        _bpf(_PROG_ATTACH, struct.pack("=IIII", target, program, attach, 0), f"attach to {directory}")
+
+
+@contextlib.contextmanager
+def _opened(directory: str) -> Iterator[int]:
     target = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _bpf(_PROG_ATTACH, struct.pack("=IIII", target, program, attach, 0), f"attach to {directory}")
+        yield target
     finally:
         os.close(target)
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
+from upmt_nf.linux.netlink import HEADER
 from upmt_nf.model.errors import FacilityError
 
 _NETLINK_CONNECTOR, _CN_IDX_PROC, _CN_VAL_PROC = 11, 1, 1
@@ -23,10 +24,9 @@ _LISTEN, _IGNORE = 1, 2
 _NLMSG_DONE = 3
 _CLONE_NEWNET = 0x40000000
 _MESSAGE = struct.Struct("=IIIIHH")
-_NETLINK_HEADER = struct.Struct("=IHHII")
 _EVENT = struct.Struct("=IIQ")
 _IDS = struct.Struct("=IIII")
-_START = _NETLINK_HEADER.size + _MESSAGE.size
+_START = HEADER.size + _MESSAGE.size
 _HERE = "/proc/thread-self/ns/net"
 _FIRST_NAMESPACE = 0xEFFFFFF9
 """Its inode since kernel 6.17, which saves trying."""
@@ -113,7 +113,7 @@ def parse_event(data: bytes) -> ProcessEvent | None:
 
 def _ask(connector: socket.socket, what: int) -> None:
     body = _MESSAGE.pack(_CN_IDX_PROC, _CN_VAL_PROC, 0, 0, 4, 0) + struct.pack("=I", what)
-    header = _NETLINK_HEADER.pack(_NETLINK_HEADER.size + len(body), _NLMSG_DONE, 0, 0, 0)
+    header = HEADER.pack(HEADER.size + len(body), _NLMSG_DONE, 0, 0, 0)
     connector.sendto(header + body, (0, 0))
 
 

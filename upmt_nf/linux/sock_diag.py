@@ -10,13 +10,13 @@ import socket
 import struct
 from dataclasses import dataclass, field, replace
 
+from upmt_nf.linux.netlink import HEADER
 from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, FlowKey
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBBI")
 _SOCKET_ID = struct.Struct("!HH16s16s")
 _SOCKET_ID_TAIL = struct.Struct("=III")
@@ -111,7 +111,7 @@ class SockDiag:
         self._sequence += 1
         body = _REQUEST.pack(family, protocol, 0, 0, _ALL_STATES) + identity
         flags = _NLM_F_REQUEST | (_NLM_F_DUMP if dump else 0)
-        header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0)
+        header = HEADER.pack(HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0)
         found: list[tuple[tuple[int, bytes], SocketFacts]] = []
         try:
             self._socket.send(header + body)
@@ -125,8 +125,8 @@ class SockDiag:
     def _read(self, data: bytes, found: list[tuple[tuple[int, bytes], SocketFacts]]) -> bool:
         """Take the messages of one datagram; whether it was the last one."""
         place = 0
-        while place + _HEADER.size <= len(data):
-            length, kind, _, sequence, _ = _HEADER.unpack_from(data, place)
+        while place + HEADER.size <= len(data):
+            length, kind, _, sequence, _ = HEADER.unpack_from(data, place)
             if kind in (_NLMSG_DONE, _NLMSG_ERROR) and sequence == self._sequence:
                 return True
             if kind == _SOCK_DIAG_BY_FAMILY and sequence == self._sequence:
@@ -135,7 +135,7 @@ class SockDiag:
                 _, low, high = _SOCKET_ID_TAIL.unpack_from(data, place + 56)
                 _, _, _, uid, inode = _MESSAGE_TAIL.unpack_from(data, place + 68)
                 found.append(((port, source), SocketFacts(inode, uid, high << 32 | low)))
-            place += max(length + 3 & ~3, _HEADER.size)
+            place += max(length + 3 & ~3, HEADER.size)
         return False
 
 

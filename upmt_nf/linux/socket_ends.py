@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from upmt_nf.linux.netlink import attributes
+from upmt_nf.linux.netlink import HEADER, attributes
 from upmt_nf.model.errors import FacilityError
 from upmt_nf.model.flow import IPAddress
 
 _NETLINK_SOCK_DIAG = 4
 _GROUPS = 0b1111
 _SOCK_DIAG_BY_FAMILY = 20
-_HEADER = struct.Struct("=IHHII")
 _SOCKET_ID = struct.Struct("!HH16s16s")
 _COOKIE = struct.Struct("=III")
 """Interface, then both halves."""
@@ -83,7 +82,7 @@ def parse_end(data: bytes) -> EndedSocket | None:
     """One message of the kernel; None when it is something else."""
     if len(data) < _ATTRIBUTES_AT:
         return None
-    length, kind, *_ = _HEADER.unpack_from(data)
+    length, kind, *_ = HEADER.unpack_from(data)
     if kind != _SOCK_DIAG_BY_FAMILY or length > len(data):
         return None
     protocol = _protocol_in(data[_ATTRIBUTES_AT:length])
