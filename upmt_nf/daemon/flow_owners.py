@@ -51,6 +51,8 @@ class FlowOwners:
         self._known = KnownProcesses(time.monotonic, self._processes.facts_of)
         self._record: SocketRecord | None = None
         self._unfound = 0
+        self.makers: int | None = None
+        """A map for the record of sockets, where another program in the kernel reads it."""
         self.cookie_of_ended: Callable[[FlowKey], int] = lambda _: 0
         """Tells of sockets that were closed a moment ago."""
         self.are_cgroups_asked = True
@@ -70,7 +72,7 @@ class FlowOwners:
         try:
             if hierarchy is None:
                 raise FacilityError("there is no cgroup v2")
-            self._record = SocketRecord(hierarchy)
+            self._record = SocketRecord(hierarchy, table=self.makers)
         except FacilityError as reason:
             log.info("sockets are searched for in /proc: %s", reason)
         return events
