@@ -48,11 +48,12 @@ class World:
             "flows": PretendMap(FLOW_KEY.size, FLOW.size),
             "makers": SimpleNamespace(fileno=lambda: -1),
         }
-        self.loop: Any = PretendLoop()
+        self.loop = PretendLoop()
         self.paft = Paft()
         self.applications = Applications(())
         program: Any = SimpleNamespace(maps=self.maps, close=lambda: None)
-        self.admission = Admission(self.loop, program, self.paft, self.applications)
+        loop: Any = self.loop
+        self.admission = Admission(loop, program, self.paft, self.applications)
         self.forwarder = HostForwarder(
             self.paft, OWN, ANCHOR, lambda key, mark, dscp=0: Classified(ApplicationId(1), 0, "")
         )
