@@ -126,6 +126,11 @@ class HostKernel:
         """Let this program see what is sent to the virtual interface from now on."""
         self._programs = {name: program}
 
+    @property
+    def admits(self) -> bool:
+        """Whether flows may be let in by the kernel itself."""
+        return bool(self._programs)
+
     def go_on_with(self, left: LeftBehind, application_lines: Iterable[str]) -> None:
         """Before `prepare`: flows that are known stay known, and routes stay until there are others."""
         self._generation = left.generation
@@ -175,7 +180,7 @@ class HostKernel:
             judged_mark(self._generation),
             virtual_address,
             leaves_alone=leaves_alone,
-            admits=bool(self._programs),
+            admits=self.admits,
         )
         netfilter.install(self.rules, self.journal)
 

@@ -31,8 +31,7 @@ class AdmissionProgram:
     """
 
     def __init__(self, plane: FastPrograms) -> None:
-        if not OBJECT.is_file():
-            raise FacilityError(f"{OBJECT.name} was not compiled when the package was built")
+        check_compiled()
         self._object = BpfObject(OBJECT, shared=plane.maps)
         self.name = f"upmt-admit-{os.getpid()}"
         self.maps: dict[str, BpfMap] = self._object.maps
@@ -51,3 +50,12 @@ class AdmissionProgram:
     def close(self) -> None:
         """Let go of it. As long as a route names it, it runs on."""
         self._object.close()
+
+
+def check_compiled() -> None:
+    """Raises FacilityError, with what to do, when the package was built without the program."""
+    if not OBJECT.is_file():
+        raise FacilityError(
+            f"{OBJECT.name} was not compiled when the package was built "
+            "(apt-get install clang libbpf-dev, and install it again)"
+        )
