@@ -113,6 +113,8 @@ def test_what_iptables_says_of_the_installed_rules(host: Namespace, journal: Jou
         "-A UPMT-CLASSIFY -m mark --mark 0x1000/0x1000 -j RETURN",
         APPLICATION,
         "-A UPMT-OUTBOUND ! -o upmt0 -j RETURN",
+        "-A UPMT-OUTBOUND -m mark --mark 0x1101/0x1fff -j CHECKSUM --checksum-fill",
+        "-A UPMT-OUTBOUND -m mark --mark 0x1100/0x1ffe -j RETURN",
         "-A UPMT-OUTBOUND -m connmark --mark 0x1f07/0x1fff -j RETURN",
         "-A UPMT-OUTBOUND -m mark --mark 0x1f07/0x1fff -j CONNMARK --save-mark --nfmask 0x1fff --ctmask 0x1fff",
         "-A UPMT-OUTBOUND -m mark --mark 0x1f07/0x1fff -j RETURN",
