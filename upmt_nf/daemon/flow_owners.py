@@ -23,6 +23,7 @@ from upmt_nf.model.flow import TCP, FlowKey
 log = logging.getLogger(__name__)
 
 _NAMED_AT_ONCE = 100
+_UNKNOWN = -1
 _STILL_ALIVE = 10.0
 """Seconds of silence after which a flow's socket is not looked for any more."""
 
@@ -140,6 +141,8 @@ class FlowOwners:
             facts, is_there = self._that_made(maker)
             if facts is not None:
                 return Owner(facts, Finder.SOCKET_RECORD if is_there else Finder.REMEMBERED)
+            # It ended before anybody could look: of what it was called the kernel has kept the short name.
+            return Owner(_as_recorded(maker), Finder.SOCKET_RECORD, is_certain=False)
         return self._nobody()
 
     def _that_made(self, maker: Maker) -> tuple[ProcessFacts | None, bool]:
@@ -178,3 +181,8 @@ class FlowOwners:
         for entry in unnamed:
             entry.pid = owners.get(sockets.get(entry.key, 0), 0)
             entry.command = self._processes.command_of(entry.pid) if entry.pid else ""
+
+
+def _as_recorded(maker: Maker) -> ProcessFacts:
+    """As much of a process that is gone as stands in the record of sockets: no file, no arguments, no ancestors."""
+    return ProcessFacts(maker.pid, maker.command, "", (), maker.uid, _UNKNOWN, "", ())
