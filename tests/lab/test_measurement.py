@@ -1,5 +1,6 @@
 """What the probes tell of a real path: round trip, delay variation and loss, each direction for itself."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,9 @@ def test_what_a_network_carries_is_counted_on_its_wire_and_kept(brisk: Lab) -> N
     """An independent count, the kernel's of the interface, agrees; a restart forgets nothing."""
 
     def on_wire() -> dict[str, int]:
-        statistics = "/sys/class/net/if0/statistics"
-        count = brisk.on("mh", "cat", f"{statistics}/tx_bytes", f"{statistics}/rx_bytes").stdout.split()
-        packets = brisk.on("mh", "cat", f"{statistics}/tx_packets", f"{statistics}/rx_packets").stdout.split()
-        return {way: int(count[place]) - 14 * int(packets[place]) for place, way in enumerate(("up", "down"))}
+        (link,) = json.loads(brisk.on("mh", "ip", "-s", "-j", "link", "show", "dev", "if0").stdout)
+        counts = {"up": link["stats64"]["tx"], "down": link["stats64"]["rx"]}
+        return {way: each["bytes"] - 14 * each["packets"] for way, each in counts.items()}
 
     brisk.ask("assign", "--uid", "0", "--to", "net0", "--app", "all")
     before, counted = on_wire(), network(brisk, "net0")["carried"]
