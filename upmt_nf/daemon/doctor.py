@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from upmt_nf.daemon.control_client import call
 from upmt_nf.daemon.diagnosis import DaemonFacts, Finding, diagnose
 from upmt_nf.linux import netfilter, sysctl
@@ -53,5 +55,11 @@ def _daemon_facts() -> DaemonFacts | None:
         or tuple(filter(None, [status.get("interface")])),
         drift=tuple(netfilter.verify(ruleset)),
         association=association,
-        datapath=f"{status['datapath']} datapath ({status['datapath_reason']})",
+        datapath=f"{status['datapath']} datapath ({status['datapath_reason']})" + _admission_of(status),
     )
+
+
+def _admission_of(status: dict[str, Any]) -> str:
+    """Who lets first packets in, at a mobile host."""
+    by, reason = status.get("admission"), status.get("admission_reason")
+    return f", first packets by the {by} ({reason})" if by else ""
