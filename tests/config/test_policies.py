@@ -147,6 +147,13 @@ BAD = [
     ('extends = "voice"\nleave = { voice_score = 4.9 }', 3, "less than or equal to 4.42"),
     ('extends = "voice"\nleave = { colour = "1 s" }', 3, "no such key"),
     ('extends = "voice"\nbad_for = 2', 3, "bad_for: a time needs a unit: 2"),
+    (
+        'extends = "voice"\nnetworks = "lte"\nredundant = true',
+        4,
+        "redundant: needs two networks, and lte is one",
+    ),
+    ('kind = "Block"\nredundant = true', 3, "means nothing where everything is blocked"),
+    ('extends = "voice"\nredundant = 2', 3, "redundant: "),
     ('extends = "voice"\nforgive = "10 s"', 3, "forgive is shorter than penalty_longest"),
     ('extends = "voice"\ngood_for = "1 h"', 3, "penalty_longest is shorter than good_for"),
     ('extends = "voice"\nbudgets = ["200/day on lte"]', 3, "a budget needs a unit"),

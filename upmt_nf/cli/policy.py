@@ -121,6 +121,7 @@ def _policy_row(name: str, policy: Policy) -> dict[str, Any]:
         "protection_untrusted": policy.protection_untrusted.label,
         "cost_limit": policy.cost_limit,
         "budgets": [str(budget) for budget in policy.budgets],
+        "redundant": policy.is_redundant,
         "hours": len(policy.by_time),
         "most_moves_per_hour": policy.most_moves(len(policy.networks), 3600.0),
     }

@@ -159,6 +159,11 @@ class FastPlane:
             # Hosts name flows in their handover requests, too.
             self._flows.delete(key)
             return
+        if entry.copies:
+            # Each of its packets goes by two tunnels: the agent's.
+            self._unwritten.pop(entry.key, None)
+            self._flows.delete(key)
+            return
         if self._permits is not None and self._flows.lookup(key) is None:
             if not self._unwritten:
                 self._loop.call_soon(self._write_new)

@@ -73,6 +73,8 @@ class Advisor:
         self._ids[name] = id
         has_budgets = bool(policy.budgets or any(other.budgets for _, other in policy.by_time))
         if has_budgets or self._has_budgets:
+            if not self._has_budgets:
+                self._paft.copied.clear()
             self._has_budgets = True
             self._count_at = now + COUNT_EVERY if self._count_at is None else self._count_at
         self.tell(PolicySet(name, policy), now)
@@ -104,6 +106,21 @@ class Advisor:
     def lock_of(self, name: ApplicationName) -> NetworkName | None:
         """Where a person has locked it to."""
         return self.engine.applications[name].lock if self.guides(name) else None
+
+    def copies_on(self, name: ApplicationName, now: float) -> NetworkName | None:
+        """Where the copies of its packets go, if it is redundant and there is such a network."""
+        for network in self.engine.copies_on(name, now):
+            tunnel = self._tunnels[network].tunnel
+            if self._tunnels[network].is_usable and tunnel is not None and tunnel.takes_copies:
+                return network
+        return None
+
+    def is_redundant(self, name: ApplicationName) -> bool:
+        """Whether its packets shall go by two networks, and the anchor knows what to make of them."""
+        if not self.guides(name) or not (application := self.engine.applications[name]).policy.is_redundant:
+            return False
+        here = self._tunnels[application.network].tunnel if application.network is not None else None
+        return here is not None and here.takes_copies and application.lock is None
 
     def policy_of(self, name: ApplicationName) -> Policy | None:
         """Its policy as written."""
@@ -150,11 +167,15 @@ class Advisor:
             return
         counted: dict[FlowBytes, int] = {}
         departed, self._departed = self._departed, {}
+        copied, self._paft.copied = self._paft.copied, {}
         for name, id in self._ids.items():
             spent: dict[NetworkName, int] = {}
             for (owner, carrier), bytes_left in departed.items():
                 if owner == id and (at := carrier or self._last.get(name)) is not None:
                     spent[at] = spent.get(at, 0) + bytes_left
+            for (number, other), count in copied.items():
+                if number == id:
+                    spent[other] = spent.get(other, 0) + count
             for entry in self._paft.flows_of(id):
                 total = entry.bytes_in + entry.bytes_out
                 counted[entry.key] = total
@@ -166,6 +187,8 @@ class Advisor:
             if (present := self.engine.applications[name].network) is not None:
                 self._last[name] = present
             for network, count in spent.items():
+                if count <= 0:
+                    continue
                 self.tell(Spent(name, network, count), now)
         self._counted = counted
 

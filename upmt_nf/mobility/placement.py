@@ -237,8 +237,20 @@ class Placement:
         for entry in stranded:
             if (owner := self.running.application_of(entry)) is not None:
                 self.running.repair(owner, [entry.flow], now)
+        for application in self.applications.values():
+            self._double(application, now)
         self.running.count(now)
         self._advisor.urge(now)
+
+    def _double(self, application: Application, now: float) -> None:
+        """Send the packets of a redundant application by a second tunnel as well."""
+        name, is_redundant = application.name, self._advisor.is_redundant(application.name)
+        other = self._advisor.copies_on(name, now) if is_redundant else None
+        tunnel = self._tunnels[other].tunnel if other is not None else None
+        application.copies_on = other
+        self._paft.double(
+            application.id, tunnel.id if tunnel is not None else None, is_redundant=is_redundant
+        )
 
     def _follow(self, application: Application, now: float) -> None:
         """Do what the policy engine decided for an application."""

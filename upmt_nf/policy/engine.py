@@ -98,6 +98,25 @@ class Engine:
                 found.append(network)
         return found
 
+    def copies_on(self, name: ApplicationName, now: float) -> list[NetworkName]:
+        """Where copies of a redundant application's packets may go now, best first: never where it must not be.
+
+        A network whose budget is nearly spent, or that is doubtful, is no place for what is not needed.
+        """
+        application = self.applications[name]
+        self._keep_time(application, now)
+        policy, here = application.policy, application.network
+        if not policy.is_redundant or here is None or application.lock is not None:
+            return []
+        found = [
+            Candidate(path, application.standing(network), self._bar(application, path, now))
+            for network in application.order
+            if network != here and self._near(application, path := self.paths[network], now) is None
+        ]
+        found = [candidate for candidate in found if candidate.is_open and not candidate.path.is_doubtful]
+        found.sort(key=lambda candidate: (-candidate.soundness(policy, now), -merit_of(policy, candidate)))
+        return [candidate.path.facts.name for candidate in found]
+
     def guard(self, network: NetworkName) -> float:
         """Bytes that may pass by a network until the next count."""
         return self.paths[network].guard(self._count_every)
