@@ -220,6 +220,27 @@ def test_what_makes_no_sense_is_refused_with_its_line(text: str, line: int, reas
             '[[application]]\nname = "a"\npolicy = "backup"\nnetworks = "lte"\n',
             "can never be satisfied: lte: not free",
         ),
+        *(
+            (f'[[application]]\nname = "a"\n[[application.flow]]\n{text}\n', reason)
+            for text, reason in (
+                ("port = 5004\npolicy = 'nope'", "policy: there is no policy 'nope'; there are"),
+                ("port = 5004\nnetworks = '5g'", "networks: there is no network '5g'"),
+                ("port = 5004\npolicy = 'backup'\nnetworks = 'lte'", "can never be satisfied: lte: not free"),
+                (
+                    "policy = 'voice'",
+                    "a flow needs at least one condition: port, destination, dscp or protocol",
+                ),
+                ("port = 5004\npolicy = 'native'", "a part of an application cannot be native"),
+                ("port = 70000\npolicy = 'voice'", "port: "),
+                ("port = 7\nprotocol = 'icmp'", "icmp has no ports"),
+                ("command = 'x'\nport = 7", "command: "),
+                (
+                    "port = 7\n[[application.flow]]\nport = 7\npolicy = 'voice'",
+                    "the same conditions before it",
+                ),
+                ("port = 7\nname = 'x'\n[[application.flow]]\nport = 8\nname = 'x'", "'a/x' is there twice"),
+            )
+        ),
         ('[[policy]]\nname = "voice"\nextends = "bulk"\n', "ready-made policy: extend it by another name"),
         (
             '[[policy]]\nname = "p"\nextends = "bulk"\n[[policy]]\nname = "p"\nextends = "bulk"\n',

@@ -28,6 +28,11 @@ kind = "PriorityList"
 networks = ["net0", "net1"]
 budgets = "300 kB/day on net0"
 
+[[policy]]
+name = "twice"
+extends = "voice"
+redundant = true
+
 [[application]]
 name = "call"
 policy = "voice"
@@ -133,6 +138,43 @@ def test_the_authors_procedure_moves_the_call_once_each_way_and_bulk_never(
         "mh", *UPMT, "policy", "replay", "--config", str(world.config), "--trace", str(trace)
     ).stdout
     assert "call (voice): 1 handovers, 0 flaps" in text
+
+
+def test_by_two_networks_nothing_is_lost_or_doubled_when_one_becomes_a_black_hole(
+    world: PolicyLab, tmp_path: Path
+) -> None:
+    lab, log = world.lab, tmp_path / "call.log"
+    assert lab.ask("assign", "--app", "call", "--to", "twice")["policy_name"] == "twice"
+    wait_until(lambda: world.app("call")["copies_on"], "it has two networks", PATIENCE)
+    lab.start("ch", *STREAM, "echo", "5004", str(log.with_suffix(".echo")))
+    lab.await_listener("ch", 5004)
+    stream = lab.start(
+        "mh", *UPMT, "run", "--app", "call", "--",
+        *STREAM, "send", "86.0.0.1", "5004", "1000", "8", str(log),
+    )  # fmt: skip
+    wait_until(
+        lambda: log.exists() and log.stat().st_size > 16_000, "a second of the stream has passed", PATIENCE
+    )
+    row, before = world.app("call"), {row["network"]: row for row in lab.ask("tunnels")}
+    assert (row["network"], row["copies_on"]) == ("net0", "net1")
+    (flow,) = (row for row in lab.ask("flows") if row["application"] == "call")
+    assert flow["copies_by"] == [before["net1"]["tunnel_id"]]
+    (there,) = (row for row in lab.ask("flows", host="an") if row["destination_port"] == 5004)
+    assert len(there["copies_by"]) == 1
+    lab.link("net0", "blackhole")
+    wait_until(lambda: world.app("call")["network"] == "net1", "the call has left the black hole", PATIENCE)
+    lab.link("net0", "up")
+    assert stream.wait(timeout=60) == 0
+    for end in (log, log.with_suffix(".echo")):
+        found = report(read_log(end), 0, 7999)
+        assert (found.lost, found.duplicated) == (0, 0), found
+    (move,) = world.moves("call")[-1:]
+    assert "net0" in move["cause"]
+    sent = {
+        row["network"]: row["packets_out"] - before[row["network"]]["packets_out"]
+        for row in lab.ask("tunnels")
+    }
+    assert min(sent.values()) > 500, sent
 
 
 def test_a_lock_a_release_and_another_policy(world: PolicyLab) -> None:

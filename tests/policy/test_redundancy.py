@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policy_course import APP, CABLE, FINE, LTE, NETWORKS, WIFI, both_up, course_of, path, profile
+from policy_course import APP, CABLE, FINE, LTE, NETWORKS, WIFI, becomes, both_up, course_of, path, profile
 
 from upmt_nf.policy.budget import Budget, Period
 from upmt_nf.policy.engine import Engine
@@ -60,7 +60,7 @@ def test_copies_end_while_a_budget_still_has_room_for_a_move() -> None:
 
 
 def test_a_replay_counts_both_copies_and_is_out_of_profile_only_when_both_networks_are() -> None:
-    steps = [*both_up(), TrafficStep(0, APP, 8e6), path(100, WIFI, delay=0.4), path(101, WIFI, **FINE)]
+    steps = [*both_up(), TrafficStep(0, APP, 8e6), path(100, WIFI, delay=0.4), becomes(101, WIFI, FINE)]
     once, twice = (
         course_of(profile("voice", is_redundant=is_redundant), steps, 200.0) for is_redundant in (False, True)
     )

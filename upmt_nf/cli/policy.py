@@ -98,7 +98,11 @@ def replay(
 
 def _used(config: MobileHostConfig) -> dict[str, Policy]:
     """Those of the file, and the ready-made ones that its applications name."""
-    named = {section.policy for section in config.application} | {section.name for section in config.policy}
+    from upmt_nf.config.application_sections import with_parts
+
+    named = {section.policy for section in with_parts(config.application)} | {
+        section.name for section in config.policy
+    }
     return {name: policy for name, policy in config.book().policies.items() if name in named}
 
 

@@ -10,16 +10,9 @@ import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from upmt_nf.config.application_sections import NATIVE, TUNNEL, ApplicationSection, FlowSection, MatchSection
 from upmt_nf.config.checked import Section, checked
-from upmt_nf.config.mobile_host import (
-    NATIVE,
-    TUNNEL,
-    ApplicationSection,
-    MatchSection,
-    MobileHostConfig,
-    contradictions,
-    read_mobile_host_config,
-)
+from upmt_nf.config.mobile_host import MobileHostConfig, contradictions, read_mobile_host_config
 from upmt_nf.model.errors import UsageError
 
 Sections = tuple[ApplicationSection, ...]
@@ -54,11 +47,13 @@ def written(sections: Iterable[ApplicationSection]) -> str:
     lines: list[str] = []
     for section in sections:
         lines.append("[[application]]")
-        given = section.model_dump(exclude_defaults=True, exclude={"match"})
+        given = section.model_dump(exclude_defaults=True, exclude={"match", "flow"})
         lines += [f"{key} = {_toml(value)}" for key, value in given.items()]
-        for match in section.match:
-            lines.append("[[application.match]]")
-            lines += [f"{key} = {_toml(value)}" for key, value in match.model_dump(exclude_none=True).items()]
+        for table, parts in (("match", section.match), ("flow", section.flow)):
+            for part in parts:
+                lines.append(f"[[application.{table}]]")
+                given = part.model_dump(exclude_unset=True, exclude_none=True)
+                lines += [f"{key} = {_toml(value)}" for key, value in given.items()]
         lines.append("")
     return "\n".join(lines)
 
@@ -84,19 +79,22 @@ def differences(old: Sequence[ApplicationSection], new: Sequence[ApplicationSect
 def _changes(name: str, old: ApplicationSection | None, new: ApplicationSection) -> Iterator[str]:
     if old is None:
         yield f"{name}: added, {_policy(new)}"
-        old = new.model_copy(update={"match": (), "on_no_network": None})
+        old = new.model_copy(update={"match": (), "flow": (), "on_no_network": None})
     elif _policy(old) != _policy(new):
         yield f"{name}: {_policy(old)} -> {_policy(new)}"
     if old.on_no_network != new.on_no_network:
         yield f"{name}: on_no_network {old.on_no_network or 'none'} -> {new.on_no_network or 'none'}"
     yield from (f"{name}: match added: {_said(match)}" for match in new.match if match not in old.match)
     yield from (f"{name}: match removed: {_said(match)}" for match in old.match if match not in new.match)
+    if old.flow != new.flow:
+        said = "; ".join(f"{_said(flow)} ({_policy(flow)})" for flow in new.flow)
+        yield f"{name}: flows {said or 'have no policies of their own'}"
     kept = [match for match in old.match if match in new.match]
     if kept != [match for match in new.match if match in old.match]:
         yield f"{name}: matches in another order"
 
 
-def _policy(section: ApplicationSection) -> str:
+def _policy(section: ApplicationSection | FlowSection) -> str:
     if section.policy == NATIVE:
         return NATIVE
     networks = f"networks {', '.join(section.networks)}"
@@ -106,8 +104,9 @@ def _policy(section: ApplicationSection) -> str:
     return f"{named}, {networks}" if "networks" in section.model_fields_set else named
 
 
-def _said(match: MatchSection) -> str:
-    return " ".join(f"{key}={value}" for key, value in match.model_dump(exclude_none=True).items())
+def _said(match: MatchSection | FlowSection) -> str:
+    given = match.model_dump(exclude_none=True, exclude={"name", "networks", "policy"})
+    return " ".join(f"{key}={value}" for key, value in given.items())
 
 
 def with_assignment(sections: Sections, assigned: ApplicationSection) -> Sections:
@@ -119,6 +118,7 @@ def with_assignment(sections: Sections, assigned: ApplicationSection) -> Section
         assigned = assigned.model_copy(
             update={
                 "match": assigned.match + kept,
+                "flow": assigned.flow or (known.flow if assigned.policy != "native" else ()),
                 "on_no_network": choice or (known.on_no_network if assigned.policy != "native" else None),
             }
         )

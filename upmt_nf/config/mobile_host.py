@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
+from upmt_nf.config.application_sections import (
+    NO_POLICY,
+    ApplicationSection,
+    FlowSection,
+    contradictory_flows,
+    with_parts,
+)
 from upmt_nf.config.checked import Complaint, Section, checked
-from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
 from upmt_nf.config.policies import (
-    NetworkOrder,
     PolicyBook,
     PolicySection,
     listed,
@@ -22,6 +27,7 @@ from upmt_nf.config.policies import (
     with_networks,
 )
 from upmt_nf.config.quantities import Rate, WrittenBudget
+from upmt_nf.config.toml_lines import KeyPath
 from upmt_nf.config.values import InterfaceName, Name, Port
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
@@ -48,21 +54,6 @@ def check_identity(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.!~*'()\-]{1,64}@[A-Za-z0-9.\-]{1,64}", value):
         raise ValueError(f"{value!r} is not an identity such as van7@fleet.example")
     return value
-
-
-TUNNEL, NATIVE = "tunnel", "native"
-NO_POLICY = (TUNNEL, NATIVE)
-"""What `application.policy` may say beside the name of a policy."""
-
-
-def _checked_by(reader: Callable[[Any], object]) -> Callable[[Any], Any]:
-    """A value that stays as it is written, once `reader` has understood it."""
-
-    def check(value: Any) -> Any:
-        reader(value)
-        return value
-
-    return check
 
 
 class MobileHostSection(Section):
@@ -168,76 +159,6 @@ class NetworkSection(Section):
         )
 
 
-class MatchSection(Section):
-    """`[[application.match]]`: what belongs to the application; all given conditions must hold."""
-
-    command: str | None = None
-    executable: str | None = None
-    uid: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    gid: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    cgroup: str | None = None
-    unit: str | None = None
-    pid: Annotated[int, Field(ge=1)] | None = None
-    children: bool | None = None
-    """Descendants of the process that `command`, `executable` or `pid` names as well; by default those of a pid."""
-    container: str | None = None
-    """Name or id of a container whose engine gives it a cgroup."""
-    port: Annotated[int | str, AfterValidator(_checked_by(read_ports))] | None = None
-    """The destination's port, or a range such as `8000-8010`."""
-    dscp: Annotated[int | str, AfterValidator(_checked_by(read_dscp))] | None = None
-    """0 to 63, or a name such as `EF`, `AF41`, `CS5`."""
-    destination_name: Annotated[str, AfterValidator(_checked_by(read_host_name))] | None = None
-    """Name of a host; its addresses are asked for again and again."""
-    destination: str | None = None
-    """Network and, if wanted, port: `86.0.0.0/8`, `86.0.0.1:443`, `[2001:db8::]/32`."""
-
-    @property
-    def found_late(self) -> str | None:
-        """The first condition that is only known once a packet is on its way."""
-        late = (
-            "command",
-            "executable",
-            "gid",
-            "cgroup",
-            "unit",
-            "pid",
-            "container",
-            "dscp",
-            "destination_name",
-        )
-        found = next((name for name in late if getattr(self, name) is not None), None)
-        return found or ("port" if isinstance(self.port, str) and "-" in self.port else None)
-
-    @model_validator(mode="after")
-    def _says_something(self) -> MatchSection:
-        if not self.model_fields_set:
-            raise ValueError("a match needs at least one condition")
-        if self.destination is not None and self.destination_name is not None:
-            raise ValueError("a destination is a network or a name, not both")
-        if (
-            self.children is not None
-            and self.command is None
-            and self.executable is None
-            and self.pid is None
-        ):
-            raise ValueError("children are those of a command, an executable or a pid: name one")
-        return self
-
-
-class ApplicationSection(Section):
-    """`[[application]]`: a named class of flows and the networks that suit it, best first."""
-
-    name: Name
-    networks: NetworkOrder = ("any",)
-    policy: str = TUNNEL
-    """`native`: left alone, as if UPMT were not there; or a `[[policy]]`, a profile or a kind, whose networks are then
-    those of `networks`, if given."""
-    on_no_network: Literal["hold", "reject", "native"] | None = None
-    """The kill switch: hold or refuse packets when no allowed network is left, also when the daemon has died; or
-    let new flows leave as if UPMT were not there. By default held while there is an association."""
-    match: tuple[MatchSection, ...] = ()
-
-
 class MobileHostConfig(Section):
     """The whole file."""
 
@@ -269,7 +190,7 @@ class MobileHostConfig(Section):
 
     def policies(self) -> dict[ApplicationName, Policy]:
         """The policies of the applications that name one."""
-        named = [section for section in self.application if section.policy not in NO_POLICY]
+        named = [section for section in with_parts(self.application) if section.policy not in NO_POLICY]
         found = {ApplicationName(section.name): self.choice_of(section) for section in named}
         return {name: policy for name, policy in found.items() if isinstance(policy, Policy)}
 
@@ -337,40 +258,49 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                 yield ("network", index, "budgets"), reason
     yield from _policies(config, known)
     yield from _contradictory_policies(config)
-    for index, application in enumerate(config.application):
-        for name in application.networks:
+    yield from contradictory_flows(config.application, config.mobile_host.default)
+    for path, section in _choosers(config):
+        for name in section.networks:
             if name != "any" and name not in known:
                 yield (
-                    ("application", index, "networks"),
+                    (*path, "networks"),
                     f"there is no network {name!r}; there are {', '.join(sorted(known))}",
                 )
+
+
+def _choosers(config: MobileHostConfig) -> Iterator[tuple[KeyPath, ApplicationSection | FlowSection]]:
+    """All that names networks or a policy, and where."""
+    for index, application in enumerate(config.application):
+        yield ("application", index), application
+        for place, flow in enumerate(application.flow):
+            yield ("application", index, "flow", place), flow
 
 
 def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:
     book = config.book()
     yield from book.complaints
     facts = {item.name: item for item in config.facts()}
-    for index, application in enumerate(config.application):
-        if application.policy in NO_POLICY:
+    for path, section in _choosers(config):
+        if section.policy in NO_POLICY:
             continue
-        policy = book.policies.get(application.policy)
+        policy = book.policies.get(section.policy)
         if policy is None:
             names = ", ".join([*NO_POLICY, *book.policies])
             yield (
-                ("application", index, "policy"),
-                f"there is no policy {application.policy!r}; there are {names}",
+                (*path, "policy"),
+                f"there is no policy {section.policy!r}; there are {names}",
             )
             continue
-        if "networks" not in application.model_fields_set:
+        if "networks" not in section.model_fields_set:
             continue
         if policy.kind is Kind.BLOCK:
-            yield ("application", index, "networks"), f"the policy {application.policy} allows none"
-        elif set(application.networks) <= known | {"any"}:
-            chosen = with_networks(policy, application.networks, tuple(facts.values()))
+            yield (*path, "networks"), f"the policy {section.policy} allows none"
+        elif set(section.networks) <= known | {"any"}:
+            chosen = with_networks(policy, section.networks, tuple(facts.values()))
             reasons = {name: chosen.never(facts[name]) for name in chosen.networks}
             if all(reasons.values()):
                 said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-                yield ("application", index, "networks"), f"its policy can never be satisfied: {said}"
+                yield (*path, "networks"), f"its policy can never be satisfied: {said}"
 
 
 def _contradictory_policies(config: MobileHostConfig) -> Iterator[Complaint]:

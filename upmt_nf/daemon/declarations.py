@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from upmt_nf.classify.rules import ApplicationRule
+from upmt_nf.config.application_sections import ApplicationSection, MatchSection
 from upmt_nf.config.applications import (
     ApplicationsFile,
     Sections,
@@ -24,7 +25,7 @@ from upmt_nf.config.applications import (
     written,
 )
 from upmt_nf.config.checked import Section
-from upmt_nf.config.mobile_host import ApplicationSection, MatchSection, read_mobile_host_config
+from upmt_nf.config.mobile_host import read_mobile_host_config
 from upmt_nf.daemon.applications import Application, Source
 from upmt_nf.daemon.matches import rule_of
 from upmt_nf.linux.users import write_private
@@ -194,6 +195,8 @@ class Declarations:
                 moved = applications.reclassify(entries, rule)
                 name = applications.by_id[rule.application].name
                 daemon.take(FlowsAdopted(name, tuple(moved)))
+        for name, flows in applications.part_again(entries).items():
+            daemon.take(FlowsAdopted(name, tuple(flows)))
         return changes
 
     def _tell(self, name: ApplicationName, policy: tuple[str, ...] | None) -> None:
