@@ -214,7 +214,8 @@ class Advisor:
     def urge(self, now: float) -> None:
         """Have tunnels that an application with thresholds uses probed often enough to see them crossed in time.
 
-        Those that it waits for do not rest while it sends.
+        Those that it waits for do not rest while it sends; the one that it will go to if its own goes on getting worse
+        is probed as often, so that it is warm and known when it is needed.
         """
         hurries = dict.fromkeys(self._tunnels, inf)
         awaited: set[NetworkName] = set()
@@ -225,6 +226,9 @@ class Advisor:
                 hurries[application.network] = min(hurry, hurries[application.network])
                 if self._tunnels[application.network].is_used(now):
                     awaited.update(self.engine.awaited(name))
+                    if (warm := self.engine.warm(name, now)) is not None:
+                        awaited.add(warm)
+                        hurries[warm] = min(hurry, hurries[warm])
         for network, tunnel in self._tunnels.items():
             tunnel.hasten(hurries[network], now)
             tunnel.is_awaited = network in awaited

@@ -36,6 +36,7 @@ from upmt_nf.policy.events import (
 from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import SCORED, Policy
 from upmt_nf.policy.quality import UNMEASURED, Violation, shown_value
+from upmt_nf.policy.trend import is_at_risk
 
 NEAR = 3
 """A budget is nearly spent when the rest is less than this many guards: time for a planned move."""
@@ -98,6 +99,29 @@ class Engine:
                 found.append(network)
         return found
 
+    def warm(self, name: ApplicationName, now: float) -> NetworkName | None:
+        """Where an application will go if its network goes on like this: worth to be kept warm and measured now.
+
+        None while its network neither leaves what the policy bears nor is about to, or when there is nowhere to go.
+        """
+        application = self.applications[name]
+        if application.network is None or application.lock is not None:
+            return None
+        policy, here = application.policy, self.paths[application.network]
+        if not (here.is_doubtful or is_at_risk(policy, here.trend.expected(now))):
+            return None
+        found = [
+            Candidate(path, application.standing(network), self._bar(application, path, now))
+            for network in application.order
+            if (path := self.paths[network]) is not here
+        ]
+        best = max(
+            (candidate for candidate in found if candidate.is_open),
+            key=lambda candidate: (candidate.soundness(policy, now), merit_of(policy, candidate)),
+            default=None,
+        )
+        return best.path.facts.name if best is not None else None
+
     def copies_on(self, name: ApplicationName, now: float) -> list[NetworkName]:
         """Where copies of a redundant application's packets may go now, best first: never where it must not be.
 
@@ -143,6 +167,7 @@ class Engine:
             case Measured(network, quality):
                 path = self.paths[network]
                 path.quality = quality
+                path.trend.note(quality, now)
                 for application in self.applications.values():
                     application.review(path, now)
             case PolicySet(name, policy):
@@ -189,6 +214,7 @@ class Engine:
             path.was_up = (path.was_up or was_usable) and event.is_fault
             if was_usable:
                 path.quality = UNMEASURED
+                path.trend.forget()
         for application in self.applications.values():
             if event.is_usable:
                 application.review(path, now)

@@ -83,6 +83,8 @@ class Course:
     stays: list[Stay] = field(default_factory=list)
     bytes: dict[NetworkName, float] = field(default_factory=dict)
     cost: dict[NetworkName, float] = field(default_factory=dict)
+    warmed: list[tuple[float, NetworkName | None]] = field(default_factory=list)
+    """When another network was kept warm, which, and when none was any more (None)."""
 
     @property
     def flaps(self) -> int:
@@ -311,6 +313,14 @@ class _Replay:
         link = self._links[network]
         return not link.is_up or policy.leave.violated_by(link.quality) is not None
 
+    def _note_warmed(self) -> None:
+        for name, traffic in self._traffic.items():
+            known = self._engine is not None and name in self._engine.applications
+            warm = self._engine.warm(name, self._now) if known and self._engine is not None else None
+            warmed = traffic.course.warmed
+            if warm != (warmed[-1][1] if warmed else None):
+                warmed.append((self._now, warm))
+
     def _place_copies(self) -> None:
         """The copies of redundant applications go where the engine says now."""
         for name, traffic in self._traffic.items():
@@ -342,6 +352,7 @@ class _Replay:
             self._execute(decision)
         if self._is_redundant:
             self._place_copies()
+        self._note_warmed()
 
     def _execute(self, decision: Decision) -> None:
         traffic = self._traffic[decision.application]
