@@ -159,6 +159,13 @@ class NetworkSection(Section):
         )
 
 
+class SignallingSection(Section):
+    """`[signalling]`: a policy for what the host says to its anchors outside the tunnels (REGISTER)."""
+
+    networks: NetworkOrder = ("any",)
+    """Best first; those that are left out are not used, nor is one whose own budget is spent."""
+
+
 class MobileHostConfig(Section):
     """The whole file."""
 
@@ -170,6 +177,7 @@ class MobileHostConfig(Section):
     network: Annotated[tuple[NetworkSection, ...], Field(min_length=1, max_length=MAX_NETWORKS)]
     application: tuple[ApplicationSection, ...] = ()
     policy: tuple[PolicySection, ...] = ()
+    signalling: SignallingSection = SignallingSection()
 
     def facts(self) -> tuple[NetworkFacts, ...]:
         """The networks as policies see them, in the order of the file."""
@@ -259,7 +267,7 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
     yield from _policies(config, known)
     yield from _contradictory_policies(config)
     yield from contradictory_flows(config.application, config.mobile_host.default)
-    for path, section in _choosers(config):
+    for path, section in [*_choosers(config), (("signalling",), config.signalling)]:
         for name in section.networks:
             if name != "any" and name not in known:
                 yield (

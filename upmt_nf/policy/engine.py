@@ -149,6 +149,22 @@ class Engine:
         """The same of all networks."""
         return {name: self.guard(name) for name in self.paths}
 
+    def spent_networks(self, now: float) -> frozenset[NetworkName]:
+        """Networks with a budget of their own, of all applications together, that is spent."""
+        time = self._clock.at(now)
+        return frozenset(
+            name
+            for name, path in self.paths.items()
+            for budget in path.facts.budgets
+            if budget.limit - self.ledger.spent(budget, None, time, self._costs)
+            < self._set_aside(budget, path)
+        )
+
+    @property
+    def has_network_budgets(self) -> bool:
+        """Whether any network has a budget of its own, which holds for every application."""
+        return self._has_network_budgets
+
     def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
         """Why an application must not be on a network now; None when it may."""
         application = self.applications[name]

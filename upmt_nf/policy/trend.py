@@ -56,10 +56,11 @@ class Trend:
         since = self._known[-1][0] - at
         if since <= 0:
             return value
-        change = (value - found) / since * AHEAD
+        change = float(value - found) / since * AHEAD
         if field == "throughput":
             return max(0.0, value + min(0.0, change))
-        return value + max(0.0, change) if field != "loss" else min(1.0, value + max(0.0, change))
+        worse = value + max(0.0, change)
+        return min(1.0, worse) if field == "loss" else worse
 
 
 def is_at_risk(policy: Policy, expected: Quality) -> bool:
