@@ -19,6 +19,7 @@ from upmt_nf.config.application_sections import (
 )
 from upmt_nf.config.checked import Complaint, Section, checked
 from upmt_nf.config.policies import (
+    NetworkOrder,
     PolicyBook,
     PolicySection,
     listed,
@@ -121,6 +122,10 @@ AnchorEntry = Annotated[AnchorAddress, BeforeValidator(_addressed)]
 MAX_ANCHORS = 8
 
 
+SOFT = {"cost", "kind", "metered", "trusted", "throughput", "budgets"}
+"""What only policies know of a network: it may change while the network is used."""
+
+
 class NetworkSection(Section):
     """`[[network]]`: one access network; the order of the file is the order of preference."""
 
@@ -143,6 +148,11 @@ class NetworkSection(Section):
     """What it carries at most, both ways together."""
     budgets: Annotated[tuple[WrittenBudget, ...], BeforeValidator(listed)] = ()
     """Of all applications together."""
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What cannot be changed while it is used, as it is in sockets, tunnels and rules."""
+        return self.model_dump(exclude=SOFT)
 
     def facts(self) -> NetworkFacts:
         """As policies see it."""

@@ -23,6 +23,7 @@ from upmt_nf.policy.events import (
     Measured,
     MoveFailed,
     NetworkChanged,
+    NetworksDescribed,
     Placed,
     PolicyEvent,
     PolicySet,
@@ -78,10 +79,7 @@ class Advisor:
         self._ids[name] = id
         has_budgets = bool(policy.budgets or any(other.budgets for _, other in policy.by_time))
         if has_budgets or self._has_budgets:
-            if not self._has_budgets:
-                self._paft.copied.clear()
-            self._has_budgets = True
-            self._count_at = now + COUNT_EVERY if self._count_at is None else self._count_at
+            self._begin_counting(now)
         self.tell(PolicySet(name, policy), now)
 
     def goes_by_list(self, name: ApplicationName) -> bool:
@@ -151,6 +149,18 @@ class Advisor:
     def set_clock(self, offset: float, now: float) -> None:
         """What to add to `now` to have seconds since 1970-01-01 00:00 local time."""
         self.tell(ClockSet(offset), now)
+
+    def describe(self, facts: tuple[NetworkFacts, ...], now: float) -> None:
+        """The networks are others as to what policies know of them."""
+        self.tell(NetworksDescribed(facts), now)
+        if self.engine.has_network_budgets and not self._has_budgets:
+            self._begin_counting(now)
+
+    def _begin_counting(self, now: float) -> None:
+        if not self._has_budgets:
+            self._paft.copied.clear()
+        self._has_budgets = True
+        self._count_at = now + COUNT_EVERY if self._count_at is None else self._count_at
 
     def look(self, now: float) -> None:
         """Compare the tunnels with what the engine knows of them; count; let time pass."""

@@ -36,6 +36,7 @@ from upmt_nf.mobility.host_events import (
     HandoverAsked,
     HostEvent,
     NetworkAppeared,
+    NetworksRedescribed,
     NetworkVanished,
     PathFailed,
     PathNarrowed,
@@ -241,6 +242,9 @@ class MobileHost:
             case ApplicationLocked(name, network):
                 if name in self._placement.applications:
                     self._placement.lock(name, network, now)
+            case NetworksRedescribed(facts):
+                self._advisor.describe(facts, now)
+                self._placement.heed_budgets_of_networks(now)
             case ClockRead(offset):
                 self._advisor.set_clock(offset, now)
             case HandoverAsked(token, what, target):

@@ -70,6 +70,14 @@ class Placement:
         if self._advisor.engine.has_network_budgets:
             self._lend(self.applications[name], now)
 
+    def heed_budgets_of_networks(self, now: float) -> None:
+        """Networks have budgets now, or none: applications that go by a list keep them, or need not."""
+        for application in list(self.applications.values()):
+            name = application.name
+            goes_by_list = name in self._lent or not self._advisor.guides(name)
+            if goes_by_list and self._advisor.lock_of(name) is None:
+                self.define(name, application.id, application.policy, now)
+
     def _name(self, name: ApplicationName, id: ApplicationId, policy: tuple[str, ...]) -> None:
         self._advisor.let_go(name)
         self._lent.discard(name)

@@ -26,6 +26,7 @@ from upmt_nf.policy.events import (
     Measured,
     MoveFailed,
     NetworkChanged,
+    NetworksDescribed,
     Placed,
     PolicyEvent,
     PolicySet,
@@ -57,11 +58,14 @@ class Engine:
         self.ledger = ledger or Ledger()
         self.applications: dict[ApplicationName, Application] = {}
         self.paths = {facts.name: Path(facts) for facts in networks}
-        self._costs = {facts.name: facts.cost for facts in networks}
-        self._has_network_budgets = any(facts.budgets for facts in networks)
+        self._note_facts()
         self._clock = clock or CivilClock()
         self._count_every = count_every
         self._wake_at: dict[ApplicationName, float] = {}
+
+    def _note_facts(self) -> None:
+        self._costs = {name: path.facts.cost for name, path in self.paths.items()}
+        self._has_network_budgets = any(path.facts.budgets for path in self.paths.values())
 
     # --- driving ---
 
@@ -202,6 +206,10 @@ class Engine:
                 application = self.applications[name]
                 application.fail(target, now + FAILURE_PATIENCE, now)
                 return [application]
+            case NetworksDescribed(networks):
+                for facts in networks:
+                    self.paths[facts.name].facts = facts
+                self._note_facts()
             case ClockSet(offset):
                 self._clock = CivilClock(offset)
             case TimePassed():
