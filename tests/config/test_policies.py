@@ -50,6 +50,16 @@ def refusal(text: str) -> str:
     return str(raised.value)
 
 
+def test_what_only_policies_know_of_a_network_may_change_and_its_sockets_may_not() -> None:
+    before, wifi = read("").network
+    soft = {"cost": 9.0, "metered": True, "trusted": False, "kind": "wired", "throughput": 1e6, "budgets": ()}
+    assert before.model_copy(update=soft).fixed == before.fixed
+    assert before.model_copy(update=soft).facts() != before.facts()
+    for fixed in ({"protection": "sealed"}, {"interface": "x0"}, {"tunnel_port": 7}, {"name": "x"}):
+        assert before.model_copy(update=fixed).fixed != before.fixed
+    assert wifi.fixed != before.fixed
+
+
 def test_a_policy_extends_a_profile_and_says_what_is_different() -> None:
     found = policy(
         """
@@ -241,6 +251,9 @@ def test_what_makes_no_sense_is_refused_with_its_line(text: str, line: int, reas
                 ("port = 7\nname = 'x'\n[[application.flow]]\nport = 8\nname = 'x'", "'a/x' is there twice"),
             )
         ),
+        ('[signalling]\nnetworks = ["lte", "5g"]\n', "signalling.networks: there is no network '5g'"),
+        ("[signalling]\nnetworks = []\n", "signalling.networks: "),
+        ('[signalling]\npolicy = "voice"\n', "signalling.policy: "),
         ('[[policy]]\nname = "voice"\nextends = "bulk"\n', "ready-made policy: extend it by another name"),
         (
             '[[policy]]\nname = "p"\nextends = "bulk"\n[[policy]]\nname = "p"\nextends = "bulk"\n',

@@ -209,6 +209,11 @@ def test_a_bad_file_changes_nothing_and_a_good_one_takes_effect(world: PolicyLab
     assert f"{world.config}:" in refused.stderr
     assert "there is no policy 'voise'" in refused.stderr
     assert world.app("call")["policy_name"] == "voice"
+    world.write(POLICIES)
+    world.config.write_text(world.config.read_text().replace('throughput = "400 kbit/s"', "cost = 2.0", 1))
+    answer = lab.ask("mobile-host", "reload")
+    assert (answer["changes"], answer["needs_restart"]) == (["network net0 is described otherwise"], [])
+    assert {row["name"]: row["cost"] for row in lab.ask("networks")} == {"net0": 2.0, "net1": 0.0}
     world.write(POLICIES.replace('"voice"', '"gaming"\nnetworks = "net1"'))
     os.kill(world.daemon, signal.SIGHUP)
     wait_until(lambda: world.app("call")["network"] == "net1", "the new policy holds", PATIENCE)

@@ -19,6 +19,7 @@ from upmt_nf.config.application_sections import (
 )
 from upmt_nf.config.checked import Complaint, Section, checked
 from upmt_nf.config.policies import (
+    NetworkOrder,
     PolicyBook,
     PolicySection,
     listed,
@@ -121,6 +122,10 @@ AnchorEntry = Annotated[AnchorAddress, BeforeValidator(_addressed)]
 MAX_ANCHORS = 8
 
 
+SOFT = {"cost", "kind", "metered", "trusted", "throughput", "budgets"}
+"""What only policies know of a network: it may change while the network is used."""
+
+
 class NetworkSection(Section):
     """`[[network]]`: one access network; the order of the file is the order of preference."""
 
@@ -144,6 +149,11 @@ class NetworkSection(Section):
     budgets: Annotated[tuple[WrittenBudget, ...], BeforeValidator(listed)] = ()
     """Of all applications together."""
 
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What cannot be changed while it is used, as it is in sockets, tunnels and rules."""
+        return self.model_dump(exclude=SOFT)
+
     def facts(self) -> NetworkFacts:
         """As policies see it."""
         name = NetworkName(self.name)
@@ -159,6 +169,13 @@ class NetworkSection(Section):
         )
 
 
+class SignallingSection(Section):
+    """`[signalling]`: a policy for what the host says to its anchors outside the tunnels (REGISTER)."""
+
+    networks: NetworkOrder = ("any",)
+    """Best first; those that are left out are not used, nor is one whose own budget is spent."""
+
+
 class MobileHostConfig(Section):
     """The whole file."""
 
@@ -170,6 +187,7 @@ class MobileHostConfig(Section):
     network: Annotated[tuple[NetworkSection, ...], Field(min_length=1, max_length=MAX_NETWORKS)]
     application: tuple[ApplicationSection, ...] = ()
     policy: tuple[PolicySection, ...] = ()
+    signalling: SignallingSection = SignallingSection()
 
     def facts(self) -> tuple[NetworkFacts, ...]:
         """The networks as policies see them, in the order of the file."""
@@ -259,7 +277,7 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
     yield from _policies(config, known)
     yield from _contradictory_policies(config)
     yield from contradictory_flows(config.application, config.mobile_host.default)
-    for path, section in _choosers(config):
+    for path, section in [*_choosers(config), (("signalling",), config.signalling)]:
         for name in section.networks:
             if name != "any" and name not in known:
                 yield (

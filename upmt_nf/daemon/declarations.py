@@ -29,7 +29,12 @@ from upmt_nf.config.mobile_host import read_mobile_host_config
 from upmt_nf.daemon.applications import Application, Source
 from upmt_nf.daemon.matches import rule_of
 from upmt_nf.linux.users import write_private
-from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined, FlowsAdopted
+from upmt_nf.mobility.host_events import (
+    ApplicationAssigned,
+    ApplicationDefined,
+    FlowsAdopted,
+    NetworksRedescribed,
+)
 from upmt_nf.model.errors import ConfigError, UsageError
 from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationName
 from upmt_nf.policy.policy import Policy
@@ -81,19 +86,31 @@ class Declarations:
         running = self._daemon.config
         needs_restart = [f"mobile_host.{key}" for key in _differing(running.mobile_host, config.mobile_host)]
         needs_restart += ["anchor"] * (running.anchors != config.anchors)
-        needs_restart += ["network"] * (running.network != config.network)
+        fixed = [[section.fixed for section in each.network] for each in (running, config)]
+        needs_restart += ["network"] * (fixed[0] != fixed[1])
+        needs_restart += ["signalling"] * (running.signalling != config.signalling)
         if "network" in needs_restart:
             # Its applications may name networks that are not there yet.
             check_applications(running, config.application)
         else:
             # The policies first: applications may name new ones.
             changed = self._daemon.policies.adopt(config)
-            self._daemon.config = running.model_copy(update={"policy": config.policy})
+            self._daemon.config = running.model_copy(
+                update={"policy": config.policy, "network": config.network}
+            )
+            described = [
+                f"network {new.name} is described otherwise"
+                for old, new in zip(running.network, config.network, strict=True)
+                if old != new
+            ]
+            if described:
+                self._daemon.take(NetworksRedescribed(config.facts()))
+                self._daemon.measurements.redescribe(config)
         kept = self._kept()
         changes = self._declare(Source.CONFIGURATION, config.application)
         changes += self._declare(Source.SAVED, kept)
         if "network" not in needs_restart:
-            changes += [f"policy {name} is another" for name in changed]
+            changes += described + [f"policy {name} is another" for name in changed]
             for name in list(self._daemon.applications.policies):
                 section = self._daemon.applications.section_of(name)
                 if section is not None and section.policy in changed:

@@ -49,6 +49,7 @@ def host_settings(
         lifetime=host.lease_time,
         default_policy=default_policy,
         facts=config.facts(),
+        signalling=config.signalling.networks,
         ledger=ledger,
         secret=first.secret,
         further_anchors=tuple(further),

@@ -6,6 +6,7 @@ Guides only the applications that have a policy; the others go by their list of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import inf
 
 from upmt_nf.datapath.paft import FlowEntry, Paft
@@ -22,6 +23,7 @@ from upmt_nf.policy.events import (
     Measured,
     MoveFailed,
     NetworkChanged,
+    NetworksDescribed,
     Placed,
     PolicyEvent,
     PolicySet,
@@ -39,7 +41,10 @@ COUNT_EVERY = 1.0
 """Seconds between two counts of bytes, while there are budgets."""
 
 PLAIN_LIST = "networks"
-"""The name of the policy that stands for a list of networks, while an application without a policy is locked."""
+"""The name of the policy that stands for a list of networks: of an application without a policy that is locked, and of
+all of them where networks have budgets, which hold for every application."""
+SIGNALLING = ApplicationName("(signalling)")
+"""What the host's own words are spent as; no application can be called that."""
 
 
 class Advisor:
@@ -59,7 +64,8 @@ class Advisor:
         self._count_at: float | None = None
         self._departed: dict[tuple[ApplicationId, NetworkName | None], int] = {}
         """Bytes of flows that were forgotten since the last count, which it would miss."""
-        self._has_budgets = any(path.facts.budgets for path in engine.paths.values())
+        self._signalled: dict[NetworkName, int] = {}
+        self._has_budgets = engine.has_network_budgets
         paft.left = self._take_last_bytes
 
     # --- who is guided ---
@@ -73,11 +79,16 @@ class Advisor:
         self._ids[name] = id
         has_budgets = bool(policy.budgets or any(other.budgets for _, other in policy.by_time))
         if has_budgets or self._has_budgets:
-            if not self._has_budgets:
-                self._paft.copied.clear()
-            self._has_budgets = True
-            self._count_at = now + COUNT_EVERY if self._count_at is None else self._count_at
+            self._begin_counting(now)
         self.tell(PolicySet(name, policy), now)
+
+    def goes_by_list(self, name: ApplicationName) -> bool:
+        """Whether the engine decides for it by nothing but a list of networks."""
+        return self.guides(name) and self.engine.applications[name].written.name == PLAIN_LIST
+
+    def reorder(self, name: ApplicationName, order: tuple[NetworkName, ...], now: float) -> None:
+        """Its list is in another order now."""
+        self.tell(PolicySet(name, replace(self.engine.applications[name].written, networks=order)), now)
 
     def let_go(self, name: ApplicationName) -> None:
         """It goes by a list of networks now."""
@@ -139,6 +150,18 @@ class Advisor:
         """What to add to `now` to have seconds since 1970-01-01 00:00 local time."""
         self.tell(ClockSet(offset), now)
 
+    def describe(self, facts: tuple[NetworkFacts, ...], now: float) -> None:
+        """The networks are others as to what policies know of them."""
+        self.tell(NetworksDescribed(facts), now)
+        if self.engine.has_network_budgets and not self._has_budgets:
+            self._begin_counting(now)
+
+    def _begin_counting(self, now: float) -> None:
+        if not self._has_budgets:
+            self._paft.copied.clear()
+        self._has_budgets = True
+        self._count_at = now + COUNT_EVERY if self._count_at is None else self._count_at
+
     def look(self, now: float) -> None:
         """Compare the tunnels with what the engine knows of them; count; let time pass."""
         if not self._ids:
@@ -161,6 +184,11 @@ class Advisor:
         if due is not None and now >= due:
             self.tell(TimePassed(), now)
 
+    def note_signalling(self, network: NetworkName, size: int) -> None:
+        """The host itself has sent or received so many bytes by a network."""
+        if self.engine.has_network_budgets:
+            self._signalled[network] = self._signalled.get(network, 0) + size
+
     def count(self, now: float) -> None:
         """What every guided application's flows carried since the last time, by the networks that carry them now."""
         if not self._has_budgets:
@@ -168,6 +196,9 @@ class Advisor:
         counted: dict[FlowBytes, int] = {}
         departed, self._departed = self._departed, {}
         copied, self._paft.copied = self._paft.copied, {}
+        signalled, self._signalled = self._signalled, {}
+        for place, size in signalled.items():
+            self.tell(Spent(SIGNALLING, place, size), now)
         for name, id in self._ids.items():
             spent: dict[NetworkName, int] = {}
             for (owner, carrier), bytes_left in departed.items():

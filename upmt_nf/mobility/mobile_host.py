@@ -22,6 +22,7 @@ from upmt_nf.mobility.host_commands import (
     HostCommand,
     KeepNatMapping,
     ReleaseVirtualAddress,
+    SendSip,
     SendTunnelSignal,
     UseAnchor,
 )
@@ -35,6 +36,7 @@ from upmt_nf.mobility.host_events import (
     HandoverAsked,
     HostEvent,
     NetworkAppeared,
+    NetworksRedescribed,
     NetworkVanished,
     PathFailed,
     PathNarrowed,
@@ -64,6 +66,7 @@ from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.resting import Resting
 from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.signalling_networks import signalling_networks
 from upmt_nf.mobility.tunnel_setups import TunnelSetups
 from upmt_nf.mobility.tunnel_states import (
     AskSetup,
@@ -91,6 +94,8 @@ from upmt_nf.signaling.sip.message import Response
 from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
 
 AGEING_INTERVAL = 5.0
+OUTER_BYTES = 28
+"""Of IP and UDP over IPv4, in each of a tunnel's two layers: what a budget is charged beside the words."""
 ENDING_NOTICES = ("going-down", "lease-ended")
 """Notices after which the association is worth nothing."""
 
@@ -137,6 +142,10 @@ class MobileHost:
         self._is_configured = False
         """Towards the anchor in use."""
         self._is_stopped = False
+        self._spent: frozenset[NetworkName] = frozenset()
+        """Networks whose own budget is spent."""
+        self._ranked: list[NetworkName] = []
+        """Those for signalling outside the tunnels, best first."""
         self._define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy, 0.0)
 
     # --- views ---
@@ -217,11 +226,13 @@ class MobileHost:
                     self._setups.set_mtu(tunnel, min(tunnel.mtu, self._setups.inner_mtu(tunnel, mtu)))
             case SipDatagramReceived(network, data, anchor):
                 if self._known(network) is not None:
+                    self._advisor.note_signalling(network, len(data) + OUTER_BYTES)
                     self._anchors.receive(data, anchor, network, now)
             case BindingAnswerReceived(network, flow, data):
                 self._upkeep.binding.hear(network, flow, data, now)
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
+                    self._advisor.note_signalling(network, len(payload) + 2 * OUTER_BYTES)
                     self._receive_signal(tunnel, port, payload, now)
             case ApplicationDefined(name, id, policy):
                 self._define(name, id, policy or self._settings.default_policy, now)
@@ -231,6 +242,9 @@ class MobileHost:
             case ApplicationLocked(name, network):
                 if name in self._placement.applications:
                     self._placement.lock(name, network, now)
+            case NetworksRedescribed(facts):
+                self._advisor.describe(facts, now)
+                self._placement.heed_budgets_of_networks(now)
             case ClockRead(offset):
                 self._advisor.set_clock(offset, now)
             case HandoverAsked(token, what, target):
@@ -242,7 +256,16 @@ class MobileHost:
             case TimeoutReached():
                 self._pass_time(now)
         self._work_off(now)
+        return self._hand_out()
+
+    def _hand_out(self) -> list[HostCommand]:
         commands, self._commands = self._commands, []
+        for command in commands:
+            match command:
+                case SendSip(network, _, data):
+                    self._advisor.note_signalling(network, len(data) + OUTER_BYTES)
+                case SendTunnelSignal(network, _, payload):
+                    self._advisor.note_signalling(network, len(payload) + 2 * OUTER_BYTES)
         return commands
 
     def next_glance(self, now: float) -> float:
@@ -261,8 +284,7 @@ class MobileHost:
             self._on_tunnel(tunnel, (action,), now)
         if any(isinstance(action, StateChanged) for _, action in found):
             self._work_off(now)
-        commands, self._commands = self._commands, []
-        return commands
+        return self._hand_out()
 
     def _define(
         self, name: ApplicationName, id: ApplicationId, policy: Policy | tuple[str, ...], now: float
@@ -270,7 +292,7 @@ class MobileHost:
         if isinstance(policy, Policy):
             self._placement.guide(name, id, policy, now)
         else:
-            self._placement.define(name, id, policy)
+            self._placement.define(name, id, policy, now)
 
     def _pass_time(self, now: float) -> None:
         self._anchors.handle_timeout(now)
@@ -295,6 +317,7 @@ class MobileHost:
         self._watch_anchor(now)
         self._follow_anchors(now)
         self._placement.settle(now)
+        self._heed_budgets(now)
         if self._placement.has_lost:
             self._placement.has_lost = False
             self._hurry_setup(now)
@@ -345,7 +368,8 @@ class MobileHost:
         self._upkeep.appear(event, now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
-        self._anchors.appear(event.network, now)
+        if event.network in self._ranked:
+            self._anchors.appear(event.network, now)
         self._follow_anchors(now)
         if self._association.is_held:
             self._pass_time_of(tunnel, now)
@@ -367,9 +391,21 @@ class MobileHost:
         self._follow_anchors(now)
 
     def _rank_networks(self) -> None:
-        there = [tunnel for tunnel in self._tunnels.values() if tunnel.state is not TunnelState.DOWN]
-        there.sort(key=lambda tunnel: not tunnel.is_usable)
-        self._anchors.rank([tunnel.network for tunnel in there])
+        self._ranked = signalling_networks(self._settings.signalling, self._tunnels.values(), self._spent)
+        self._anchors.rank(self._ranked)
+
+    def _heed_budgets(self, now: float) -> None:
+        """Networks whose own budget is spent are not spoken by; those that have a new one are again."""
+        if not self._advisor.engine.has_network_budgets:
+            return
+        spent = self._advisor.engine.spent_networks(now)
+        if spent != self._spent:
+            freed, self._spent = self._spent - spent, spent
+            self._rank_networks()
+            for network in self._ranked:
+                if network in freed:
+                    self._anchors.appear(network, now)
+                    self._follow_anchors(now)
 
     # --- tunnels ---
 

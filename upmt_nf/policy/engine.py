@@ -26,6 +26,7 @@ from upmt_nf.policy.events import (
     Measured,
     MoveFailed,
     NetworkChanged,
+    NetworksDescribed,
     Placed,
     PolicyEvent,
     PolicySet,
@@ -57,11 +58,14 @@ class Engine:
         self.ledger = ledger or Ledger()
         self.applications: dict[ApplicationName, Application] = {}
         self.paths = {facts.name: Path(facts) for facts in networks}
-        self._costs = {facts.name: facts.cost for facts in networks}
-        self._has_network_budgets = any(facts.budgets for facts in networks)
+        self._note_facts()
         self._clock = clock or CivilClock()
         self._count_every = count_every
         self._wake_at: dict[ApplicationName, float] = {}
+
+    def _note_facts(self) -> None:
+        self._costs = {name: path.facts.cost for name, path in self.paths.items()}
+        self._has_network_budgets = any(path.facts.budgets for path in self.paths.values())
 
     # --- driving ---
 
@@ -149,6 +153,22 @@ class Engine:
         """The same of all networks."""
         return {name: self.guard(name) for name in self.paths}
 
+    def spent_networks(self, now: float) -> frozenset[NetworkName]:
+        """Networks with a budget of their own, of all applications together, that is spent."""
+        time = self._clock.at(now)
+        return frozenset(
+            name
+            for name, path in self.paths.items()
+            for budget in path.facts.budgets
+            if budget.limit - self.ledger.spent(budget, None, time, self._costs)
+            < self._set_aside(budget, path)
+        )
+
+    @property
+    def has_network_budgets(self) -> bool:
+        """Whether any network has a budget of its own, which holds for every application."""
+        return self._has_network_budgets
+
     def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
         """Why an application must not be on a network now; None when it may."""
         application = self.applications[name]
@@ -186,6 +206,10 @@ class Engine:
                 application = self.applications[name]
                 application.fail(target, now + FAILURE_PATIENCE, now)
                 return [application]
+            case NetworksDescribed(networks):
+                for facts in networks:
+                    self.paths[facts.name].facts = facts
+                self._note_facts()
             case ClockSet(offset):
                 self._clock = CivilClock(offset)
             case TimePassed():
