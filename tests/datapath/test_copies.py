@@ -289,6 +289,24 @@ def test_a_tunnel_that_goes_takes_its_copies_along() -> None:
     assert [network for network, _ in legs(ends.anchor.downlink(datagram(1, up=False), 1.0))] == [0]
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=70), st.integers(0, 80))
+def test_what_is_no_packet_behind_a_number_is_dropped_and_counted(
+    format: str, noise: bytes, cut: int
+) -> None:
+    ends = Ends((format, format))
+    head = Numbering(1).head()
+    for inner in (head + noise, (head + datagram(1))[:cut], head + head + datagram(1)):
+        payload = ends.ours[0].format.encode(ends.ours[0], inner)
+        # Alone, and last in a burst behind a good one.
+        good = ends.ours[0].format.encode(ends.ours[0], head + datagram(1, size=80))
+        for burst, size in ((payload, len(payload)), (good + payload, len(good))):
+            found = list(ends.anchor.arrived(packed_endpoint(REMOTES[0]), 0, burst, size, 1.0))
+            delivered = [one.deliver for one in found if one.deliver is not None]
+            assert set(delivered) <= {datagram(1), datagram(1, size=80), noise}
+
+
 def test_nobody_elses_number_is_believed() -> None:
     """A forger with another source in a tunnel of his own moves no window of the owner's."""
     ends = Ends(("cookie", "cookie"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from upmt_nf.datapath.coalescing import merge, runs
-from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, number_of
+from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.fair_reassembler import FairReassembler
@@ -115,7 +115,7 @@ class AnchorForwarder:
                 piece = packets[at : at + inner_size]
                 if tunnel.format is PLAIN:
                     yield self._arrived(remote, tos, piece, now)
-                elif number_of(piece) is None and not is_whole(piece):
+                elif not is_carried(piece):
                     yield self._drop("malformed_inner")
                 else:
                     yield self._accept(remote, tunnel, tos, piece, now, 1, len(piece))

@@ -93,7 +93,7 @@ class Arrival(NamedTuple):
 
 def number_of(payload: bytes) -> Number | None:
     """The number of a packet that was sent by two tunnels; None for one that was not."""
-    if payload[0] != NUMBERED:
+    if len(payload) <= NUMBER_SIZE or payload[0] != NUMBERED:
         return None
     first, number = _HEAD.unpack_from(payload)
     return Number(first & RUNS - 1, number)
@@ -101,9 +101,7 @@ def number_of(payload: bytes) -> Number | None:
 
 def is_carried(payload: bytes) -> bool:
     """Whether a decoded payload is one whole inner packet, numbered or not."""
-    return is_whole(payload) or (
-        len(payload) > NUMBER_SIZE and payload[0] == NUMBERED and is_whole(payload[NUMBER_SIZE:])
-    )
+    return is_whole(payload) or (number_of(payload) is not None and is_whole(payload[NUMBER_SIZE:]))
 
 
 def holds_numbered(packets: bytes, size: int) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from upmt_nf.datapath.coalescing import merge, runs
-from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, number_of
+from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.formats import PLAIN, decode, is_plain
@@ -335,7 +335,7 @@ class HostForwarder:
         if holds_numbered(packets, inner_size):
             for at in range(0, len(packets), inner_size):
                 piece = packets[at : at + inner_size]
-                if number_of(piece) is None and not is_whole(piece):
+                if not is_carried(piece):
                     yield self._drop("malformed_inner")
                 else:
                     yield self._accept(path, tunnel, tos, piece, now, 1, len(piece))
