@@ -438,8 +438,8 @@ class FastPlane:
         """From now on only what PAFT knows counts."""
         self._adopting_until = 0.0
         self._end_names()
-        for application, tunnel in self._paft.applications.items():
-            self.application_changed(application, tunnel)
+        for application in self._paft.applications:
+            self.application_changed(application, self._paft.mirrored(application))
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
             for key, _ in [row for part in table.items() for row in part if not is_known(*row)]:
                 table.delete(key)

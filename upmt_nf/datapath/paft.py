@@ -347,13 +347,13 @@ class Paft:
         if is_redundant is (before is None):
             self._tell_of(application_id)
 
+    def mirrored(self, application_id: int) -> Tunnel | None:
+        """The tunnel that a mirror is told: it knows no copies, so redundant applications have none."""
+        return None if application_id in self.doubles else self.applications.get(application_id)
+
     def _tell_of(self, application_id: int) -> None:
-        """A mirror knows no copies: the packets of redundant applications are not its own."""
         if self.mirror is not None:
-            is_whole = application_id not in self.doubles
-            self.mirror.application_changed(
-                application_id, self.applications.get(application_id) if is_whole else None
-            )
+            self.mirror.application_changed(application_id, self.mirrored(application_id))
 
     def changed(self, entry: FlowEntry) -> None:
         """Whoever changes an entry by itself says so here."""
