@@ -212,7 +212,10 @@ class Declarations:
                 moved = applications.reclassify(entries, rule)
                 name = applications.by_id[rule.application].name
                 daemon.take(FlowsAdopted(name, tuple(moved)))
-        for name, flows in applications.part_again(entries).items():
+        if daemon.admission is not None:
+            # What the kernel let in before the rules changed.
+            daemon.admission.catch_up()
+        for name, flows in applications.part_again(daemon.paft.flows.values()).items():
             daemon.take(FlowsAdopted(name, tuple(flows)))
         return changes
 

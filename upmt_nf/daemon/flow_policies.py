@@ -51,6 +51,11 @@ class FlowPolicies:
             if parts:
                 self._parts[whole] = tuple(parts)
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether any application has parts."""
+        return bool(self._parts)
+
     def part_of(self, application: ApplicationId, flow: FlowKey, dscp: int) -> ApplicationId:
         """The application that a flow of `application` goes by: the part that it fits, or the whole."""
         whole = self.whole_of(application)
