@@ -133,20 +133,31 @@ class Lab:
             return False
         return True
 
+    def end_programs_on(self, host: str) -> None:
+        """End what `start` began on a host."""
+        namespace = self.words(host)
+        ended = [process for process in self._programs if tuple(process.args)[: len(namespace)] == namespace]  # type: ignore[arg-type]
+        _end(ended)
+        self._programs = [process for process in self._programs if process not in ended]
+
     def end_programs(self) -> None:
         """End what `start` began."""
-        for process in self._programs:
-            if process.poll() is None:
-                process.terminate()
-        for process in self._programs:
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+        _end(self._programs)
         self._programs.clear()
+
+
+def _end(programs: list[subprocess.Popen[str]]) -> None:
+    for process in programs:
+        if process.poll() is None:
+            process.terminate()
+    for process in programs:
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _run(command: tuple[str, ...], check: bool, timeout: float = 60) -> subprocess.CompletedProcess[str]:

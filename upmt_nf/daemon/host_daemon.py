@@ -13,6 +13,7 @@ from pathlib import Path
 from random import SystemRandom
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.config.system_resolver import declared_applications
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
@@ -136,7 +137,9 @@ class HostDaemon:
         self.policies = HostPolicies(self.config)
         self.kernel = HostKernel(self.config)
         self.applications = Applications(
-            self.config.application, self.config.mobile_host.default, self.kernel.cgroup_is_settled
+            declared_applications(self.config),
+            self.config.mobile_host.default,
+            self.kernel.cgroup_is_settled,
         )
         self.declarations.start()
         self.watch = HostWatch(self)
