@@ -249,6 +249,7 @@ def killed_at(moment: str, lab: Lab, config: Path, pid: int, rounds: random.Rand
     if moment == "loss":
         time.sleep(0.3)
         lab.link("net1", "up")
+        wait_until(lambda: "state UP" in lab.on("mh", "ip", "-o", "link", "show", "if1").stdout, "it is up")
         set_default(lab, "10.10.10.1", "if1", 200)
     return pid
 
