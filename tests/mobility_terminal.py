@@ -322,7 +322,7 @@ class Terminal:
                 self.open_tunnels[name] = id
             case CloseTunnel(name):
                 assert self.open_tunnels.pop(name) not in self.paft.tunnels
-            case RebindTunnel(name):
+            case RebindTunnel(name, _):
                 self.links[name].rebind()
                 self.rebinds.append(name)
             case HandoverFinished():

@@ -161,7 +161,8 @@ def _rule_sets(role: Role, config: Path | None) -> _RuleSets:
 
     settings = mobile_host_config(config)
     # A network without a port of its own gets its line when the daemon has bound one.
-    ports = {network.interface: network.tunnel_port for network in settings.network if network.tunnel_port}
+    there = settings.anchor.tunnel_port
+    ports = {each.interface: (each.tunnel_port, there) for each in settings.network if each.tunnel_port}
     applications = Applications(settings.application, settings.mobile_host.default)
     leaves_alone = applications.is_any_native
     ipv4 = host_rules(

@@ -22,7 +22,7 @@ from upmt_nf.config.policies import (
     with_networks,
 )
 from upmt_nf.config.quantities import Rate, WrittenBudget
-from upmt_nf.config.values import InterfaceName, Name, Port
+from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
@@ -109,6 +109,8 @@ class AnchorAddress(Section):
 
     address: IPvAnyAddress
     tunnel_port: Port = TUNNEL_PORT
+    further_tunnel_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_FURTHER_PORTS)] = ()
+    """Tried in this order where an access network lets `tunnel_port` not pass; as the anchor has them."""
     signalling_port: Port = SIGNALLING_PORT
     identity: Annotated[str, AfterValidator(check_identity)] | None = None
     """Towards this anchor; by default that of `[mobile_host]`."""

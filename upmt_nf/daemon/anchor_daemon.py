@@ -139,12 +139,12 @@ class AnchorDaemon:
         self.plane = AnchorPlane(
             loop,
             config.address,
-            config.tunnel_port,
+            config.tunnel_ports,
             self.forwarder,
             tun,
             heard=self._hear,
             merges=self.datapath.fast is None,
-            probed=lambda remote, data: self.take(BindingProbeReceived(remote, data)),
+            probed=lambda remote, data, by: self.take(BindingProbeReceived(remote, data, by)),
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
@@ -244,9 +244,9 @@ class AnchorDaemon:
         ):
             self.take(SipDatagramReceived(source, data))
 
-    def _hear(self, signal: TunnelSignal) -> None:
+    def _hear(self, signal: TunnelSignal, by: int) -> None:
         tunnel, remote, source, port, payload = signal[1:]
-        event = TunnelSignalReceived(tunnel, remote, source, port, payload)
+        event = TunnelSignalReceived(tunnel, remote, source, port, payload, by)
         if port != MEASUREMENT_PORT:
             self.take(event)
             if self.datapath.fast is not None:
@@ -265,10 +265,10 @@ class AnchorDaemon:
 
     def _perform(self, command: AnchorCommand) -> None:
         match command:
-            case SendTunnelSignal(remote, destination, port, payload):
-                self.plane.send_signal(remote, destination, port, payload)
-            case SendBindingAnswer(remote, data):
-                self.plane.send_as_is(remote, data)
+            case SendTunnelSignal(remote, destination, port, payload, by):
+                self.plane.send_signal(remote, destination, port, payload, by)
+            case SendBindingAnswer(remote, data, by):
+                self.plane.send_as_is(remote, data, by)
             case SendSip(destination, data):
                 self._signalling.send_to(data, destination)
             case LeaseGranted(identity, address, is_inherited):

@@ -434,17 +434,17 @@ class HostDaemon:
             case CloseTunnel(network):
                 if self.forwarder is not None:
                     self.forwarder.use_tunnel(network, None)
-            case RebindTunnel(network):
-                self.networks.rebind(network)
+            case RebindTunnel(network, anchor_port):
+                self.networks.rebind(network, anchor_port)
                 self.update_rules()
             case UseAnchor(tunnels, signalling):
                 self._use_anchor(tunnels, signalling)
             case KeepNatMapping(network):
                 self.plane.keep_mapping(network)
-            case SendBindingProbe(network, flow, data):
-                self._probes.send(network, flow, data)
-            case CloseBindingProbe(network):
-                self._probes.close(network)
+            case SendBindingProbe(network, flow, data, port):
+                self._probes.send(network, flow, data, port)
+            case CloseBindingProbe(network, flows):
+                self._probes.close(network, flows)
             case RememberBindingTime(place, known):
                 self._state.keep_binding_time(place, known)
             case ConfigureVirtualAddress(address):

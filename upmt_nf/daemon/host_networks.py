@@ -69,10 +69,13 @@ class HostNetworks:
         return list(self._by_interface)
 
     @property
-    def ports(self) -> dict[str, int]:
-        """Access interface -> local port of its tunnel."""
+    def ports(self) -> dict[str, tuple[int, int]]:
+        """Access interface -> local port of its tunnel, and the anchor's."""
         interface_of = {section.name: name for name, (_, section) in self._by_interface.items()}
-        return {interface_of[network]: present.port for network, present in self._present.items()}
+        return {
+            interface_of[network]: (present.port, self._plane.remote_of(network).port)
+            for network, present in self._present.items()
+        }
 
     def update(self, state: InterfaceState) -> NetworkAppeared | NetworkVanished:
         """An interface is like this now: bring its sockets into line and say what it means."""
@@ -113,14 +116,16 @@ class HostNetworks:
                 network, routing.index, section.interface, routing.address.ip, port
             )
 
-    def rebind(self, network: NetworkName) -> None:
-        """A new source port for a network's tunnel. Keeps the old one when the kernel refuses."""
+    def rebind(self, network: NetworkName, anchor_port: int) -> None:
+        """A new source port for a network's tunnel, to that port of the anchor; the old one if the kernel refuses."""
         present = self._present.get(network)
         if present is None:
             return
         routing = present.routing
         try:
-            present.port = self._plane.open(network, routing.index, routing.interface, routing.address.ip, 0)
+            present.port = self._plane.open(
+                network, routing.index, routing.interface, routing.address.ip, 0, anchor_port
+            )
         except UpmtError as reason:
             log.warning("network %s keeps its tunnel port: %s", network, reason)
 

@@ -28,6 +28,7 @@ def host_settings(
             anchor.tunnel_port,
             anchor.signalling_port,
             secret,
+            anchor.further_tunnel_ports,
         )
         for anchor, secret in zip(config.anchors, secrets, strict=True)
     )
@@ -51,6 +52,7 @@ def host_settings(
         facts=config.facts(),
         ledger=ledger,
         secret=first.secret,
+        further_tunnel_ports=first.further_tunnel_ports,
         further_anchors=tuple(further),
         protection={NetworkName(section.name): section.protection for section in config.network},
     )

@@ -63,11 +63,19 @@ class SipDatagramReceived:
 
 @dataclass(frozen=True, slots=True)
 class BindingAnswerReceived:
-    """Something came from the anchor's tunnel port to one of the two ports of a binding trial."""
+    """Something came from a tunnel port of the anchor (0: the one in use) to a port that was opened for `flow`."""
 
     network: NetworkName
     flow: ProbeFlow
     data: bytes
+    anchor_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTestAsked:
+    """An administrator wants to know what a network lets through."""
+
+    network: NetworkName
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,7 @@ HostEvent = (
     | PathNarrowed
     | SipDatagramReceived
     | BindingAnswerReceived
+    | NetworkTestAsked
     | TunnelSignalReceived
     | ApplicationDefined
     | ApplicationAssigned

@@ -35,6 +35,7 @@ from upmt_nf.mobility.host_events import (
     HandoverAsked,
     HostEvent,
     NetworkAppeared,
+    NetworkTestAsked,
     NetworkVanished,
     PathFailed,
     PathNarrowed,
@@ -150,7 +151,9 @@ class MobileHost:
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
         return {
-            name: network_status(tunnel, self._upkeep.binding.binding_time(name))
+            name: network_status(
+                tunnel, self._upkeep.binding.binding_time(name), self._upkeep.tests.result(name)
+            )
             for name, tunnel in self._tunnels.items()
         }
 
@@ -218,8 +221,10 @@ class MobileHost:
             case SipDatagramReceived(network, data, anchor):
                 if self._known(network) is not None:
                     self._anchors.receive(data, anchor, network, now)
-            case BindingAnswerReceived(network, flow, data):
-                self._upkeep.binding.hear(network, flow, data, now)
+            case BindingAnswerReceived():
+                self._upkeep.hear(event, now)
+            case NetworkTestAsked(network):
+                self._upkeep.tests.ask(network, now)
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
                     self._receive_signal(tunnel, port, payload, now)
@@ -292,6 +297,9 @@ class MobileHost:
                         self._hear(purpose, response, now)
                     case Noticed(network, notice):
                         self._heed(network, notice, now)
+        self._upkeep.tests.handle_timeout(now)
+        for network, result in self._upkeep.tests.take_finished():
+            self._setups.heed_test(self._tunnels[network], result, now)
         self._watch_anchor(now)
         self._follow_anchors(now)
         self._placement.settle(now)
@@ -302,7 +310,7 @@ class MobileHost:
         self._commands += self._placement.running.commands
         self._placement.running.commands.clear()
         self._commands += self._anchors.commands()
-        self._commands += self._upkeep.binding.take_commands()
+        self._commands += self._upkeep.take_commands()
         if self._is_stopped:
             self._commands.append(Stopped())
 
@@ -358,7 +366,8 @@ class MobileHost:
         if tunnel.state is TunnelState.DOWN:
             tunnel.reason = reason
             return
-        self._upkeep.binding.vanish(network)
+        self._upkeep.vanish(network)
+        tunnel.anchor_port = 0
         actions = tunnel.vanish(reason)
         self._setups.close(tunnel)
         self._on_tunnel(tunnel, actions, now)
@@ -426,6 +435,9 @@ class MobileHost:
                 case AnchorChanged():
                     settings = self._anchors.used.settings
                     self._drop_tunnels(now)
+                    self._upkeep.tests.start_over(now)
+                    for tunnel in self._tunnels.values():
+                        tunnel.anchor_port = 0
                     self._commands.append(UseAnchor(settings.anchor_tunnels, settings.anchor_signalling))
                     self._is_configured = False
                 case Granted(is_new):

@@ -17,6 +17,7 @@ from upmt_nf.mobility.host_commands import CloseTunnel, HostCommand, OpenTunnel,
 from upmt_nf.mobility.host_signalling import INSIDE_T1, SettingUp
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.measurement import PathMeasurement
+from upmt_nf.mobility.network_test import TestResult
 from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
@@ -65,6 +66,26 @@ class TunnelSetups:
         if tunnel.tunnel is not None:
             tunnel.tunnel.mtu = mtu
 
+    # --- the anchor's ports ---
+
+    def anchor_end(self, tunnel: HostTunnel) -> Endpoint:
+        """Where a network's tunnel ends."""
+        settings = self._anchors.used.settings
+        return Endpoint(settings.anchor, tunnel.anchor_port or settings.tunnel_port)
+
+    def heed_test(self, tunnel: HostTunnel, result: TestResult, now: float) -> None:
+        """A network that has no tunnel by the port that it was to go to goes to the first that is let through."""
+        settings, ports = self._anchors.used.settings, result.open_ports
+        port = self.anchor_end(tunnel).port
+        if tunnel.is_usable or not ports or port in ports or not set(ports) <= set(settings.tunnel_ports):
+            return
+        tunnel.anchor_port = ports[0] if ports[0] != settings.tunnel_port else 0
+        text = (
+            f"network {tunnel.network}: UDP to port {port} of the anchor does not pass, to {ports[0]} it does"
+        )
+        self._perform(Announce(Level.WARNING, text))
+        self.ask(tunnel, rebind=True, now=now)
+
     # --- set up and closed ---
 
     def ask(self, tunnel: HostTunnel, rebind: bool, now: float) -> None:
@@ -76,7 +97,7 @@ class TunnelSetups:
         network = tunnel.network
         signalling.cancel(lambda purpose: isinstance(purpose, SettingUp) and purpose.network == network)
         if rebind:
-            self._perform(RebindTunnel(network))
+            self._perform(RebindTunnel(network, self.anchor_end(tunnel).port))
         claims = self._placement.claims(network)
         if claims:
             self._placement.note_claims(network, now)
@@ -126,6 +147,8 @@ class TunnelSetups:
         reflexive = Endpoint(answer.your_address, answer.your_port)
         old = tunnel.tunnel
         if old is not None and old.id == answer.tunnel_id:
+            if old.remote != self.anchor_end(tunnel):
+                self._paft.move_endpoint(old, self.anchor_end(tunnel))
             self._protect(old, answer, now)
             if tunnel.reflexive == reflexive:
                 return
@@ -135,7 +158,7 @@ class TunnelSetups:
             tunnel.tunnel = Tunnel(
                 answer.tunnel_id,
                 address,
-                self._anchors.used.settings.anchor_tunnels,
+                self.anchor_end(tunnel),
                 tunnel.mtu,
                 tunnel.network,
                 now,

@@ -9,10 +9,13 @@ from collections.abc import Mapping
 from random import Random
 
 from upmt_nf.datapath.paft import Paft
+from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_binding import HostBinding
-from upmt_nf.mobility.host_events import NetworkAppeared
+from upmt_nf.mobility.host_commands import CloseBindingProbe, RememberBindingTime, SendBindingProbe
+from upmt_nf.mobility.host_events import BindingAnswerReceived, NetworkAppeared
 from upmt_nf.mobility.host_tunnel import HostTunnel
+from upmt_nf.mobility.network_tests import NetworkTests
 from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_states import TunnelState
@@ -36,17 +39,28 @@ class Upkeep:
         self._anchors = anchors
         self.rekeying = Rekeying(settings, random)
         self.binding = HostBinding(
-            settings, random, self._credentials, lambda name: tunnels[name].state is TunnelState.UP
+            settings,
+            random,
+            self._credentials,
+            lambda name: tunnels[name].state is TunnelState.UP,
+            lambda name: tunnels[name].anchor_port or anchors.used.settings.tunnel_port,
+        )
+        self.tests = NetworkTests(
+            random,
+            self._credentials,
+            lambda: anchors.used.settings.tunnel_ports,
+            lambda name: tunnels[name].is_usable,
         )
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` has something to do because of the time."""
-        times = (self.binding.next_timeout(), self.rekeying.next_timeout())
+        times = (self.binding.next_timeout(), self.tests.next_timeout(), self.rekeying.next_timeout())
         return min((time for time in times if time is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
         """Make trials, set keepalives, ask for keys, as is due."""
         self.binding.handle_timeout(now)
+        self.tests.handle_timeout(now)
         for tunnel in self._tunnels.values():
             tunnel.resting.keepalive = self.binding.keepalive(tunnel.network)
         self._renew_keys(now)
@@ -54,6 +68,23 @@ class Upkeep:
     def appear(self, event: NetworkAppeared, now: float) -> None:
         """A network is there; its gateway and prefix tell its places apart."""
         self.binding.appear(event.network, f"{event.network} {event.gateway} {event.prefix}", now)
+        self.tests.appear(event.network, now)
+
+    def vanish(self, network: NetworkName) -> None:
+        """A network is gone."""
+        self.binding.vanish(network)
+        self.tests.vanish(network)
+
+    def hear(self, event: BindingAnswerReceived, now: float) -> None:
+        """Something came to a port beside the tunnel's."""
+        if event.flow is ProbeFlow.TESTING:
+            self.tests.hear(event.network, event.anchor_port, event.data, now)
+        else:
+            self.binding.hear(event.network, event.flow, event.data, now)
+
+    def take_commands(self) -> list[SendBindingProbe | CloseBindingProbe | RememberBindingTime]:
+        """What is to be done; each is given once."""
+        return [*self.binding.take_commands(), *self.tests.take_commands()]
 
     def _renew_keys(self, now: float) -> None:
         """A setup request brings new keys; the old ones serve until its answer is there."""
