@@ -32,7 +32,8 @@ def test_coarser_samples_are_the_means_of_what_they_stand_for() -> None:
         kept += history.take(Measurements(1.0, round_trip=0.01 * number), NOON + SAMPLE_EVERY * number)
     assert [each.at for each in kept if each.step == 10] == [NOON + 10 * number for number in range(7)]
     (minute,) = [each for each in kept if each.step == 60]
-    assert minute == Sample(NOON, 60, Measurements(1.0, round_trip=pytest.approx(0.025)))
+    assert (minute.at, minute.measured.up) == (NOON, 1.0)
+    assert minute.measured.round_trip == pytest.approx(0.025)
 
 
 def test_a_value_that_nobody_measured_stays_unknown() -> None:

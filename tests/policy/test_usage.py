@@ -19,8 +19,9 @@ def test_days_add_up_to_months_and_networks_are_kept_apart() -> None:
     book.add(LTE, 1_000_000, 0, 4.0, CivilTime(DAY.day + 1, 5.0))
     book.add(LTE, 7, 0, 4.0, CivilTime(DAY.day + 40, 5.0))
     book.add(WIFI, 5, 5, 0.0, DAY)
-    assert book.of_day(LTE, DAY) == Usage(1_000_000, 3_000_000, pytest.approx(0.016))
-    assert book.of_month(LTE, DAY) == Usage(2_000_000, 3_000_000, pytest.approx(0.02))
+    day, month = book.of_day(LTE, DAY), book.of_month(LTE, DAY)
+    assert (day.up, day.down, day.cost) == (1_000_000, 3_000_000, pytest.approx(0.016))
+    assert (month.up, month.down, month.cost) == (2_000_000, 3_000_000, pytest.approx(0.02))
     assert list(book.months(LTE)) == [DAY.month, DAY.month + 1]
     assert book.of_month(WIFI, DAY) == Usage(5, 5, 0.0)
 
