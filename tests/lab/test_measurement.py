@@ -95,7 +95,7 @@ def test_what_a_network_carries_is_counted_on_its_wire_and_kept(brisk: Lab) -> N
     assert row["usage"]["month"]["bytes_down"] >= day["bytes_down"]
     wait_until(lambda: brisk.ask("networks", "history", "net0"), "a first sample is kept", 20)
     samples = brisk.ask("networks", "history", "net0")
-    assert complaints("history", samples) == []
+    assert complaints("networks-history", samples) == []
     sample = samples[-1]
     assert sample["up"] == 1
     assert sample["rtt_ms"] > 0
