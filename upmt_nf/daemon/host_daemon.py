@@ -490,6 +490,7 @@ class HostDaemon:
     def _use_anchor(self, tunnels: Endpoint, signalling: Endpoint) -> None:
         """Rules and routes for the new anchor are there before those for the old one go."""
         self.plane.use_anchor(tunnels)
+        self.networks.use_anchor()
         self.forwarder = None
         self.kernel.anchor, self._signalling_port = tunnels, signalling.port
         self.networks.apply_routing()

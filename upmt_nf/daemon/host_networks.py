@@ -59,6 +59,8 @@ class HostNetworks:
             section.interface: (index, section) for index, section in enumerate(config.network, start=1)
         }
         self._present: dict[NetworkName, _Present] = {}
+        self._anchor_ports: dict[NetworkName, int] = {}
+        """Of networks whose tunnels do not go to the first port of the anchor in use."""
         self.virtual_address: IPAddress | None = None
         self.ports_before: Mapping[int, int] = {}
         """Of an earlier daemon's tunnels, by the index of the interface: the same again, if the kernel is to choose."""
@@ -113,7 +115,12 @@ class HostNetworks:
         if self._plane.local_of(network) is None:
             port = section.tunnel_port or self.ports_before.get(at, 0)
             present.port = self._plane.open(
-                network, routing.index, section.interface, routing.address.ip, port
+                network,
+                routing.index,
+                section.interface,
+                routing.address.ip,
+                port,
+                self._anchor_ports.get(network, 0),
             )
 
     def rebind(self, network: NetworkName, anchor_port: int) -> None:
@@ -126,8 +133,13 @@ class HostNetworks:
             present.port = self._plane.open(
                 network, routing.index, routing.interface, routing.address.ip, 0, anchor_port
             )
+            self._anchor_ports[network] = anchor_port
         except UpmtError as reason:
             log.warning("network %s keeps its tunnel port: %s", network, reason)
+
+    def use_anchor(self) -> None:
+        """Another anchor is in use: all tunnels go to its first port."""
+        self._anchor_ports.clear()
 
     def apply_routing(self) -> None:
         """Bring policy routing into line with what is there. Raises KernelError."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from upmt_nf.daemon.control_server import Handler
 from upmt_nf.daemon.network_trial import network_trial
+from upmt_nf.mobility.host_events import NetworkTestAsked
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.identity import NetworkName
 
 if TYPE_CHECKING:
     from upmt_nf.daemon.host_daemon import HostDaemon
 
-READING = frozenset(("network-test", "network-history", "usage"))
+READING = frozenset(("network-history", "usage"))
 """What any user may ask."""
 _LONGEST = 400 * 86400.0
+_PATIENCE = 5.0
+"""Seconds; a test takes two at most."""
 
 
 class NetworkControl:
@@ -33,8 +37,16 @@ class NetworkControl:
         }
 
     async def try_network(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
-        """What is known of a network's way to the anchor."""
-        return network_trial(self._daemon.machine.networks[self._network(arguments)])
+        """Find out what a network lets through, as far as that can be, and say what is known of its way to the anchor.
+
+        Some packets of 40 octets to each tunnel port of the anchor.
+        """
+        network, daemon = self._network(arguments), self._daemon
+        asked_at = daemon.now()
+        daemon.take(NetworkTestAsked(network))
+        while daemon.now() < asked_at + _PATIENCE and daemon.machine.is_testing(network):
+            await asyncio.sleep(0.02)
+        return network_trial(daemon.machine.networks[network])
 
     async def history(self, arguments: Mapping[str, Any], _: int) -> list[dict[str, Any]]:
         """What a network was like, oldest first."""

@@ -174,6 +174,10 @@ class MobileHost:
         """Why an application's policy or lock forbids it a network; None when it may be there."""
         return self._advisor.bar(name, network, now)
 
+    def is_testing(self, network: NetworkName) -> bool:
+        """Whether a test of a network is under way."""
+        return self._upkeep.tests.is_testing(network)
+
     @property
     def counters(self) -> dict[str, int]:
         """What the signalling counted, by reason."""
@@ -367,7 +371,6 @@ class MobileHost:
             tunnel.reason = reason
             return
         self._upkeep.vanish(network)
-        tunnel.anchor_port = 0
         actions = tunnel.vanish(reason)
         self._setups.close(tunnel)
         self._on_tunnel(tunnel, actions, now)

@@ -57,6 +57,11 @@ class NetworkTests:
         tested = self._networks.get(network)
         return tested.result if tested is not None else None
 
+    def is_testing(self, network: NetworkName) -> bool:
+        """Whether a test of a network is under way."""
+        tested = self._networks.get(network)
+        return tested is not None and tested.running is not None
+
     def take_finished(self) -> list[tuple[NetworkName, TestResult]]:
         """The tests that have ended since the last call."""
         finished, self._finished = self._finished, []

@@ -1,0 +1,114 @@
+"""Access networks that let only some packets pass: what is found out about them, and what is done about it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab_driver import UPMT, Lab, unique_lab_name, wait_until
+from wire_schema import unpublished
+
+pytestmark = pytest.mark.lab
+
+PORTS = "further_tunnel_ports = [443, 53]"
+BLOCKED = "FORWARD -i lan -p udp --dport 1800 -j DROP".split()
+RANDOM = "POSTROUTING -o wan -p udp -j MASQUERADE --random"
+
+
+@pytest.fixture(scope="module", params=["agent", "fast"])
+def hotel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab whose first access network blocks the anchor's first tunnel port; the second's NAT maps each port anew."""
+    lab = Lab(unique_lab_name(), tmp_path_factory.mktemp("lab"))
+    try:
+        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--datapath", request.param)
+        configs = {}
+        for host, name in (("an", "anchor"), ("mh", "mobile-host")):
+            text = (lab.directory_of_state() / f"{name}.toml").read_text()
+            configs[host] = lab.directory / f"{name}.toml"
+            configs[host].write_text(text.replace("tunnel_port = 1800\n", f"tunnel_port = 1800\n{PORTS}\n"))
+        iptables(lab, "gw0", "-I", *BLOCKED)
+        iptables(lab, "gw1", "-t", "nat", "-I", *RANDOM.split())
+        for host, config in configs.items():
+            lab.start_daemon(host, Path(config))
+        wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 40)
+        lab.await_networks_up()
+        yield lab
+    finally:
+        lab.end_programs()
+        lab.upmt("lab", "down", "--name", lab.name)
+
+
+def iptables(lab: Lab, host: str, *words: str) -> str:
+    return lab.on(host, "iptables-legacy", "-w", *words).stdout
+
+
+def network(lab: Lab, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(row for row in lab.ask("networks") if row["name"] == name)
+    return found
+
+
+def tested(lab: Lab, name: str) -> dict[str, dict[str, Any]]:
+    """The checks of `upmt networks test`, by name."""
+    words = (*UPMT, "networks", "test", name, "--json")
+    answer = lab.on("mh", *words, check=False).stdout
+    trial = json.loads(answer)
+    assert unpublished("networks-test", trial) == []
+    return {check["check"]: check for check in trial["checks"]}
+
+
+def test_a_network_that_blocks_the_first_port_carries_everything_by_another(hotel: Lab) -> None:
+    lab = hotel
+    trial = network(lab, "net0")["trial"]
+    assert trial["passed"]
+    assert trial["open_ports"] == [443, 53]
+    assert unpublished("networks", lab.ask("networks")) == []
+    remotes = {tunnel["network"]: tunnel["remote"] for tunnel in lab.ask("tunnels")}
+    assert remotes == {"net0": "45.0.0.1:443", "net1": "45.0.0.1:1800"}
+    lab.ask("assign", "--uid", "0", "--to", "net0", "--app", "all")
+    said = lab.on("mh", "ping", "-q", "-c", "100", "-i", "0.01", "-s", "1000", "86.0.0.1").stdout
+    assert " 0% packet loss" in said
+    assert network(lab, "net0")["state"] == "up"
+    carried = next(each for each in lab.ask("tunnels") if each["network"] == "net0")
+    assert min(carried["packets_in"], carried["packets_out"]) >= 100
+    if lab.ask("status")["datapath"] == "fast":
+        there = {each["network"]: each for each in lab.ask("tunnels", host="an")}
+        assert there["net0"]["packets_out"] >= 100
+
+
+def test_handovers_go_between_networks_of_different_ports(hotel: Lab) -> None:
+    lab = hotel
+    ping = lab.start("mh", "ping", "-q", "-c", "300", "-i", "0.01", "86.0.0.1")
+    for target in ("net1", "net0", "net1"):
+        assert lab.ask("handover", "all", "--to", target)["to"] == target
+    assert " 0% packet loss" in ping.communicate(timeout=30)[0]
+
+
+def test_a_test_tells_ports_and_the_kind_of_nat(hotel: Lab) -> None:
+    checks = tested(hotel, "net0")
+    assert checks["ports"] == {
+        "check": "ports",
+        "state": "ok",
+        "detail": "UDP passes to 443, 53 of the anchor, not to 1800",
+    }
+    assert "endpoint-independent or address-dependent" in checks["nat"]["detail"]
+    assert network(hotel, "net0")["trial"]["nat_mapping"] == "endpoint-independent or address-dependent"
+    checks = tested(hotel, "net1")
+    assert checks["ports"]["detail"] == "UDP passes to 1800, 443, 53 of the anchor"
+    assert "address-and-port-dependent" in checks["nat"]["detail"]
+    assert network(hotel, "net1")["state"] == "up", "a test disturbs nothing"
+
+
+def test_where_no_port_passes_the_network_stays_out_and_says_so_until_one_does(hotel: Lab) -> None:
+    lab = hotel
+    everything = "FORWARD -i lan -p udp -j DROP".split()
+    iptables(lab, "gw0", "-I", *everything)
+    try:
+        wait_until(lambda: network(lab, "net0")["state"] == "dead", "the network is dead", 20)
+        checks = tested(lab, "net0")
+        assert checks["ports"]["state"] == "failed"
+        assert not network(lab, "net0")["trial"]["passed"]
+        assert lab.network_of("all") == "net1"
+    finally:
+        iptables(lab, "gw0", "-D", *everything)
+    lab.await_networks_up()
