@@ -12,7 +12,7 @@ from wire_schema import unpublished
 pytestmark = pytest.mark.lab
 
 PORTS = "further_tunnel_ports = [443, 53]"
-BLOCKED = "FORWARD -i lan -p udp --dport 1800 -j DROP".split()
+BLOCKED = ["FORWARD", "-i", "lan", "-p", "udp", "--dport", "1800", "-j", "DROP"]
 RANDOM = "POSTROUTING -o wan -p udp -j MASQUERADE --random"
 
 
@@ -101,7 +101,7 @@ def test_a_test_tells_ports_and_the_kind_of_nat(hotel: Lab) -> None:
 
 def test_where_no_port_passes_the_network_stays_out_and_says_so_until_one_does(hotel: Lab) -> None:
     lab = hotel
-    everything = "FORWARD -i lan -p udp -j DROP".split()
+    everything = ["FORWARD", "-i", "lan", "-p", "udp", "-j", "DROP"]
     iptables(lab, "gw0", "-I", *everything)
     try:
         wait_until(lambda: network(lab, "net0")["state"] == "dead", "the network is dead", 20)

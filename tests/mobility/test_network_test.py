@@ -195,6 +195,14 @@ def test_a_network_that_moves_to_another_place_takes_the_port_that_passes_there(
     assert world.host.machine.networks[NET0].anchor_port == 0
 
 
+def test_a_network_that_begins_to_block_the_port_in_use_goes_on_by_another() -> None:
+    world = associated(World(further_tunnel_ports=(443,)))
+    world.host.links[NET0].blocked = {1800}
+    world.until(lambda: world.host.network_state(NET0) == "dead", 20)
+    assert world.until(lambda: world.host.network_state(NET0) == "up", 5) < 2.5
+    assert world.host.machine.networks[NET0].anchor_port == 443
+
+
 def test_asked_for_a_test_runs_also_with_one_port_and_disturbs_no_tunnel() -> None:
     world = associated(World())
     before = world.host.open_tunnels.copy()

@@ -403,6 +403,8 @@ class MobileHost:
                     if TunnelState.SUSPECT in (old, new):
                         level = Level.DEBUG if new is not TunnelState.DEAD else level
                     self._say(level, f"network {tunnel.network} is {new.value}: {reason}")
+                    if new is TunnelState.DEAD:
+                        self._upkeep.tests.doubt(tunnel.network, now)
                     self._rank_networks()
 
     def _hurry_setup(self, now: float) -> None:

@@ -90,6 +90,11 @@ class NetworkTests:
         if (tested := self._networks.get(network)) is not None and tested.running is None:
             tested.wanted_at = now
 
+    def doubt(self, network: NetworkName, now: float) -> None:
+        """A network's tunnel is dead: perhaps another port still passes."""
+        if len(self._ports()) > 1:
+            self.ask(network, now)
+
     def start_over(self, now: float) -> None:
         """Another anchor, or another association with it: what was found before says nothing."""
         for network in list(self._networks):
