@@ -9,6 +9,7 @@ from typing import Any
 
 from upmt_nf.mobility.host_status import NetworkStatus
 from upmt_nf.mobility.network_test import Mapping, TestResult
+from upmt_nf.mobility.portal_checks import Finding
 
 _USABLE = ("up", "suspect")
 
@@ -37,6 +38,7 @@ def trial_report(status: NetworkStatus) -> dict[str, Any]:
         "reason": f"{failed[0]['check']}: {failed[0]['detail']}" if failed else None,
         "nat": nat,
         "nat_mapping": mapping.value if mapping is not None else None,
+        "portal": _portal(status),
         "open_ports": list(status.test.open_ports) if status.test is not None else None,
     }
 
@@ -55,12 +57,20 @@ def _link(status: NetworkStatus) -> dict[str, Any]:
 def _anchor(status: NetworkStatus, is_usable: bool) -> dict[str, Any]:
     if is_usable:
         return _check("anchor", "ok", f"UDP passes both ways, tunnel {status.tunnel_id}")
+    if status.portal is not None and status.portal.finding is Finding.PORTAL:
+        where = f": log in at {status.portal.location}" if status.portal.location else ""
+        return _check("anchor", "failed", f"a captive portal is in the way{where}")
     return _check("anchor", "failed", status.reason or "the anchor has not answered yet")
 
 
 def _mapping(status: NetworkStatus) -> Mapping | None:
     test = status.test or TestResult((), (), 0.0)
     return test.mapping(status.care_of_address, status.reflexive)
+
+
+def _portal(status: NetworkStatus) -> dict[str, Any] | None:
+    found = status.portal
+    return {"finding": found.finding.value, "location": found.location} if found is not None else None
 
 
 def _ports(test: TestResult) -> dict[str, Any]:
@@ -92,6 +102,8 @@ def _binding(status: NetworkStatus) -> dict[str, Any]:
 def _mtu(status: NetworkStatus) -> dict[str, Any]:
     state = "ok" if status.mtu >= 1280 else "failed"
     detail = f"inner packets of {status.mtu} bytes"
+    if status.path_mtu is not None:
+        detail += ", tried both ways"
     return _check("mtu", state, detail if state == "ok" else f"{detail}: IPv6 needs 1280")
 
 

@@ -111,6 +111,13 @@ class CloseBindingProbe:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckPortal:
+    """Ask by HTTP, from this network's care-of address, what `PortalChecked` is to tell."""
+
+    network: NetworkName
+
+
+@dataclass(frozen=True, slots=True)
 class RememberBindingTime:
     """Keep what was found out about a place's NAT over restarts."""
 
@@ -173,6 +180,7 @@ HostCommand = (
     | KeepNatMapping
     | SendBindingProbe
     | CloseBindingProbe
+    | CheckPortal
     | RememberBindingTime
     | HandoverFinished
     | Counted

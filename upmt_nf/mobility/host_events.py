@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.mobility.portal_checks import Portal
 from upmt_nf.model.flow import FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
 from upmt_nf.policy.policy import Policy
@@ -69,6 +70,14 @@ class BindingAnswerReceived:
     flow: ProbeFlow
     data: bytes
     anchor_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PortalChecked:
+    """What came of `CheckPortal`."""
+
+    network: NetworkName
+    portal: Portal
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,7 @@ HostEvent = (
     | SipDatagramReceived
     | BindingAnswerReceived
     | NetworkTestAsked
+    | PortalChecked
     | TunnelSignalReceived
     | ApplicationDefined
     | ApplicationAssigned

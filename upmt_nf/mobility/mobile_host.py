@@ -39,6 +39,7 @@ from upmt_nf.mobility.host_events import (
     NetworkVanished,
     PathFailed,
     PathNarrowed,
+    PortalChecked,
     SipDatagramReceived,
     TunnelSignalReceived,
 )
@@ -89,7 +90,7 @@ from upmt_nf.policy.budget import Ledger
 from upmt_nf.policy.policy import Policy
 from upmt_nf.signaling.messages import AnchorNotice
 from upmt_nf.signaling.sip.message import Response
-from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
+from upmt_nf.signaling.stamp import PACKET_SIZE, SenderPacket, parse_reflector
 
 AGEING_INTERVAL = 5.0
 ENDING_NOTICES = ("going-down", "lease-ended")
@@ -152,7 +153,11 @@ class MobileHost:
         """Every configured network now, in the order of preference."""
         return {
             name: network_status(
-                tunnel, self._upkeep.binding.binding_time(name), self._upkeep.tests.result(name)
+                tunnel,
+                self._upkeep.binding.binding_time(name),
+                self._upkeep.tests.result(name),
+                self._upkeep.paths.found(name),
+                self._upkeep.portals.found(name),
             )
             for name, tunnel in self._tunnels.items()
         }
@@ -176,7 +181,7 @@ class MobileHost:
 
     def is_testing(self, network: NetworkName) -> bool:
         """Whether a test of a network is under way."""
-        return self._upkeep.tests.is_testing(network)
+        return self._upkeep.is_testing(network)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -228,7 +233,10 @@ class MobileHost:
             case BindingAnswerReceived():
                 self._upkeep.hear(event, now)
             case NetworkTestAsked(network):
-                self._upkeep.tests.ask(network, now)
+                self._upkeep.ask_test(network, now)
+            case PortalChecked(network, portal):
+                if self._upkeep.portals.conclude(network, portal, now):
+                    self._say(Level.INFO, f"network {network}: HTTP says {portal.finding.value}")
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
                     self._receive_signal(tunnel, port, payload, now)
@@ -304,6 +312,8 @@ class MobileHost:
         self._upkeep.tests.handle_timeout(now)
         for network, result in self._upkeep.tests.take_finished():
             self._setups.heed_test(self._tunnels[network], result, now)
+        for network, mtu in self._upkeep.paths.take_finished():
+            self._setups.heed_path(self._tunnels[network], mtu)
         self._watch_anchor(now)
         self._follow_anchors(now)
         self._placement.settle(now)
@@ -405,6 +415,14 @@ class MobileHost:
                     self._say(level, f"network {tunnel.network} is {new.value}: {reason}")
                     if new is TunnelState.DEAD:
                         self._upkeep.tests.doubt(tunnel.network, now)
+                    elif new is TunnelState.UP and old is not TunnelState.SUSPECT:
+                        self._upkeep.open(tunnel, now)
+                    self._upkeep.portals.follow(
+                        tunnel.network,
+                        is_there=new is not TunnelState.DOWN,
+                        is_usable=tunnel.is_usable,
+                        now=now,
+                    )
                     self._rank_networks()
 
     def _hurry_setup(self, now: float) -> None:
@@ -421,6 +439,9 @@ class MobileHost:
         try:
             packet = parse_reflector(payload)
         except PeerError:
+            return
+        if len(payload) > PACKET_SIZE:
+            self._upkeep.paths.hear(tunnel.network, packet.sender_sequence, len(payload), now)
             return
         tunnel.measured.take(packet, now)
         self._on_tunnel(tunnel, tunnel.answer(packet.sender_sequence, now), now)

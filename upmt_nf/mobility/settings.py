@@ -57,6 +57,10 @@ class HostSettings:
     """Between two keepalives of an idle tunnel as long as the NAT's binding time is not known."""
     keepalive_longest: float = 120.0
     """Between two keepalives of an idle tunnel at most, however long the binding time is."""
+    search_path_mtu: bool = False
+    """Whether to find out how large a packet each path takes when its tunnel opens."""
+    checks_portals: bool = False
+    """Whether somebody can be asked by HTTP about a network without a tunnel."""
     probe_binding_time: bool = True
     """Whether to find binding times out."""
     binding_times: Mapping[str, BindingTime] = field(default_factory=dict)

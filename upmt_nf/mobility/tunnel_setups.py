@@ -86,6 +86,15 @@ class TunnelSetups:
         self._perform(Announce(Level.WARNING, text))
         self.ask(tunnel, rebind=True, now=now)
 
+    def heed_path(self, tunnel: HostTunnel, mtu: int) -> None:
+        """The largest inner packet that passes, as far as it is smaller than what was believed."""
+        if tunnel.tunnel is None or tunnel.reflexive is None or mtu >= tunnel.mtu:
+            return
+        text = f"network {tunnel.network}: its path takes inner packets of {mtu} bytes, not {tunnel.mtu}"
+        self._perform(Announce(Level.INFO, text))
+        self.set_mtu(tunnel, mtu)
+        self._perform(OpenTunnel(tunnel.network, tunnel.tunnel.id, tunnel.reflexive, mtu))
+
     # --- set up and closed ---
 
     def ask(self, tunnel: HostTunnel, rebind: bool, now: float) -> None:

@@ -12,10 +12,12 @@ from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_binding import HostBinding
-from upmt_nf.mobility.host_commands import CloseBindingProbe, RememberBindingTime, SendBindingProbe
+from upmt_nf.mobility.host_commands import CheckPortal, HostCommand
 from upmt_nf.mobility.host_events import BindingAnswerReceived, NetworkAppeared
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.network_tests import NetworkTests
+from upmt_nf.mobility.path_searches import PathSearches
+from upmt_nf.mobility.portal_checks import PortalChecks
 from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_states import TunnelState
@@ -45,6 +47,9 @@ class Upkeep:
             lambda name: tunnels[name].state is TunnelState.UP,
             lambda name: tunnels[name].anchor_port or anchors.used.settings.tunnel_port,
         )
+        self.paths = PathSearches(tunnels, random, is_wanted=settings.search_path_mtu)
+        self.portals = PortalChecks(is_wanted=settings.checks_portals)
+        self._commands: list[HostCommand] = []
         self.tests = NetworkTests(
             random,
             self._credentials,
@@ -52,15 +57,31 @@ class Upkeep:
             lambda name: tunnels[name].is_usable,
         )
 
+    def open(self, tunnel: HostTunnel, now: float) -> None:
+        """A network's tunnel works from now on."""
+        self.paths.open(tunnel.network, now)
+
+    def ask_test(self, network: NetworkName, now: float) -> None:
+        """Somebody wants to know what a network lets through."""
+        self.tests.ask(network, now)
+        self.paths.ask(network, now)
+
+    def is_testing(self, network: NetworkName) -> bool:
+        """Whether that is being found out."""
+        return self.tests.is_testing(network) or self.paths.is_searching(network)
+
     def next_timeout(self) -> float | None:
         """When `handle_timeout` has something to do because of the time."""
-        times = (self.binding.next_timeout(), self.tests.next_timeout(), self.rekeying.next_timeout())
+        machines = (self.binding, self.tests, self.paths, self.portals, self.rekeying)
+        times = [machine.next_timeout() for machine in machines]
         return min((time for time in times if time is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
         """Make trials, set keepalives, ask for keys, as is due."""
         self.binding.handle_timeout(now)
         self.tests.handle_timeout(now)
+        self._commands += self.paths.handle_timeout(now)
+        self._commands += [CheckPortal(network) for network in self.portals.handle_timeout(now)]
         for tunnel in self._tunnels.values():
             tunnel.resting.keepalive = self.binding.keepalive(tunnel.network)
         self._renew_keys(now)
@@ -74,6 +95,7 @@ class Upkeep:
         """A network is gone."""
         self.binding.vanish(network)
         self.tests.vanish(network)
+        self.paths.close(network)
 
     def hear(self, event: BindingAnswerReceived, now: float) -> None:
         """Something came to a port beside the tunnel's."""
@@ -82,9 +104,10 @@ class Upkeep:
         else:
             self.binding.hear(event.network, event.flow, event.data, now)
 
-    def take_commands(self) -> list[SendBindingProbe | CloseBindingProbe | RememberBindingTime]:
+    def take_commands(self) -> list[HostCommand]:
         """What is to be done; each is given once."""
-        return [*self.binding.take_commands(), *self.tests.take_commands()]
+        commands, self._commands = self._commands, []
+        return [*commands, *self.binding.take_commands(), *self.tests.take_commands()]
 
     def _renew_keys(self, now: float) -> None:
         """A setup request brings new keys; the old ones serve until its answer is there."""
