@@ -20,8 +20,10 @@ def test_days_add_up_to_months_and_networks_are_kept_apart() -> None:
     book.add(LTE, 7, 0, 4.0, CivilTime(DAY.day + 40, 5.0))
     book.add(WIFI, 5, 5, 0.0, DAY)
     day, month = book.of_day(LTE, DAY), book.of_month(LTE, DAY)
-    assert (day.up, day.down, day.cost) == (1_000_000, 3_000_000, pytest.approx(0.016))
-    assert (month.up, month.down, month.cost) == (2_000_000, 3_000_000, pytest.approx(0.02))
+    assert (day.up, day.down) == (1_000_000, 3_000_000)
+    assert day.cost == pytest.approx(0.016)
+    assert (month.up, month.down) == (2_000_000, 3_000_000)
+    assert month.cost == pytest.approx(0.02)
     assert list(book.months(LTE)) == [DAY.month, DAY.month + 1]
     assert book.of_month(WIFI, DAY) == Usage(5, 5, 0.0)
 
