@@ -17,6 +17,7 @@ from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.commands import Announce, Stopped
 from upmt_nf.mobility.events import StopAsked
 from upmt_nf.mobility.host_commands import (
+    CheckPortal,
     CloseBindingProbe,
     CloseTunnel,
     ConfigureVirtualAddress,
@@ -159,6 +160,7 @@ class Terminal:
         self.binding_times: dict[str, BindingTime] = dict(settings.binding_times)
         self.releases = 0
         self.rebinds: list[NetworkName] = []
+        self.portal_checks: list[NetworkName] = []
         self.configured: list[tuple[IPAddress, IPAddress]] = []
         """Each virtual address that applications got, and the anchor that it is of."""
         self.said: list[tuple[float, str]] = []
@@ -310,6 +312,8 @@ class Terminal:
                 probes = self.links[name].probes
                 for port in [port for port, (flow, _) in probes.items() if flow in flows]:
                     del probes[port]
+            case CheckPortal(name):
+                self.portal_checks.append(name)
             case RememberBindingTime(place, known):
                 self.binding_times[place] = known
             case ConfigureVirtualAddress(address):

@@ -1,6 +1,7 @@
 """Access networks that let only some packets pass: what is found out about them, and what is done about it."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,15 @@ def hotel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     try:
         lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--datapath", request.param)
         configs = {}
+        keys = {
+            "an": ("[anchor]\n", "portal_check_port = 8080"),
+            "mh": ("[mobile_host]\n", 'portal_check = "http://45.0.0.1:8080/"'),
+        }
         for host, name in (("an", "anchor"), ("mh", "mobile-host")):
             text = (lab.directory_of_state() / f"{name}.toml").read_text()
             configs[host] = lab.directory / f"{name}.toml"
+            table, key = keys[host]
+            text = text.replace(table, f"{table}{key}\n")
             configs[host].write_text(text.replace("tunnel_port = 1800\n", f"tunnel_port = 1800\n{PORTS}\n"))
         iptables(lab, "gw0", "-I", *BLOCKED)
         iptables(lab, "gw1", "-t", "nat", "-I", *RANDOM.split())
@@ -99,16 +106,56 @@ def test_a_test_tells_ports_and_the_kind_of_nat(hotel: Lab) -> None:
     assert network(hotel, "net1")["state"] == "up", "a test disturbs nothing"
 
 
-def test_where_no_port_passes_the_network_stays_out_and_says_so_until_one_does(hotel: Lab) -> None:
+def test_a_narrow_path_is_found_where_its_routers_say_nothing(hotel: Lab) -> None:
     lab = hotel
+    silence = ["OUTPUT", "-p", "icmp", "-j", "DROP"]
+    iptables(lab, "gw1", "-I", *silence)
+    lab.on("gw1", "ip", "link", "set", "wan", "mtu", "1400")
+    try:
+        checks = tested(lab, "net1")
+        assert checks["mtu"]["detail"].endswith("tried both ways")
+        assert 1364 <= network(lab, "net1")["mtu"] <= 1372
+        assert network(lab, "net1")["state"] == "up"
+    finally:
+        iptables(lab, "gw1", "-D", *silence)
+        lab.on("gw1", "ip", "link", "set", "wan", "mtu", "1500")
+
+
+def test_behind_a_captive_portal_a_network_stays_out_and_says_so_until_it_opens(hotel: Lab) -> None:
+    lab = hotel
+    portal = [
+        "PREROUTING",
+        "-i",
+        "lan",
+        "-p",
+        "tcp",
+        "--dport",
+        "8080",
+        "-j",
+        "REDIRECT",
+        "--to-ports",
+        "8081",
+    ]
+    lab.start("gw0", sys.executable, str(Path(__file__).parent / "portal.py"), "8081")
+    lab.await_listener("gw0", 8081)
+    iptables(lab, "gw0", "-t", "nat", "-I", *portal)
     everything = ["FORWARD", "-i", "lan", "-p", "udp", "-j", "DROP"]
     iptables(lab, "gw0", "-I", *everything)
     try:
         wait_until(lambda: network(lab, "net0")["state"] == "dead", "the network is dead", 20)
-        checks = tested(lab, "net0")
-        assert checks["ports"]["state"] == "failed"
-        assert not network(lab, "net0")["trial"]["passed"]
+        wait_until(lambda: network(lab, "net0")["trial"]["portal"], "HTTP has told", 20)
+        trial = network(lab, "net0")["trial"]
+        assert trial["portal"] == {"finding": "portal", "location": "http://login.hotel.example/?from=upmt"}
+        assert (
+            trial["reason"]
+            == "anchor: a captive portal is in the way: log in at http://login.hotel.example/?from=upmt"
+        )
+        assert not trial["passed"]
+        assert unpublished("networks", lab.ask("networks")) == []
+        assert tested(lab, "net0")["ports"]["state"] == "failed"
         assert lab.network_of("all") == "net1"
     finally:
         iptables(lab, "gw0", "-D", *everything)
+        iptables(lab, "gw0", "-t", "nat", "-D", *portal)
     lab.await_networks_up()
+    assert network(lab, "net0")["trial"]["portal"] is None

@@ -57,6 +57,8 @@ class AnchorSection(Section):
     further_tunnel_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_FURTHER_PORTS)] = ()
     """UDP ports that take tunnels as well, for hosts whose access networks let only some pass."""
     signalling_port: Port = SIGNALLING_PORT
+    portal_check_port: Port | None = None
+    """TCP port at which hosts' questions for captive portals are answered (HTTP, 204); none when left out."""
     lease_time: Annotated[int, Field(ge=10, le=604800)] = 3600
     """Seconds that an association lives without a refresh, unless the host asks for less."""
     minimum_lease_time: Annotated[int, Field(ge=1, le=604800)] = 10

@@ -36,6 +36,7 @@ from upmt_nf.daemon.network_control import READING as NETWORK_READING
 from upmt_nf.daemon.network_control import NetworkControl
 from upmt_nf.daemon.policy_control import READING as POLICY_READING
 from upmt_nf.daemon.policy_control import PolicyControl
+from upmt_nf.daemon.portal_probe import PortalProbes
 from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
@@ -50,6 +51,7 @@ from upmt_nf.linux.users import read_secret
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.host_commands import (
+    CheckPortal,
     CloseBindingProbe,
     CloseTunnel,
     ConfigureVirtualAddress,
@@ -216,6 +218,8 @@ class HostDaemon:
         self._probes = BindingProbes(
             loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take, self._own
         )
+        url = self.config.mobile_host.portal_check
+        self._portals = PortalProbes(url, self.networks.routing_of, self.take, self._own)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -249,6 +253,7 @@ class HostDaemon:
             self._monitor.close()
             self.watch.close()
             self._probes.close_all()
+            self._portals.close()
             self.networks.close()
             self.plane.stop()
             if self.datapath.fast is not None:
@@ -445,6 +450,8 @@ class HostDaemon:
                 self._probes.send(network, flow, data, port)
             case CloseBindingProbe(network, flows):
                 self._probes.close(network, flows)
+            case CheckPortal(network):
+                self._portals.check(network)
             case RememberBindingTime(place, known):
                 self._state.keep_binding_time(place, known)
             case ConfigureVirtualAddress(address):

@@ -45,6 +45,8 @@ def host_settings(
         keepalive_idle=host.keepalive_idle,
         keepalive_longest=host.keepalive_longest,
         probe_binding_time=host.probe_binding_time,
+        search_path_mtu=host.search_path_mtu,
+        checks_portals=host.portal_check is not None,
         binding_times=binding_times,
         return_after=host.return_after,
         lifetime=host.lease_time,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 READING = frozenset(("network-history", "usage"))
 """What any user may ask."""
 _LONGEST = 400 * 86400.0
-_PATIENCE = 5.0
-"""Seconds; a test takes two at most."""
+_PATIENCE = 12.0
+"""Seconds; ports take two at most, the search of a narrow path some more."""
 
 
 class NetworkControl:

@@ -45,9 +45,7 @@ class PathMtuSearch:
         """The size of a question to ask now, or None."""
         if self.is_finished or now < self._next_at:
             return None
-        if self._tries == TRIES:
-            self._give_up_size()
-        if self.is_finished:
+        if self._tries == TRIES and self._give_up_size():
             return None
         self._tries += 1
         self._next_at = now + max(LEAST_PATIENCE, self._patience())
@@ -63,7 +61,8 @@ class PathMtuSearch:
         self._ask_between()
         self._next_at = now
 
-    def _give_up_size(self) -> None:
+    def _give_up_size(self) -> bool:
+        """No answer to a size: try another; True when that ends the search."""
         self._too_large = self._asked
         if self.found is None and self._asked > FLOOR:
             self._ask(FLOOR)
@@ -71,6 +70,7 @@ class PathMtuSearch:
             self.is_finished = True
         else:
             self._ask_between()
+        return self.is_finished
 
     def _ask_between(self) -> None:
         assert self.found is not None

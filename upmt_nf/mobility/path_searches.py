@@ -1,6 +1,6 @@
 """The searches for path MTUs of all tunnels: when to make one, and the packets of it (STAMP with padding, RFC 8972).
 
-A tunnel's path is searched when the tunnel opens, as its interface's MTU is no more than a hope, and when somebody asks.
+A path is searched when its tunnel opens, as the interface's MTU is no more than a hope, and when somebody asks.
 """
 
 from __future__ import annotations

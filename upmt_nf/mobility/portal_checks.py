@@ -1,7 +1,7 @@
 """Captive portals: does somebody between a network and the Internet answer in the place of the server that was asked?
 
 A network whose tunnel cannot be had is asked by HTTP for a page that its server answers with 204 and nothing else
-(`Finding.CLEAR`). Any other answer is a portal's: the network stays out, as no tunnel can be set up, and people are told
+(`Finding.CLEAR`). Any other answer is a portal's: the network stays out, as no tunnel can be had, and people are told
 where to log in. Nothing is sent while tunnels work, nor without a URL. Knows neither sockets nor HTTP.
 """
 

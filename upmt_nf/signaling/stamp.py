@@ -119,7 +119,7 @@ def reflect(
 
 
 def padded(packet: bytes, size: int) -> bytes:
-    """A packet made `size` octets long by an Extra Padding TLV (RFC 8972 section 4.1); as it is when there is no room."""
+    """A packet made `size` octets long by an Extra Padding TLV (RFC 8972 section 4.1), if there is room for one."""
     room = size - len(packet) - _TLV.size
     if room < 0:
         return packet
