@@ -14,7 +14,7 @@ from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.binding_time import BindingTime
 from upmt_nf.mobility.binding_trial import ProbeFlow
-from upmt_nf.mobility.commands import Announce, Stopped
+from upmt_nf.mobility.commands import Announce, Happened, Stopped
 from upmt_nf.mobility.events import StopAsked
 from upmt_nf.mobility.host_commands import (
     CheckPortal,
@@ -161,6 +161,7 @@ class Terminal:
         self.releases = 0
         self.rebinds: list[NetworkName] = []
         self.portal_checks: list[NetworkName] = []
+        self.happened: list[Happened] = []
         self.configured: list[tuple[IPAddress, IPAddress]] = []
         """Each virtual address that applications got, and the anchor that it is of."""
         self.said: list[tuple[float, str]] = []
@@ -343,6 +344,8 @@ class Terminal:
                 self.finished.append(command)
             case Counted():
                 self.counted.append(command)
+            case Happened():
+                self.happened.append(command)
             case Announce(_, text):
                 self.said.append((self.world.now, text))
             case Stopped():

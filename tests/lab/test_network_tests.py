@@ -159,3 +159,23 @@ def test_behind_a_captive_portal_a_network_stays_out_and_says_so_until_it_opens(
         iptables(lab, "gw0", "-t", "nat", "-D", *portal)
     lab.await_networks_up()
     assert network(lab, "net0")["trial"]["portal"] is None
+
+
+def test_events_tell_all_of_it_in_order(hotel: Lab) -> None:
+    events = hotel.ask("events", "--last", "1000")
+    assert unpublished("events", events) == []
+    assert [event["number"] for event in events] == sorted(event["number"] for event in events)
+    said = [(event["event"], event["network"] or event["application"], event["to"]) for event in events]
+    for what in (
+        ("association", None, "associated"),
+        ("port", "net0", "443"),
+        ("handover", "all", "net1"),
+        ("portal", "net0", "portal"),
+        ("network", "net0", "dead"),
+    ):
+        assert what in said, what
+    assert any(kind == "path-mtu" and where == "net1" for kind, where, _ in said)
+    assert said.index(("network", "net0", "dead")) < said.index(("portal", "net0", "portal"))
+    assert said[-1] == ("network", "net0", "up") or ("network", "net0", "up") in said[-8:]
+    lines = hotel.on("mh", "timeout", "1", *UPMT, "events", "--follow", "--json", check=False).stdout
+    assert [json.loads(line)["event"] for line in lines.splitlines()][-1] == events[-1]["event"]

@@ -18,6 +18,7 @@ from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.declarations import Declarations
+from upmt_nf.daemon.event_log import EventLog
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
 from upmt_nf.daemon.fast_start import host_fast_plane
 from upmt_nf.daemon.glancing import Glancing
@@ -48,7 +49,7 @@ from upmt_nf.linux.host_state import HostState
 from upmt_nf.linux.link_monitor import LinkMonitor
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
-from upmt_nf.mobility.commands import Announce, Level, Stopped
+from upmt_nf.mobility.commands import Announce, Happened, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.host_commands import (
     CheckPortal,
@@ -100,6 +101,7 @@ class HostDaemon:
     networks: HostNetworks
     policies: HostPolicies
     measurements: HostMeasurements
+    events: EventLog
     plane: HostPlane
     _wake_up: WakeUp
     _glancing: Glancing
@@ -143,6 +145,7 @@ class HostDaemon:
         files = map(self.config.secret_file_of, self.config.anchors)
         self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
         self.policies = HostPolicies(self.config)
+        self.events = EventLog(self.config.mobile_host.records)
         self.measurements = HostMeasurements(self.config, self._own, self.paft, self._count_tunnels)
         self.kernel = HostKernel(self.config)
         self.applications = Applications(
@@ -214,7 +217,7 @@ class HostDaemon:
                 policy = self.policy_of(name) or self.networks_before.get(name)
                 self.take(ApplicationDefined(name, application.id, policy))
         self.policies.begin(self.take, lambda: self.machine.ledger)
-        self.measurements.begin(self.machine)
+        self.measurements.begin(self.machine, self.events)
         self._probes = BindingProbes(
             loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take, self._own
         )
@@ -246,6 +249,7 @@ class HostDaemon:
             self._glancing.stop()
             self.policies.close(self.machine.ledger)
             self.measurements.close()
+            self.events.close()
             self._metrics.close()
             if self.repairs is not None:
                 self.repairs.close()
@@ -462,6 +466,8 @@ class HostDaemon:
                 self._finish_handover(command)
             case Counted():
                 self.policies.note_counts(command)
+            case Happened():
+                self.events.note(command)
             case Announce(level, text):
                 log.log(LEVELS[level], "%s", text)
             case Stopped():
@@ -516,7 +522,7 @@ class HostDaemon:
         self.forwarder = None
 
     def _finish_handover(self, finished: HandoverFinished) -> None:
-        self.policies.note(finished)
+        self.events.note_handover(self.policies.note(finished))
         future = self._handovers.get(finished.token) if finished.token is not None else None
         if future is None or future.done():
             return

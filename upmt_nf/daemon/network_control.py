@@ -1,4 +1,4 @@
-"""The mobile host's commands about single networks on the control socket: tests, history, what was used."""
+"""The mobile host's commands about what it measured on the control socket: tests, history, usage, events."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from upmt_nf.model.identity import NetworkName
 if TYPE_CHECKING:
     from upmt_nf.daemon.host_daemon import HostDaemon
 
-READING = frozenset(("network-history", "usage"))
+READING = frozenset(("network-history", "usage", "events"))
 """What any user may ask."""
+_MOST_AT_ONCE = 1000
 _LONGEST = 400 * 86400.0
 _PATIENCE = 12.0
 """Seconds; ports take two at most, the search of a narrow path some more."""
@@ -34,6 +35,7 @@ class NetworkControl:
             "network-test": self.try_network,
             "network-history": self.history,
             "usage": self.usage,
+            "events": self.events,
         }
 
     async def try_network(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
@@ -58,6 +60,14 @@ class NetworkControl:
     async def usage(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
         """What every network carried and cost, by day and month."""
         return self._daemon.measurements.usage()
+
+    async def events(self, arguments: Mapping[str, Any], _: int) -> list[dict[str, Any]]:
+        """What has changed last, oldest first."""
+        after, most = arguments.get("after", 0), arguments.get("most", 100)
+        for value in (after, most):
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**62:
+                raise UsageError("events takes two whole numbers: after, most")
+        return self._daemon.events.events(after, min(most, _MOST_AT_ONCE))
 
     def _network(self, arguments: Mapping[str, Any]) -> NetworkName:
         networks, name = self._daemon.machine.networks, arguments.get("network")

@@ -7,7 +7,7 @@ from enum import Enum
 
 from upmt_nf.mobility.binding_time import BindingTime
 from upmt_nf.mobility.binding_trial import ProbeFlow
-from upmt_nf.mobility.commands import Announce, Stopped
+from upmt_nf.mobility.commands import Announce, Happened, Stopped
 from upmt_nf.mobility.tallies import Counted
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TunnelId
@@ -185,5 +185,6 @@ HostCommand = (
     | HandoverFinished
     | Counted
     | Announce
+    | Happened
     | Stopped
 )

@@ -15,6 +15,13 @@ from upmt_nf.mobility.association import AssociationLost, GoodbyeSaid, Granted, 
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.glances import Glances
+from upmt_nf.mobility.happenings import (
+    AssociationTelling,
+    assigned,
+    locked,
+    network_changed,
+    portal_found,
+)
 from upmt_nf.mobility.host_anchors import AnchorChanged, HostAnchors
 from upmt_nf.mobility.host_answers import Refusal, read_counts, read_handover
 from upmt_nf.mobility.host_commands import (
@@ -139,6 +146,7 @@ class MobileHost:
         self._is_configured = False
         """Towards the anchor in use."""
         self._is_stopped = False
+        self._telling = AssociationTelling()
         self._define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy, 0.0)
 
     # --- views ---
@@ -174,6 +182,10 @@ class MobileHost:
     def ledger(self) -> Ledger:
         """What was spent of budgets."""
         return self._advisor.engine.ledger
+
+    def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
+        """Which budgets keep whom from where."""
+        return self._advisor.engine.spent_budgets(now)
 
     def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
         """Why an application's policy or lock forbids it a network; None when it may be there."""
@@ -237,6 +249,7 @@ class MobileHost:
             case PortalChecked(network, portal):
                 if self._upkeep.portals.conclude(network, portal, now):
                     self._say(Level.INFO, f"network {network}: HTTP says {portal.finding.value}")
+                    self._commands.append(portal_found(network, portal))
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
                     self._receive_signal(tunnel, port, payload, now)
@@ -245,9 +258,11 @@ class MobileHost:
             case ApplicationAssigned(name, policy):
                 if (application := self._placement.applications.get(name)) is not None:
                     self._define(name, application.id, policy, now)
+                    self._commands.append(assigned(name, policy))
             case ApplicationLocked(name, network):
                 if name in self._placement.applications:
                     self._placement.lock(name, network, now)
+                    self._commands.append(locked(name, network))
             case ClockRead(offset):
                 self._advisor.set_clock(offset, now)
             case HandoverAsked(token, what, target):
@@ -309,11 +324,7 @@ class MobileHost:
                         self._hear(purpose, response, now)
                     case Noticed(network, notice):
                         self._heed(network, notice, now)
-        self._upkeep.tests.handle_timeout(now)
-        for network, result in self._upkeep.tests.take_finished():
-            self._setups.heed_test(self._tunnels[network], result, now)
-        for network, mtu in self._upkeep.paths.take_finished():
-            self._setups.heed_path(self._tunnels[network], mtu)
+        self._setups.heed(self._upkeep, now)
         self._watch_anchor(now)
         self._follow_anchors(now)
         self._placement.settle(now)
@@ -321,6 +332,8 @@ class MobileHost:
             self._placement.has_lost = False
             self._hurry_setup(now)
         self._send_flow_requests(now)
+        used = self._anchors.used
+        self._commands += self._telling.changes(used.address, used.association)
         self._commands += self._placement.running.commands
         self._placement.running.commands.clear()
         self._commands += self._anchors.commands()
@@ -413,16 +426,8 @@ class MobileHost:
                     if TunnelState.SUSPECT in (old, new):
                         level = Level.DEBUG if new is not TunnelState.DEAD else level
                     self._say(level, f"network {tunnel.network} is {new.value}: {reason}")
-                    if new is TunnelState.DEAD:
-                        self._upkeep.tests.doubt(tunnel.network, now)
-                    elif new is TunnelState.UP and old is not TunnelState.SUSPECT:
-                        self._upkeep.open(tunnel, now)
-                    self._upkeep.portals.follow(
-                        tunnel.network,
-                        is_there=new is not TunnelState.DOWN,
-                        is_usable=tunnel.is_usable,
-                        now=now,
-                    )
+                    self._commands.append(network_changed(tunnel.network, action))
+                    self._upkeep.follow(tunnel, action, now)
                     self._rank_networks()
 
     def _hurry_setup(self, now: float) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.paft import Paft, Tunnel
-from upmt_nf.mobility.commands import Announce, Level
+from upmt_nf.mobility.commands import Announce, EventKind, Happened, Level
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_answers import Refusal, downgrade, read_setup
 from upmt_nf.mobility.host_commands import CloseTunnel, HostCommand, OpenTunnel, RebindTunnel
@@ -23,6 +23,7 @@ from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
 from upmt_nf.mobility.tunnel_states import TunnelAction
+from upmt_nf.mobility.upkeep import Upkeep
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 from upmt_nf.signaling.messages import TunnelSetupResponse
@@ -73,7 +74,15 @@ class TunnelSetups:
         settings = self._anchors.used.settings
         return Endpoint(settings.anchor, tunnel.anchor_port or settings.tunnel_port)
 
-    def heed_test(self, tunnel: HostTunnel, result: TestResult, now: float) -> None:
+    def heed(self, upkeep: Upkeep, now: float) -> None:
+        """Take up what was found out about networks since the last time."""
+        upkeep.tests.handle_timeout(now)
+        for network, result in upkeep.tests.take_finished():
+            self._heed_test(self._tunnels[network], result, now)
+        for network, mtu in upkeep.paths.take_finished():
+            self._heed_path(self._tunnels[network], mtu)
+
+    def _heed_test(self, tunnel: HostTunnel, result: TestResult, now: float) -> None:
         """A network that has no tunnel by the port that it was to go to goes to the first that is let through."""
         settings, ports = self._anchors.used.settings, result.open_ports
         port = self.anchor_end(tunnel).port
@@ -84,14 +93,18 @@ class TunnelSetups:
             f"network {tunnel.network}: UDP to port {port} of the anchor does not pass, to {ports[0]} it does"
         )
         self._perform(Announce(Level.WARNING, text))
+        old, new = str(port), str(ports[0])
+        self._perform(Happened(EventKind.PORT, "UDP does not pass", tunnel.network, None, old, new))
         self.ask(tunnel, rebind=True, now=now)
 
-    def heed_path(self, tunnel: HostTunnel, mtu: int) -> None:
+    def _heed_path(self, tunnel: HostTunnel, mtu: int) -> None:
         """The largest inner packet that passes, as far as it is smaller than what was believed."""
         if tunnel.tunnel is None or tunnel.reflexive is None or mtu >= tunnel.mtu:
             return
         text = f"network {tunnel.network}: its path takes inner packets of {mtu} bytes, not {tunnel.mtu}"
         self._perform(Announce(Level.INFO, text))
+        old, new = str(tunnel.mtu), str(mtu)
+        self._perform(Happened(EventKind.PATH_MTU, "found by trial", tunnel.network, None, old, new))
         self.set_mtu(tunnel, mtu)
         self._perform(OpenTunnel(tunnel.network, tunnel.tunnel.id, tunnel.reflexive, mtu))
 

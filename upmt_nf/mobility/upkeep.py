@@ -20,7 +20,7 @@ from upmt_nf.mobility.path_searches import PathSearches
 from upmt_nf.mobility.portal_checks import PortalChecks
 from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
-from upmt_nf.mobility.tunnel_states import TunnelState
+from upmt_nf.mobility.tunnel_states import StateChanged, TunnelState
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import NetworkName
 
@@ -57,9 +57,15 @@ class Upkeep:
             lambda name: tunnels[name].is_usable,
         )
 
-    def open(self, tunnel: HostTunnel, now: float) -> None:
-        """A network's tunnel works from now on."""
-        self.paths.open(tunnel.network, now)
+    def follow(self, tunnel: HostTunnel, change: StateChanged, now: float) -> None:
+        """A network's tunnel is in another state."""
+        network, new = tunnel.network, change.new
+        if new is TunnelState.DEAD:
+            self.tests.doubt(network, now)
+        elif new is TunnelState.UP and change.old is not TunnelState.SUSPECT:
+            self.paths.open(network, now)
+        is_there = new is not TunnelState.DOWN
+        self.portals.follow(network, is_there=is_there, is_usable=tunnel.is_usable, now=now)
 
     def ask_test(self, network: NetworkName, now: float) -> None:
         """Somebody wants to know what a network lets through."""
