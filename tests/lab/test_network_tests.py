@@ -12,12 +12,15 @@ from wire_schema import unpublished
 
 pytestmark = pytest.mark.lab
 
+ON_BOTH_PLANES = pytest.mark.parametrize("hotel", ["agent", "fast"], indirect=True)
+ON_ONE = pytest.mark.parametrize("hotel", ["fast"], indirect=True)
+
 PORTS = "further_tunnel_ports = [443, 53]"
 BLOCKED = ["FORWARD", "-i", "lan", "-p", "udp", "--dport", "1800", "-j", "DROP"]
 RANDOM = "POSTROUTING -o wan -p udp -j MASQUERADE --random"
 
 
-@pytest.fixture(scope="module", params=["agent", "fast"])
+@pytest.fixture(scope="module")
 def hotel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab whose first access network blocks the anchor's first tunnel port; the second's NAT maps each port anew."""
     lab = Lab(unique_lab_name(), tmp_path_factory.mktemp("lab"))
@@ -55,7 +58,7 @@ def network(lab: Lab, name: str) -> dict[str, Any]:
     return found
 
 
-def tested(lab: Lab, name: str) -> dict[str, dict[str, Any]]:
+def checks_of(lab: Lab, name: str) -> dict[str, dict[str, Any]]:
     """The checks of `upmt networks test`, by name."""
     words = (*UPMT, "networks", "test", name, "--json")
     answer = lab.on("mh", *words, check=False).stdout
@@ -64,6 +67,7 @@ def tested(lab: Lab, name: str) -> dict[str, dict[str, Any]]:
     return {check["check"]: check for check in trial["checks"]}
 
 
+@ON_BOTH_PLANES
 def test_a_network_that_blocks_the_first_port_carries_everything_by_another(hotel: Lab) -> None:
     lab = hotel
     trial = network(lab, "net0")["trial"]
@@ -83,6 +87,7 @@ def test_a_network_that_blocks_the_first_port_carries_everything_by_another(hote
         assert there["net0"]["packets_out"] >= 100
 
 
+@ON_BOTH_PLANES
 def test_handovers_go_between_networks_of_different_ports(hotel: Lab) -> None:
     lab = hotel
     ping = lab.start("mh", "ping", "-q", "-c", "300", "-i", "0.01", "86.0.0.1")
@@ -91,8 +96,9 @@ def test_handovers_go_between_networks_of_different_ports(hotel: Lab) -> None:
     assert " 0% packet loss" in ping.communicate(timeout=30)[0]
 
 
+@ON_ONE
 def test_a_test_tells_ports_and_the_kind_of_nat(hotel: Lab) -> None:
-    checks = tested(hotel, "net0")
+    checks = checks_of(hotel, "net0")
     assert checks["ports"] == {
         "check": "ports",
         "state": "ok",
@@ -100,19 +106,20 @@ def test_a_test_tells_ports_and_the_kind_of_nat(hotel: Lab) -> None:
     }
     assert "endpoint-independent or address-dependent" in checks["nat"]["detail"]
     assert network(hotel, "net0")["trial"]["nat_mapping"] == "endpoint-independent or address-dependent"
-    checks = tested(hotel, "net1")
+    checks = checks_of(hotel, "net1")
     assert checks["ports"]["detail"] == "UDP passes to 1800, 443, 53 of the anchor"
     assert "address-and-port-dependent" in checks["nat"]["detail"]
     assert network(hotel, "net1")["state"] == "up", "a test disturbs nothing"
 
 
+@ON_ONE
 def test_a_narrow_path_is_found_where_its_routers_say_nothing(hotel: Lab) -> None:
     lab = hotel
     silence = ["OUTPUT", "-p", "icmp", "-j", "DROP"]
     iptables(lab, "gw1", "-I", *silence)
     lab.on("gw1", "ip", "link", "set", "wan", "mtu", "1400")
     try:
-        checks = tested(lab, "net1")
+        checks = checks_of(lab, "net1")
         assert checks["mtu"]["detail"].endswith("tried both ways")
         assert 1364 <= network(lab, "net1")["mtu"] <= 1372
         assert network(lab, "net1")["state"] == "up"
@@ -121,6 +128,7 @@ def test_a_narrow_path_is_found_where_its_routers_say_nothing(hotel: Lab) -> Non
         lab.on("gw1", "ip", "link", "set", "wan", "mtu", "1500")
 
 
+@ON_ONE
 def test_behind_a_captive_portal_a_network_stays_out_and_says_so_until_it_opens(hotel: Lab) -> None:
     lab = hotel
     portal = [
@@ -152,7 +160,7 @@ def test_behind_a_captive_portal_a_network_stays_out_and_says_so_until_it_opens(
         )
         assert not trial["passed"]
         assert unpublished("networks", lab.ask("networks")) == []
-        assert tested(lab, "net0")["ports"]["state"] == "failed"
+        assert checks_of(lab, "net0")["ports"]["state"] == "failed"
         assert lab.network_of("all") == "net1"
     finally:
         iptables(lab, "gw0", "-D", *everything)
@@ -161,6 +169,7 @@ def test_behind_a_captive_portal_a_network_stays_out_and_says_so_until_it_opens(
     assert network(lab, "net0")["trial"]["portal"] is None
 
 
+@ON_ONE
 def test_events_tell_all_of_it_in_order(hotel: Lab) -> None:
     events = hotel.ask("events", "--last", "1000")
     assert unpublished("events", events) == []
@@ -176,6 +185,5 @@ def test_events_tell_all_of_it_in_order(hotel: Lab) -> None:
         assert what in said, what
     assert any(kind == "path-mtu" and where == "net1" for kind, where, _ in said)
     assert said.index(("network", "net0", "dead")) < said.index(("portal", "net0", "portal"))
-    assert said[-1] == ("network", "net0", "up") or ("network", "net0", "up") in said[-8:]
     lines = hotel.on("mh", "timeout", "1", *UPMT, "events", "--follow", "--json", check=False).stdout
-    assert [json.loads(line)["event"] for line in lines.splitlines()][-1] == events[-1]["event"]
+    assert events[-1]["number"] in [json.loads(line)["number"] for line in lines.splitlines()]
