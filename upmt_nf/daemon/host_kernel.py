@@ -173,7 +173,7 @@ class HostKernel:
         self._is_guarding = True
 
     def _install(
-        self, ports: Mapping[str, int], virtual_address: IPAddress | None, leaves_alone: bool
+        self, ports: Mapping[str, tuple[int, int]], virtual_address: IPAddress | None, leaves_alone: bool
     ) -> None:
         self.rules = host_rules(
             self.anchor,
