@@ -14,7 +14,7 @@ from upmt_nf.linux.resolver_view import ResolverFacts
 HEALTHY = HostFacts(
     facilities=dict.fromkeys(
         (
-            *RULES, "network_namespace", "policy_routing", "packet_queue", "fast_plane",
+            *RULES, "network_namespace", "policy_routing", "packet_queue", "fast_plane", "kernel_admission",
             "process_events", "socket_record",
             "interface_dummy", "interface_ifb", "interface_tun",
         )

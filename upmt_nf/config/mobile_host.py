@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
 from upmt_nf.config.checked import Complaint, Section, checked
+from upmt_nf.config.http_url import WrittenUrl
 from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
 from upmt_nf.config.policies import (
     NetworkOrder,
@@ -22,7 +23,7 @@ from upmt_nf.config.policies import (
     with_networks,
 )
 from upmt_nf.config.quantities import Rate, WrittenBudget
-from upmt_nf.config.values import InterfaceName, Name, Port
+from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
@@ -91,6 +92,10 @@ class MobileHostSection(Section):
     """Seconds between keepalives of an idle tunnel at most. The anchor forgets tunnels after its `tunnel_timeout`."""
     probe_binding_time: bool = True
     """Find out how long the NATs on the way keep silent mappings, by probes on ports of their own."""
+    search_path_mtu: bool = True
+    """Find out how large a packet each path takes when its tunnel opens, by packets of that size in it."""
+    portal_check: WrittenUrl | None = None
+    """A page that its server answers with 204, asked for while a network has no tunnel; none: nobody is asked."""
     state: str = "/var/lib/upmt/mobile-host.json"
     """File that remembers what was found out about networks."""
     return_after: Annotated[float, Field(ge=0)] = 30.0
@@ -113,6 +118,8 @@ class AnchorAddress(Section):
 
     address: IPvAnyAddress
     tunnel_port: Port = TUNNEL_PORT
+    further_tunnel_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_FURTHER_PORTS)] = ()
+    """Tried in this order where an access network lets `tunnel_port` not pass; as the anchor has them."""
     signalling_port: Port = SIGNALLING_PORT
     identity: Annotated[str, AfterValidator(check_identity)] | None = None
     """Towards this anchor; by default that of `[mobile_host]`."""
