@@ -138,6 +138,9 @@ def test_the_live_view_fits_eighty_columns() -> None:
     assert "voice (locked to wifi)" in text
     assert "8 of 20" in text
     assert "delay 300 ms" in text
+    assert "2 Mb/s" in text
+    assert "11 B" in text, "of today"
+    assert "…" not in lines[1] + lines[2], "no column of the networks is cut"
 
 
 def test_a_networks_trial_says_what_passed_and_why_not() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, IPvAnyAddress, model_validator
 
 from upmt_nf.config.checked import Complaint, Section
 from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
@@ -126,6 +126,11 @@ class ApplicationSection(Section):
     on_no_network: Literal["hold", "reject", "native"] | None = None
     """The kill switch: hold or refuse packets when no allowed network is left, also when the daemon has died; or
     let new flows leave as if UPMT were not there. By default held while there is an association."""
+    resolver: (
+        Literal["system"] | Annotated[tuple[IPvAnyAddress, ...], Field(min_length=1, max_length=3)] | None
+    ) = None
+    """Name servers that programs of `upmt run` ask themselves; `system`: whoever asks for them. By default those behind
+    a local stub, where there is one."""
     match: tuple[MatchSection, ...] = ()
     flow: tuple[FlowSection, ...] = ()
     """Flows of it that have a policy of their own; the first that fits."""

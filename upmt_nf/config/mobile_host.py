@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
 from upmt_nf.config.application_sections import (
+    NATIVE,
     NO_POLICY,
     ApplicationSection,
     FlowSection,
@@ -18,6 +19,7 @@ from upmt_nf.config.application_sections import (
     with_parts,
 )
 from upmt_nf.config.checked import Complaint, Section, checked
+from upmt_nf.config.http_url import WrittenUrl
 from upmt_nf.config.policies import (
     NetworkOrder,
     PolicyBook,
@@ -29,7 +31,7 @@ from upmt_nf.config.policies import (
 )
 from upmt_nf.config.quantities import Rate, WrittenBudget
 from upmt_nf.config.toml_lines import KeyPath
-from upmt_nf.config.values import InterfaceName, Name, Port
+from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
@@ -57,6 +59,10 @@ def check_identity(value: str) -> str:
     return value
 
 
+SYSTEM_RESOLVER = "system-resolver"
+"""The application that the system's resolver is with `resolver = "native"`."""
+
+
 class MobileHostSection(Section):
     """`[mobile_host]`: this host."""
 
@@ -81,6 +87,10 @@ class MobileHostSection(Section):
     """Seconds between keepalives of an idle tunnel at most. The anchor forgets tunnels after its `tunnel_timeout`."""
     probe_binding_time: bool = True
     """Find out how long the NATs on the way keep silent mappings, by probes on ports of their own."""
+    search_path_mtu: bool = True
+    """Find out how large a packet each path takes when its tunnel opens, by packets of that size in it."""
+    portal_check: WrittenUrl | None = None
+    """A page that its server answers with 204, asked for while a network has no tunnel; none: nobody is asked."""
     state: str = "/var/lib/upmt/mobile-host.json"
     """File that remembers what was found out about networks."""
     return_after: Annotated[float, Field(ge=0)] = 30.0
@@ -92,6 +102,8 @@ class MobileHostSection(Section):
     """File that remembers what was spent of budgets, and the last handovers."""
     metrics: Annotated[Endpoint, PlainValidator(read_endpoint)] | None = None
     """Address and port at which Prometheus may ask; nobody may when left out."""
+    resolver: Name = DEFAULT_APPLICATION
+    """The application that the look-ups of the system's resolver belong to, or `native`."""
     default: Literal["tunnel", "native"] = "tunnel"
     """What becomes of everything that no application names: by the tunnels (the paper's way), or left alone."""
 
@@ -101,6 +113,8 @@ class AnchorAddress(Section):
 
     address: IPvAnyAddress
     tunnel_port: Port = TUNNEL_PORT
+    further_tunnel_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_FURTHER_PORTS)] = ()
+    """Tried in this order where an access network lets `tunnel_port` not pass; as the anchor has them."""
     signalling_port: Port = SIGNALLING_PORT
     identity: Annotated[str, AfterValidator(check_identity)] | None = None
     """Towards this anchor; by default that of `[mobile_host]`."""
@@ -274,6 +288,7 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                 budget, [NetworkName(network.name)], {network.facts().name: network.facts()}
             ):
                 yield ("network", index, "budgets"), reason
+    yield from _resolver(config)
     yield from _policies(config, known)
     yield from _contradictory_policies(config)
     yield from contradictory_flows(config.application, config.mobile_host.default)
@@ -292,6 +307,26 @@ def _choosers(config: MobileHostConfig) -> Iterator[tuple[KeyPath, ApplicationSe
         yield ("application", index), application
         for place, flow in enumerate(application.flow):
             yield ("application", index, "flow", place), flow
+
+
+def _resolver(config: MobileHostConfig) -> Iterator[Complaint]:
+    place, target = ("mobile_host", "resolver"), config.mobile_host.resolver
+    found = {section.name: section for section in config.application}
+    if target == NATIVE:
+        if SYSTEM_RESOLVER in found:
+            yield place, f"{SYSTEM_RESOLVER} is an application of this file: name it, or call it otherwise"
+    elif target != DEFAULT_APPLICATION and target not in found:
+        known = ", ".join([DEFAULT_APPLICATION, NATIVE, *found])
+        yield place, f"there is no application {target!r}; there are {known}"
+    elif (
+        target != DEFAULT_APPLICATION
+        and config.mobile_host.default == NATIVE
+        and found[target].on_no_network in ("hold", "reject")
+    ):
+        yield (
+            place,
+            f'{target} has a kill switch, which comes too late for the system\'s resolver with default = "native"',
+        )
 
 
 def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:

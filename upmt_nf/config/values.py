@@ -36,6 +36,8 @@ def _check_interface(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_check_name)]
 InterfaceName = Annotated[str, AfterValidator(_check_interface)]
+MAX_FURTHER_PORTS = 7
+"""Tunnel ports of an anchor beside the first."""
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

@@ -92,10 +92,14 @@ def _names_before(programs: FastPrograms, daemon: HostDaemon) -> dict[int, Appli
 def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> FastPlane:
     """The anchor's. Raises FacilityError."""
     config = daemon.config
-    here = Near(Endpoint(config.address, config.tunnel_port), if_nametoindex(config.interface), 0)
+    outer = if_nametoindex(config.interface)
+
+    def near(tunnel: Tunnel) -> Near:
+        return Near(Endpoint(config.address, tunnel.port or config.tunnel_port), outer, 0)
+
     tunnels = min(_TUNNELS_EACH * config.max_associations, _MOST_TUNNELS)
     programs = FastPrograms(daemon.kernel.journal, "anchor", flows=config.max_flows, tunnels=tunnels)
-    plane = _attached(loop, programs, daemon.paft, lambda _: here, ApplicationId, daemon.forwarder.permits)
+    plane = _attached(loop, programs, daemon.paft, near, ApplicationId, daemon.forwarder.permits)
     plane.attach(config.interface)
     return plane
 

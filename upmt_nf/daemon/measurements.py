@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.daemon.event_log import EventLog
 from upmt_nf.daemon.wall_clock import local_offset
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.linux.measurement_store import MeasurementStore
@@ -53,9 +54,9 @@ class HostMeasurements:
         self._save_at = now + SAVE_EVERY
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, machine: MobileHost) -> None:
+    def begin(self, machine: MobileHost, events: EventLog) -> None:
         """Look from now on."""
-        self._machine = machine
+        self._machine, self._events = machine, events
         self._timer = self._loop.call_later(LOOK_EVERY, self._tick)
 
     def redescribe(self, config: MobileHostConfig) -> None:
@@ -119,6 +120,7 @@ class HostMeasurements:
 
     def _tick(self) -> None:
         self._look()
+        self._events.look_at_budgets(self._machine, self._loop.time())
         self._timer = self._loop.call_later(LOOK_EVERY, self._tick)
 
     def _look(self) -> None:

@@ -42,7 +42,8 @@ class Tunnel:
 
     `network` is the access network at the mobile host and empty at the anchor. Change `remote`, which is there in
     three forms for who needs it fast, by `Paft.move_endpoint` only. `reflected` counts the measurement packets that the
-    anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only).
+    anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only). `port` is
+    which of the anchor's ports it came by (at the anchor; 0: the first).
     """
 
     __slots__ = (
@@ -57,6 +58,7 @@ class Tunnel:
         "owner_packed",
         "packets_in",
         "packets_out",
+        "port",
         "reflected",
         "remote",
         "remote_name",
@@ -86,6 +88,7 @@ class Tunnel:
         self.heard = heard
         self.format = format
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = self.reflected = 0
+        self.port = 0
         self.used = 0.0
         self.takes_copies = False
         """The other end knows packets that are sent by two tunnels."""

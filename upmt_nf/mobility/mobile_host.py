@@ -15,6 +15,13 @@ from upmt_nf.mobility.association import AssociationLost, GoodbyeSaid, Granted, 
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.glances import Glances
+from upmt_nf.mobility.happenings import (
+    AssociationTelling,
+    assigned,
+    locked,
+    network_changed,
+    portal_found,
+)
 from upmt_nf.mobility.host_anchors import AnchorChanged, HostAnchors
 from upmt_nf.mobility.host_answers import Refusal, read_counts, read_handover
 from upmt_nf.mobility.host_commands import (
@@ -22,7 +29,6 @@ from upmt_nf.mobility.host_commands import (
     HostCommand,
     KeepNatMapping,
     ReleaseVirtualAddress,
-    SendSip,
     SendTunnelSignal,
     UseAnchor,
 )
@@ -37,9 +43,11 @@ from upmt_nf.mobility.host_events import (
     HostEvent,
     NetworkAppeared,
     NetworksRedescribed,
+    NetworkTestAsked,
     NetworkVanished,
     PathFailed,
     PathNarrowed,
+    PortalChecked,
     SipDatagramReceived,
     TunnelSignalReceived,
 )
@@ -66,7 +74,7 @@ from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.resting import Resting
 from upmt_nf.mobility.settings import HostSettings
-from upmt_nf.mobility.signalling_networks import signalling_networks
+from upmt_nf.mobility.signalling_networks import SignallingNetworks
 from upmt_nf.mobility.tunnel_setups import TunnelSetups
 from upmt_nf.mobility.tunnel_states import (
     AskSetup,
@@ -91,11 +99,9 @@ from upmt_nf.policy.budget import Ledger
 from upmt_nf.policy.policy import Policy
 from upmt_nf.signaling.messages import AnchorNotice
 from upmt_nf.signaling.sip.message import Response
-from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
+from upmt_nf.signaling.stamp import PACKET_SIZE, SenderPacket, parse_reflector
 
 AGEING_INTERVAL = 5.0
-OUTER_BYTES = 28
-"""Of IP and UDP over IPv4, in each of a tunnel's two layers: what a budget is charged beside the words."""
 ENDING_NOTICES = ("going-down", "lease-ended")
 """Notices after which the association is worth nothing."""
 
@@ -142,10 +148,8 @@ class MobileHost:
         self._is_configured = False
         """Towards the anchor in use."""
         self._is_stopped = False
-        self._spent: frozenset[NetworkName] = frozenset()
-        """Networks whose own budget is spent."""
-        self._ranked: list[NetworkName] = []
-        """Those for signalling outside the tunnels, best first."""
+        self._speaking = SignallingNetworks(settings.signalling, self._tunnels, self._advisor)
+        self._telling = AssociationTelling()
         self._define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy, 0.0)
 
     # --- views ---
@@ -159,7 +163,13 @@ class MobileHost:
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
         return {
-            name: network_status(tunnel, self._upkeep.binding.binding_time(name))
+            name: network_status(
+                tunnel,
+                self._upkeep.binding.binding_time(name),
+                self._upkeep.tests.result(name),
+                self._upkeep.paths.found(name),
+                self._upkeep.portals.found(name),
+            )
             for name, tunnel in self._tunnels.items()
         }
 
@@ -176,9 +186,17 @@ class MobileHost:
         """What was spent of budgets."""
         return self._advisor.engine.ledger
 
+    def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
+        """Which budgets keep whom from where."""
+        return self._advisor.engine.spent_budgets(now)
+
     def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
         """Why an application's policy or lock forbids it a network; None when it may be there."""
         return self._advisor.bar(name, network, now)
+
+    def is_testing(self, network: NetworkName) -> bool:
+        """Whether a test of a network is under way."""
+        return self._upkeep.is_testing(network)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -226,22 +244,30 @@ class MobileHost:
                     self._setups.set_mtu(tunnel, min(tunnel.mtu, self._setups.inner_mtu(tunnel, mtu)))
             case SipDatagramReceived(network, data, anchor):
                 if self._known(network) is not None:
-                    self._advisor.note_signalling(network, len(data) + OUTER_BYTES)
+                    self._speaking.charge(network, data, is_inside=False)
                     self._anchors.receive(data, anchor, network, now)
-            case BindingAnswerReceived(network, flow, data):
-                self._upkeep.binding.hear(network, flow, data, now)
+            case BindingAnswerReceived():
+                self._upkeep.hear(event, now)
+            case NetworkTestAsked(network):
+                self._upkeep.ask_test(network, now)
+            case PortalChecked(network, portal):
+                if self._upkeep.portals.conclude(network, portal, now):
+                    self._say(Level.INFO, f"network {network}: HTTP says {portal.finding.value}")
+                    self._commands.append(portal_found(network, portal))
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
-                    self._advisor.note_signalling(network, len(payload) + 2 * OUTER_BYTES)
+                    self._speaking.charge(network, payload, is_inside=True)
                     self._receive_signal(tunnel, port, payload, now)
             case ApplicationDefined(name, id, policy):
                 self._define(name, id, policy or self._settings.default_policy, now)
             case ApplicationAssigned(name, policy):
                 if (application := self._placement.applications.get(name)) is not None:
                     self._define(name, application.id, policy, now)
+                    self._commands.append(assigned(name, policy))
             case ApplicationLocked(name, network):
                 if name in self._placement.applications:
                     self._placement.lock(name, network, now)
+                    self._commands.append(locked(name, network))
             case NetworksRedescribed(facts):
                 self._advisor.describe(facts, now)
                 self._placement.heed_budgets_of_networks(now)
@@ -260,12 +286,7 @@ class MobileHost:
 
     def _hand_out(self) -> list[HostCommand]:
         commands, self._commands = self._commands, []
-        for command in commands:
-            match command:
-                case SendSip(network, _, data):
-                    self._advisor.note_signalling(network, len(data) + OUTER_BYTES)
-                case SendTunnelSignal(network, _, payload):
-                    self._advisor.note_signalling(network, len(payload) + 2 * OUTER_BYTES)
+        self._speaking.charge_sent(commands)
         return commands
 
     def next_glance(self, now: float) -> float:
@@ -314,6 +335,7 @@ class MobileHost:
                         self._hear(purpose, response, now)
                     case Noticed(network, notice):
                         self._heed(network, notice, now)
+        self._setups.heed(self._upkeep, now)
         self._watch_anchor(now)
         self._follow_anchors(now)
         self._placement.settle(now)
@@ -322,10 +344,12 @@ class MobileHost:
             self._placement.has_lost = False
             self._hurry_setup(now)
         self._send_flow_requests(now)
+        used = self._anchors.used
+        self._commands += self._telling.changes(used.address, used.association)
         self._commands += self._placement.running.commands
         self._placement.running.commands.clear()
         self._commands += self._anchors.commands()
-        self._commands += self._upkeep.binding.take_commands()
+        self._commands += self._upkeep.take_commands()
         if self._is_stopped:
             self._commands.append(Stopped())
 
@@ -368,7 +392,7 @@ class MobileHost:
         self._upkeep.appear(event, now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
-        if event.network in self._ranked:
+        if event.network in self._speaking.ranked:
             self._anchors.appear(event.network, now)
         self._follow_anchors(now)
         if self._association.is_held:
@@ -382,7 +406,7 @@ class MobileHost:
         if tunnel.state is TunnelState.DOWN:
             tunnel.reason = reason
             return
-        self._upkeep.binding.vanish(network)
+        self._upkeep.vanish(network)
         actions = tunnel.vanish(reason)
         self._setups.close(tunnel)
         self._on_tunnel(tunnel, actions, now)
@@ -391,21 +415,15 @@ class MobileHost:
         self._follow_anchors(now)
 
     def _rank_networks(self) -> None:
-        self._ranked = signalling_networks(self._settings.signalling, self._tunnels.values(), self._spent)
-        self._anchors.rank(self._ranked)
+        self._anchors.rank(self._speaking.rank())
 
     def _heed_budgets(self, now: float) -> None:
         """Networks whose own budget is spent are not spoken by; those that have a new one are again."""
-        if not self._advisor.engine.has_network_budgets:
-            return
-        spent = self._advisor.engine.spent_networks(now)
-        if spent != self._spent:
-            freed, self._spent = self._spent - spent, spent
+        if (freed := self._speaking.heed_budgets(now)) is not None:
             self._rank_networks()
-            for network in self._ranked:
-                if network in freed:
-                    self._anchors.appear(network, now)
-                    self._follow_anchors(now)
+            for network in [name for name in self._speaking.ranked if name in freed]:
+                self._anchors.appear(network, now)
+                self._follow_anchors(now)
 
     # --- tunnels ---
 
@@ -427,6 +445,8 @@ class MobileHost:
                     if TunnelState.SUSPECT in (old, new):
                         level = Level.DEBUG if new is not TunnelState.DEAD else level
                     self._say(level, f"network {tunnel.network} is {new.value}: {reason}")
+                    self._commands.append(network_changed(tunnel.network, action))
+                    self._upkeep.follow(tunnel, action, now)
                     self._rank_networks()
 
     def _hurry_setup(self, now: float) -> None:
@@ -443,6 +463,9 @@ class MobileHost:
         try:
             packet = parse_reflector(payload)
         except PeerError:
+            return
+        if len(payload) > PACKET_SIZE:
+            self._upkeep.paths.hear(tunnel.network, packet.sender_sequence, len(payload), now)
             return
         tunnel.measured.take(packet, now)
         self._on_tunnel(tunnel, tunnel.answer(packet.sender_sequence, now), now)
@@ -462,6 +485,9 @@ class MobileHost:
                 case AnchorChanged():
                     settings = self._anchors.used.settings
                     self._drop_tunnels(now)
+                    self._upkeep.tests.start_over(now)
+                    for tunnel in self._tunnels.values():
+                        tunnel.anchor_port = 0
                     self._commands.append(UseAnchor(settings.anchor_tunnels, settings.anchor_signalling))
                     self._is_configured = False
                 case Granted(is_new):

@@ -432,6 +432,16 @@ class Engine:
 
     # --- what is allowed ---
 
+    def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
+        """Which budgets keep whom from where."""
+        return {
+            (application.name, path.facts.name): f"{budget} is spent"
+            for application in self.applications.values()
+            for path in self.paths.values()
+            for budget, owner in self._budgets(application, path)
+            if self._rest(budget, owner, now) < self._set_aside(budget, path)
+        }
+
     def _bar(self, application: Application, path: Path, now: float) -> str | None:
         if (reason := application.policy.never(path.facts)) is not None:
             return reason
