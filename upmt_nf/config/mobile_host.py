@@ -151,8 +151,8 @@ class NetworkSection(Section):
     protection: Literal["plain", "cookie", "sealed"] = "plain"
     """Tunnel format: none, against forgers off the path, against readers and changers on the path."""
     kind: Literal["wired", "wifi", "cellular", "satellite", "other"] = "other"
-    metered: bool = False
-    """Somebody pays by the byte, whatever `cost` says."""
+    metered: bool | Literal["auto"] = "auto"
+    """Somebody pays by the byte, whatever `cost` says; `auto`: as NetworkManager says, no where nobody says so."""
     trusted: bool = True
     """Its operator may see what is not encrypted."""
     throughput: Rate | None = None
@@ -167,7 +167,7 @@ class NetworkSection(Section):
             name,
             self.kind,
             self.cost,
-            self.metered,
+            self.metered is True,
             self.trusted,
             Protection[self.protection.upper()],
             self.throughput,

@@ -19,6 +19,7 @@ from upmt_nf.mobility.happenings import (
     AssociationTelling,
     assigned,
     locked,
+    metered,
     network_changed,
     portal_found,
 )
@@ -42,6 +43,7 @@ from upmt_nf.mobility.host_events import (
     HandoverAsked,
     HostEvent,
     NetworkAppeared,
+    NetworkMetered,
     NetworkTestAsked,
     NetworkVanished,
     PathFailed,
@@ -166,6 +168,7 @@ class MobileHost:
                 self._upkeep.tests.result(name),
                 self._upkeep.paths.found(name),
                 self._upkeep.portals.found(name),
+                is_metered=self._advisor.engine.paths[name].facts.is_metered,
             )
             for name, tunnel in self._tunnels.items()
         }
@@ -244,6 +247,9 @@ class MobileHost:
                     self._anchors.receive(data, anchor, network, now)
             case BindingAnswerReceived():
                 self._upkeep.hear(event, now)
+            case NetworkMetered(network, is_metered):
+                if self._known(network) is not None and self._advisor.set_metered(network, is_metered, now):
+                    self._commands.append(metered(network, is_metered))
             case NetworkTestAsked(network):
                 self._upkeep.ask_test(network, now)
             case PortalChecked(network, portal):
