@@ -54,6 +54,8 @@ def check_identity(value: str) -> str:
 TUNNEL, NATIVE = "tunnel", "native"
 NO_POLICY = (TUNNEL, NATIVE)
 """What `application.policy` may say beside the name of a policy."""
+SYSTEM_RESOLVER = "system-resolver"
+"""The application that the system's resolver is with `resolver = "native"`."""
 
 
 def _checked_by(reader: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -105,6 +107,8 @@ class MobileHostSection(Section):
     """File that remembers what was spent of budgets, and the last handovers."""
     metrics: Annotated[Endpoint, PlainValidator(read_endpoint)] | None = None
     """Address and port at which Prometheus may ask; nobody may when left out."""
+    resolver: Name = DEFAULT_APPLICATION
+    """The application that the look-ups of the system's resolver belong to, or `native`."""
     default: Literal["tunnel", "native"] = "tunnel"
     """What becomes of everything that no application names: by the tunnels (the paper's way), or left alone."""
 
@@ -242,6 +246,11 @@ class ApplicationSection(Section):
     on_no_network: Literal["hold", "reject", "native"] | None = None
     """The kill switch: hold or refuse packets when no allowed network is left, also when the daemon has died; or
     let new flows leave as if UPMT were not there. By default held while there is an association."""
+    resolver: (
+        Literal["system"] | Annotated[tuple[IPvAnyAddress, ...], Field(min_length=1, max_length=3)] | None
+    ) = None
+    """Name servers that programs of `upmt run` ask themselves; `system`: whoever asks for them. By default those behind
+    a local stub, where there is one."""
     match: tuple[MatchSection, ...] = ()
 
 
@@ -342,6 +351,7 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                 budget, [NetworkName(network.name)], {network.facts().name: network.facts()}
             ):
                 yield ("network", index, "budgets"), reason
+    yield from _resolver(config)
     yield from _policies(config, known)
     yield from _contradictory_policies(config)
     for index, application in enumerate(config.application):
@@ -351,6 +361,26 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                     ("application", index, "networks"),
                     f"there is no network {name!r}; there are {', '.join(sorted(known))}",
                 )
+
+
+def _resolver(config: MobileHostConfig) -> Iterator[Complaint]:
+    place, target = ("mobile_host", "resolver"), config.mobile_host.resolver
+    found = {section.name: section for section in config.application}
+    if target == NATIVE:
+        if SYSTEM_RESOLVER in found:
+            yield place, f"{SYSTEM_RESOLVER} is an application of this file: name it, or call it otherwise"
+    elif target != DEFAULT_APPLICATION and target not in found:
+        known = ", ".join([DEFAULT_APPLICATION, NATIVE, *found])
+        yield place, f"there is no application {target!r}; there are {known}"
+    elif (
+        target != DEFAULT_APPLICATION
+        and config.mobile_host.default == NATIVE
+        and found[target].on_no_network in ("hold", "reject")
+    ):
+        yield (
+            place,
+            f'{target} has a kill switch, which comes too late for the system\'s resolver with default = "native"',
+        )
 
 
 def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:

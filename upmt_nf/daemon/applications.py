@@ -50,6 +50,8 @@ class Application:
     """Left alone, as if UPMT were not there."""
     on_no_network: str | None = None
     """`hold`, `reject` or `native`; None: held while there is an association, left alone without."""
+    resolver: tuple[str, ...] | None = None
+    """Name servers that what `upmt run` starts asks itself; none in the tuple: the system's way."""
     is_stranded: bool = False
     """No network that its policy allows works."""
 
@@ -173,6 +175,7 @@ class Applications:
         if application.name != DEFAULT_APPLICATION:
             application.is_native = section is not None and section.policy == "native"
         self.set_on_no_network(application, section.on_no_network if section is not None else None)
+        application.resolver = _resolver_of(section)
 
     @property
     def is_any_native(self) -> bool:
@@ -478,7 +481,13 @@ class Applications:
 
 
 def _settings(section: ApplicationSection | None) -> object:
-    return section and (section.networks, section.policy, section.on_no_network)
+    return section and (section.networks, section.policy, section.on_no_network, section.resolver)
+
+
+def _resolver_of(section: ApplicationSection | None) -> tuple[str, ...] | None:
+    if section is None or section.resolver is None:
+        return None
+    return tuple(map(str, section.resolver)) if isinstance(section.resolver, tuple) else ()
 
 
 def _given(match: MatchSection) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from random import SystemRandom
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.config.system_resolver import declared_applications
 from upmt_nf.daemon.admission import Admission
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.binding_probes import BindingProbes
@@ -152,7 +153,9 @@ class HostDaemon:
         self.measurements = HostMeasurements(self.config, self._own, self.paft, self._count_tunnels)
         self.kernel = HostKernel(self.config)
         self.applications = Applications(
-            self.config.application, self.config.mobile_host.default, self.kernel.cgroup_is_settled
+            declared_applications(self.config),
+            self.config.mobile_host.default,
+            self.kernel.cgroup_is_settled,
         )
         self.declarations.start()
         self.watch = HostWatch(self)

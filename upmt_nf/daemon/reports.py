@@ -83,6 +83,7 @@ def application_report(status: ApplicationStatus, flows: int, known: Application
         "policy_name": status.policy_name,
         "locked": status.locked,
         "on_no_network": known.on_no_network,
+        "resolver": None if known.resolver is None else list(known.resolver) or "system",
         "is_left_alone": known.goes_native,
         "flows": flows,
         "match": list(known.conditions),
