@@ -23,7 +23,7 @@ from upmt_nf.config.policies import (
     with_networks,
 )
 from upmt_nf.config.quantities import Rate, WrittenBudget
-from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port
+from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port, check_tunnel_ports
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
@@ -125,6 +125,12 @@ class AnchorAddress(Section):
     """Towards this anchor; by default that of `[mobile_host]`."""
     secret_file: str | None = None
     """Holds the secret shared with this anchor; by default that of `[mobile_host]`."""
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> AnchorAddress:
+        if self.further_tunnel_ports:
+            check_tunnel_ports((self.tunnel_port, *self.further_tunnel_ports), self.signalling_port)
+        return self
 
     @property
     def tunnels(self) -> Endpoint:
