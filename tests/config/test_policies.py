@@ -52,10 +52,16 @@ def refusal(text: str) -> str:
 
 def test_what_only_policies_know_of_a_network_may_change_and_its_sockets_may_not() -> None:
     before, wifi = read("").network
-    soft = {"cost": 9.0, "metered": True, "trusted": False, "kind": "wired", "throughput": 1e6, "budgets": ()}
+    soft = {"cost": 9.0, "trusted": False, "kind": "wired", "throughput": 1e6, "budgets": ()}
     assert before.model_copy(update=soft).fixed == before.fixed
     assert before.model_copy(update=soft).facts() != before.facts()
-    for fixed in ({"protection": "sealed"}, {"interface": "x0"}, {"tunnel_port": 7}, {"name": "x"}):
+    for fixed in (
+        {"metered": True},
+        {"protection": "sealed"},
+        {"interface": "x0"},
+        {"tunnel_port": 7},
+        {"name": "x"},
+    ):
         assert before.model_copy(update=fixed).fixed != before.fixed
     assert wifi.fixed != before.fixed
 

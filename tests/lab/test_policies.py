@@ -210,9 +210,7 @@ def test_the_office_workers_walk_moves_the_call_before_the_wifi_dies_and_the_bac
     lab, log = world.lab, tmp_path / "video.log"
     world.write(POLICIES + WALK)
     text = world.config.read_text()
-    world.config.write_text(
-        text.replace('interface = "if1"', 'interface = "if1"\ncost = 4.0\nmetered = true')
-    )
+    world.config.write_text(text.replace('interface = "if1"', 'interface = "if1"\ncost = 4.0'))
     assert "network net1 is described otherwise" in lab.ask("mobile-host", "reload")["changes"]
     wait_until(
         lambda: {world.app(name)["network"] for name in ("video", "backup")} == {"net0"},

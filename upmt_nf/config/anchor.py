@@ -24,6 +24,7 @@ from upmt_nf.config.values import (
     Port,
     Ports,
     Seconds,
+    check_tunnel_ports,
     matching_blocks,
 )
 from upmt_nf.model.forward import Forward, StaticNat
@@ -110,10 +111,7 @@ class AnchorSection(Section):
     def _ports_differ(self) -> AnchorSection:
         if self.tunnel_port == self.signalling_port:
             raise ValueError("tunnel_port and signalling_port are the same")
-        if len({*self.tunnel_ports, self.signalling_port}) <= len(self.tunnel_ports):
-            raise ValueError(
-                "further_tunnel_ports: each differs from tunnel_port, signalling_port and the others"
-            )
+        check_tunnel_ports(self.tunnel_ports, self.signalling_port)
         if self.minimum_lease_time > self.lease_time:
             raise ValueError("minimum_lease_time is longer than lease_time")
         return self

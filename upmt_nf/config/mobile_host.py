@@ -31,7 +31,7 @@ from upmt_nf.config.policies import (
 )
 from upmt_nf.config.quantities import Rate, WrittenBudget
 from upmt_nf.config.toml_lines import KeyPath
-from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port
+from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port, check_tunnel_ports
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
@@ -121,6 +121,12 @@ class AnchorAddress(Section):
     secret_file: str | None = None
     """Holds the secret shared with this anchor; by default that of `[mobile_host]`."""
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> AnchorAddress:
+        if self.further_tunnel_ports:
+            check_tunnel_ports((self.tunnel_port, *self.further_tunnel_ports), self.signalling_port)
+        return self
+
     @property
     def tunnels(self) -> Endpoint:
         """Its end of every tunnel."""
@@ -136,7 +142,7 @@ AnchorEntry = Annotated[AnchorAddress, BeforeValidator(_addressed)]
 MAX_ANCHORS = 8
 
 
-SOFT = {"cost", "kind", "metered", "trusted", "throughput", "budgets"}
+SOFT = {"cost", "kind", "trusted", "throughput", "budgets"}
 """What only policies know of a network: it may change while the network is used."""
 
 
@@ -154,8 +160,8 @@ class NetworkSection(Section):
     protection: Literal["plain", "cookie", "sealed"] = "plain"
     """Tunnel format: none, against forgers off the path, against readers and changers on the path."""
     kind: Literal["wired", "wifi", "cellular", "satellite", "other"] = "other"
-    metered: bool = False
-    """Somebody pays by the byte, whatever `cost` says."""
+    metered: bool | Literal["auto"] = "auto"
+    """Somebody pays by the byte, whatever `cost` says; `auto`: as NetworkManager says, no where nobody says so."""
     trusted: bool = True
     """Its operator may see what is not encrypted."""
     throughput: Rate | None = None
@@ -175,7 +181,7 @@ class NetworkSection(Section):
             name,
             self.kind,
             self.cost,
-            self.metered,
+            self.metered is True,
             self.trusted,
             Protection[self.protection.upper()],
             self.throughput,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,9 @@ class Declarations:
                 if old != new
             ]
             if described:
-                self._daemon.take(NetworksRedescribed(config.facts()))
+                known = self._daemon.machine.networks
+                facts = (replace(each, is_metered=known[each.name].is_metered) for each in config.facts())
+                self._daemon.take(NetworksRedescribed(tuple(facts)))
                 self._daemon.measurements.redescribe(config)
         kept = self._kept()
         adopted = {"resolver": config.mobile_host.resolver}

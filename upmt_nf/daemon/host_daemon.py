@@ -34,6 +34,7 @@ from upmt_nf.daemon.host_settings import host_settings
 from upmt_nf.daemon.host_watch import HostWatch
 from upmt_nf.daemon.left_behind import left_behind
 from upmt_nf.daemon.measurements import HostMeasurements
+from upmt_nf.daemon.metering import Metering
 from upmt_nf.daemon.metrics import metrics_text
 from upmt_nf.daemon.metrics_server import MetricsServer
 from upmt_nf.daemon.network_control import READING as NETWORK_READING
@@ -231,6 +232,7 @@ class HostDaemon:
         )
         url = self.config.mobile_host.portal_check
         self._portals = PortalProbes(url, self.networks.routing_of, self.take, self._own)
+        self._metering = Metering(self.config.network, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -266,6 +268,7 @@ class HostDaemon:
             self.watch.close()
             self._probes.close_all()
             self._portals.close()
+            self._metering.close()
             self.networks.close()
             self.plane.stop()
             if self.admission is not None:

@@ -50,6 +50,7 @@ def network_report(status: NetworkStatus, interface: str, cost: float) -> dict[s
         "binding_time_s": _rounded(status.binding_time, 1),
         "keepalive_s": _rounded(status.keepalive, 2),
         "cost": cost,
+        "metered": status.is_metered,
         "mtu": status.mtu or None,
         "trial": trial_report(status),
     }

@@ -82,6 +82,14 @@ class PortalChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkMetered:
+    """Somebody pays for a network by the byte, or nobody does any more."""
+
+    network: NetworkName
+    is_metered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkTestAsked:
     """An administrator wants to know what a network lets through."""
 
@@ -162,6 +170,7 @@ HostEvent = (
     | PathNarrowed
     | SipDatagramReceived
     | BindingAnswerReceived
+    | NetworkMetered
     | NetworkTestAsked
     | PortalChecked
     | TunnelSignalReceived

@@ -75,6 +75,8 @@ class NetworkStatus:
     """The largest inner packet that is known to pass both ways, bytes."""
     portal: Portal | None = None
     """What was found by HTTP while it had no tunnel."""
+    is_metered: bool = False
+    """Somebody pays by the byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ def network_status(
     test: TestResult | None = None,
     path_mtu: int | None = None,
     portal: Portal | None = None,
+    *,
+    is_metered: bool = False,
 ) -> NetworkStatus:
     """A network and its tunnel now."""
     loss_up, loss_down = tunnel.measured.losses
@@ -148,6 +152,7 @@ def network_status(
         test=test,
         path_mtu=path_mtu,
         portal=portal,
+        is_metered=is_metered,
     )
 
 

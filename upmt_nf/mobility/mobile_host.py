@@ -19,6 +19,7 @@ from upmt_nf.mobility.happenings import (
     AssociationTelling,
     assigned,
     locked,
+    metered,
     network_changed,
     portal_found,
 )
@@ -42,6 +43,7 @@ from upmt_nf.mobility.host_events import (
     HandoverAsked,
     HostEvent,
     NetworkAppeared,
+    NetworkMetered,
     NetworksRedescribed,
     NetworkTestAsked,
     NetworkVanished,
@@ -169,6 +171,7 @@ class MobileHost:
                 self._upkeep.tests.result(name),
                 self._upkeep.paths.found(name),
                 self._upkeep.portals.found(name),
+                is_metered=self._advisor.engine.paths[name].facts.is_metered,
             )
             for name, tunnel in self._tunnels.items()
         }
@@ -248,6 +251,9 @@ class MobileHost:
                     self._anchors.receive(data, anchor, network, now)
             case BindingAnswerReceived():
                 self._upkeep.hear(event, now)
+            case NetworkMetered(network, is_metered):
+                if self._known(network) is not None and self._advisor.set_metered(network, is_metered, now):
+                    self._commands.append(metered(network, is_metered))
             case NetworkTestAsked(network):
                 self._upkeep.ask_test(network, now)
             case PortalChecked(network, portal):
@@ -269,8 +275,7 @@ class MobileHost:
                     self._placement.lock(name, network, now)
                     self._commands.append(locked(name, network))
             case NetworksRedescribed(facts):
-                self._advisor.describe(facts, now)
-                self._placement.heed_budgets_of_networks(now)
+                self._placement.redescribe_networks(facts, now)
             case ClockRead(offset):
                 self._advisor.set_clock(offset, now)
             case HandoverAsked(token, what, target):

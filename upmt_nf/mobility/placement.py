@@ -24,6 +24,7 @@ from upmt_nf.model.identity import (
     NetworkName,
 )
 from upmt_nf.policy.events import Locked, MoveFailed, Placed, Released
+from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
 
 
@@ -70,8 +71,9 @@ class Placement:
         if self._advisor.engine.has_network_budgets:
             self._lend(self.applications[name], now)
 
-    def heed_budgets_of_networks(self, now: float) -> None:
-        """Networks have budgets now, or none: applications that go by a list keep them, or need not."""
+    def redescribe_networks(self, facts: tuple[NetworkFacts, ...], now: float) -> None:
+        """Networks are others as to what policies know of them; applications that go by a list heed their budgets."""
+        self._advisor.describe(facts, now)
         for application in list(self.applications.values()):
             name = application.name
             goes_by_list = name in self._lent or not self._advisor.guides(name)

@@ -12,6 +12,7 @@ Everything it knows came by events, and time is an argument: the same events giv
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import inf
 
 from upmt_nf.model.identity import ApplicationName, NetworkName
@@ -24,6 +25,7 @@ from upmt_nf.policy.events import (
     Decision,
     Locked,
     Measured,
+    MeteredChanged,
     MoveFailed,
     NetworkChanged,
     NetworksDescribed,
@@ -190,6 +192,9 @@ class Engine:
                 path.trend.note(quality, now)
                 for application in self.applications.values():
                     application.review(path, now)
+            case MeteredChanged(network, is_metered):
+                path = self.paths[network]
+                path.facts = replace(path.facts, is_metered=is_metered)
             case PolicySet(name, policy):
                 return [self._set_policy(name, policy, now)]
             case Locked(name, network):

@@ -88,6 +88,14 @@ class ClockSet:
 
 
 @dataclass(frozen=True, slots=True)
+class MeteredChanged:
+    """Somebody pays for a network by the byte, or nobody does any more."""
+
+    network: NetworkName
+    is_metered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class NetworksDescribed:
     """Somebody says other things of the networks: what they cost, whom they can be trusted to, their budgets."""
 
@@ -103,6 +111,7 @@ PolicyEvent = (
     NetworkChanged
     | Measured
     | Spent
+    | MeteredChanged
     | PolicySet
     | Locked
     | Released
