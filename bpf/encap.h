@@ -12,6 +12,8 @@
 #define WHOLE_WITH_HEADERS \
 	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP)
 
+#define AF_INET 2 /* the C library's header has it */
+
 struct outer {
 	struct iphdr ip;
 	struct udphdr udp;
@@ -133,6 +135,16 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const bool is_anch
 		counts->bytes_out += length;
 	}
 	skb->mark = (skb->mark & ~MARK_MASK) | tunnel->mark;
+	if (tunnel->next_hop) {
+		struct bpf_redir_neigh hop = {.nh_family = AF_INET, .ipv4_nh = tunnel->next_hop};
+		struct bpf_tunnel_key none = {};
+
+		/* The packet still has its route by the virtual interface, and would go that way after it has waited for
+		 * the next hop's address. Nothing but this takes it off.
+		 */
+		bpf_skb_set_tunnel_key(skb, &none, sizeof(none), 0);
+		return bpf_redirect_neigh(tunnel->interface, &hop, sizeof(hop), 0);
+	}
 	return bpf_redirect_neigh(tunnel->interface, NULL, 0, 0);
 }
 

@@ -34,7 +34,10 @@ def host_fast_plane(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Fast
 
     def near(tunnel: Tunnel) -> Near | None:
         place, local = daemon.networks.place_of(tunnel.network), daemon.plane.local_of(tunnel.network)
-        return None if place is None or local is None else Near(local, place[0], outer_mark(place[1]))
+        routing = daemon.networks.routing_of(tunnel.network)
+        if place is None or local is None or routing is None:
+            return None
+        return Near(local, place[0], outer_mark(place[1]), routing.next_hop(tunnel.remote.address))
 
     flows = daemon.config.mobile_host.max_flows
     programs = FastPrograms(daemon.kernel.journal, "host", flows=flows, tunnels=4 * MAX_NETWORKS)
