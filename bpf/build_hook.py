@@ -18,15 +18,33 @@ except ImportError:  # run as a program, or read by a test
     BuildHookInterface = object
 
 SOURCES = Path(__file__).resolve().parent
-OBJECT = SOURCES.parent / "upmt_nf" / "bpf" / "upmt.bpf.o"
+OBJECTS = {
+    SOURCES.parent / "upmt_nf" / "bpf" / "upmt.bpf.o": (),
+    SOURCES.parent / "upmt_nf" / "bpf" / "upmt-shortcut.bpf.o": ("-DSHORTCUT",),
+}
+"""What is compiled, with which options of the compiler. The second has the anchor's shortcut, which wants Linux 6.0."""
 
 
 class CannotCompile(Exception):
     """Why there is no fast plane, in words for whoever builds."""
 
 
+def compile_all() -> None:
+    """All OBJECTS, or none. Raises CannotCompile."""
+    try:
+        for target, options in OBJECTS.items():
+            compile_programs(target, options=options)
+    except CannotCompile:
+        for target in OBJECTS:
+            target.unlink(missing_ok=True)
+        raise
+
+
 def compile_programs(
-    target: Path = OBJECT, clang: str = "clang", source: Path = SOURCES / "upmt.bpf.c"
+    target: Path,
+    clang: str = "clang",
+    source: Path = SOURCES / "upmt.bpf.c",
+    options: tuple[str, ...] = (),
 ) -> None:
     """`source` (C) -> `target`. Raises CannotCompile."""
     found = shutil.which(clang)
@@ -40,7 +58,7 @@ def compile_programs(
         found, "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror",
         # The kernel's headers want <asm/types.h>, which Debian keeps with the machine's own.
         f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or ''}",
-        "-c", str(source), "-o", str(target),
+        *options, "-c", str(source), "-o", str(target),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -54,16 +72,15 @@ class BpfBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-i
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before files are gathered."""
         try:
-            compile_programs()
+            compile_all()
         except CannotCompile as reason:
-            OBJECT.unlink(missing_ok=True)
             self.app.display_warning(str(reason))
             return
-        build_data["artifacts"].append("upmt_nf/bpf/upmt.bpf.o")
+        build_data["artifacts"] += [f"upmt_nf/bpf/{target.name}" for target in OBJECTS]
 
 
 if __name__ == "__main__":
     try:
-        compile_programs()
+        compile_all()
     except CannotCompile as reason:
         sys.exit(str(reason))

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* Out: from the virtual interface's egress into a tunnel and on to its access interface.
  *
  * What this cannot do goes on to the virtual interface as if there were no program, where the agent reads it.
@@ -11,8 +11,6 @@
 
 #define WHOLE_WITH_HEADERS \
 	(BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP)
-
-#define AF_INET 2 /* the C library's header has it */
 
 struct outer {
 	struct iphdr ip;

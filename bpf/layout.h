@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* What the maps hold. The Python twins are in upmt_nf/datapath/fast_layout.py; a test compares every offset.
  *
  *    flows         flow -> application, or a tunnel of its own          (the mobile host's view: source = virtual address)

@@ -12,6 +12,7 @@ from upmt_nf.daemon.fast_plane import FastPlane, Near
 from upmt_nf.datapath import fast_layout
 from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.linux import sysctl
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import Hook
 from upmt_nf.model.errors import UpmtError
@@ -76,10 +77,31 @@ def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> 
     config = daemon.config
     here = Near(Endpoint(config.address, config.tunnel_port), if_nametoindex(config.interface), 0)
     tunnels = min(_TUNNELS_EACH * config.max_associations, _MOST_TUNNELS)
-    programs = FastPrograms(daemon.kernel.journal, "anchor", flows=config.max_flows, tunnels=tunnels)
+    shortcut = shortcut_timeouts() if config.shortcut else None
+    programs = FastPrograms(
+        daemon.kernel.journal,
+        "anchor",
+        flows=config.max_flows,
+        tunnels=tunnels,
+        shortcut=shortcut is not None,
+    )
+    if shortcut is not None:
+        programs.open_shortcut(*shortcut)
     plane = _attached(loop, programs, daemon.paft, lambda _: here, ApplicationId, daemon.forwarder.permits)
     plane.attach(config.interface)
     return plane
+
+
+def shortcut_timeouts() -> tuple[int, int] | None:
+    """Seconds that conntrack keeps a UDP flow, without answers and with them; None when it is to see every packet."""
+    if sysctl.read("net/netfilter/nf_conntrack_acct") == "1":
+        log.info("no shortcut past netfilter: conntrack counts packets here (nf_conntrack_acct)")
+        return None
+    found = [
+        sysctl.read(f"net/netfilter/nf_conntrack_{name}") for name in ("udp_timeout", "udp_timeout_stream")
+    ]
+    unanswered, answered = (int(value) if value is not None and value.isdigit() else 0 for value in found)
+    return (unanswered, answered) if unanswered and answered else None
 
 
 def _attached(
