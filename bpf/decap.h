@@ -68,8 +68,10 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anch
 	if (outer->version != 4 || outer->ihl != 5 || outer->protocol != IPPROTO_UDP ||
 	    outer->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET))
 		return NOT_OURS;
-	/* One with a checksum is verified by the socket. It may also be one whose sum the kernel still has to fill in. */
-	if (udp->check)
+	/* One with a checksum is verified by the socket, unless the receiving device did it. It may also be one whose sum the
+	 * kernel still has to fill in, at a place that decapsulation would shift.
+	 */
+	if (udp->check && bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
 		return NOT_OURS;
 	length = bpf_ntohs(udp->len);
 	if (bpf_ntohs(outer->tot_len) != skb->len - link || length != skb->len - link - sizeof(*outer))

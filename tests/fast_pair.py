@@ -169,7 +169,7 @@ def _loaded(role: str, interface: str, local: Endpoint) -> End:
         programs = BpfObject(OBJECT, sizes=_SIZES)
         outer, inner = if_nametoindex(interface), if_nametoindex("upmt0")
         attach(inner, Hook.EGRESS, programs.program(f"{role}_out"), handle=1, priority=1)
-        attach(outer, Hook.INGRESS, programs.program(f"{role}_in"), handle=1, priority=1)
+        attach(outer, Hook.INGRESS, programs.program(f"{role}_in"), handle=1, priority=2)
     except FacilityError as reason:
         pytest.skip(f"no fast plane here: {reason}")
     return End(programs, local, outer, inner)
