@@ -18,33 +18,16 @@ except ImportError:  # run as a program, or read by a test
     BuildHookInterface = object
 
 SOURCES = Path(__file__).resolve().parent
-OBJECTS = {
-    SOURCES.parent / "upmt_nf" / "bpf" / "upmt.bpf.o": (),
-    SOURCES.parent / "upmt_nf" / "bpf" / "upmt-shortcut.bpf.o": ("-DSHORTCUT",),
-}
-"""What is compiled, with which options of the compiler. The second has the anchor's shortcut, which wants Linux 6.0."""
+OBJECTS = SOURCES.parent / "upmt_nf" / "bpf"
+OBJECT = OBJECTS / "upmt.bpf.o"
 
 
 class CannotCompile(Exception):
     """Why there is no fast plane, in words for whoever builds."""
 
 
-def compile_all() -> None:
-    """All OBJECTS, or none. Raises CannotCompile."""
-    try:
-        for target, options in OBJECTS.items():
-            compile_programs(target, options=options)
-    except CannotCompile:
-        for target in OBJECTS:
-            target.unlink(missing_ok=True)
-        raise
-
-
 def compile_programs(
-    target: Path,
-    clang: str = "clang",
-    source: Path = SOURCES / "upmt.bpf.c",
-    options: tuple[str, ...] = (),
+    target: Path = OBJECT, clang: str = "clang", source: Path = SOURCES / "upmt.bpf.c"
 ) -> None:
     """`source` (C) -> `target`. Raises CannotCompile."""
     found = shutil.which(clang)
@@ -58,12 +41,21 @@ def compile_programs(
         found, "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra", "-Werror",
         # The kernel's headers want <asm/types.h>, which Debian keeps with the machine's own.
         f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or ''}",
-        *options, "-c", str(source), "-o", str(target),
+        "-c", str(source), "-o", str(target),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         target.unlink(missing_ok=True)
         raise CannotCompile(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+
+
+def compile_all() -> list[Path]:
+    """Every object, with the one that the others are of no use without first. Raises CannotCompile."""
+    sources = sorted(SOURCES.glob("*.bpf.c"), key=lambda source: source.stem != OBJECT.stem)
+    targets = [OBJECTS / f"{source.stem}.o" for source in sources]
+    for source, target in zip(sources, targets, strict=True):
+        compile_programs(target, source=source)
+    return targets
 
 
 class BpfBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-ignore]
@@ -72,11 +64,13 @@ class BpfBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-i
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before files are gathered."""
         try:
-            compile_all()
+            made = compile_all()
         except CannotCompile as reason:
+            for left in OBJECTS.glob("*.bpf.o"):
+                left.unlink()
             self.app.display_warning(str(reason))
             return
-        build_data["artifacts"] += [f"upmt_nf/bpf/{target.name}" for target in OBJECTS]
+        build_data["artifacts"] += [f"upmt_nf/bpf/{target.name}" for target in made]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kernel_namespace import Namespace
 
-from upmt_nf.datapath.fast_layout import NUMBER
+from upmt_nf.datapath.fast_layout import FLOW, NUMBER
 from upmt_nf.linux import fast_programs
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.fast_programs import FastPrograms
@@ -139,11 +139,11 @@ def test_a_kernel_that_refuses_the_shortcut_has_the_rest(
 def test_the_next_daemon_takes_the_maps_over(host: Namespace, journal: Journal) -> None:
     first = loaded(journal)
     assert not first.took_over
-    first.maps["flows"].update(bytes(16), bytes(64))
+    first.maps["flows"].update(bytes(16), bytes(FLOW.size))
     first.close()
     second = loaded(Journal(journal.directory))
     assert second.took_over
-    assert second.maps["flows"].lookup(bytes(16)) == bytes(64)
+    assert second.maps["flows"].lookup(bytes(16)) == bytes(FLOW.size)
     second.close()
 
 
@@ -151,7 +151,7 @@ def test_maps_of_another_layout_are_replaced(
     host: Namespace, journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = loaded(journal, flows=100)
-    first.maps["flows"].update(bytes(16), bytes(64))
+    first.maps["flows"].update(bytes(16), bytes(FLOW.size))
     first.close()
     second = loaded(Journal(journal.directory), flows=200)
     assert not second.took_over
@@ -167,7 +167,7 @@ def test_rubbish_where_maps_are_pinned_is_replaced(host: Namespace, journal: Jou
     (pins(journal) / "flows").unlink()
     (pins(journal) / "flows").symlink_to("nowhere")
     second = loaded(Journal(journal.directory))
-    assert second.maps["flows"].update(bytes(16), bytes(64))
+    assert second.maps["flows"].update(bytes(16), bytes(FLOW.size))
     second.close()
 
 

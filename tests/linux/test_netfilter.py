@@ -28,6 +28,9 @@ VALUES = {
     "queue_outbound": "7000",
     "queue_inbound": "",
     "judged": "0x1f07",
+    "admitted": "0x1100",
+    "unanswered": "0x1101",
+    "marks_of_admitted": "0x1ffe",
     "mark_mask": "0x1fff",
     "virtual_address": "",
     "native": "",
@@ -38,7 +41,7 @@ VALUES = {
     "nat_ports": "40000-60999",
     "between_hosts": "",
 }
-NETWORKS = ({"network_interface": "if0", "network_port": "1500"},)
+NETWORKS = ({"network_interface": "if0", "network_port": "1500", "network_anchor_port": "1800"},)
 APPLICATION = (
     "-A UPMT-CLASSIFY -m owner --uid-owner 7 -m mark --mark 0x0/0x1fff -j MARK --set-xmark 0x2/0x1fff"
 )
@@ -110,6 +113,8 @@ def test_what_iptables_says_of_the_installed_rules(host: Namespace, journal: Jou
         "-A UPMT-CLASSIFY -m mark --mark 0x1000/0x1000 -j RETURN",
         APPLICATION,
         "-A UPMT-OUTBOUND ! -o upmt0 -j RETURN",
+        "-A UPMT-OUTBOUND -m mark --mark 0x1101/0x1fff -j CHECKSUM --checksum-fill",
+        "-A UPMT-OUTBOUND -m mark --mark 0x1100/0x1ffe -j RETURN",
         "-A UPMT-OUTBOUND -m connmark --mark 0x1f07/0x1fff -j RETURN",
         "-A UPMT-OUTBOUND -m mark --mark 0x1f07/0x1fff -j CONNMARK --save-mark --nfmask 0x1fff --ctmask 0x1fff",
         "-A UPMT-OUTBOUND -m mark --mark 0x1f07/0x1fff -j RETURN",

@@ -21,6 +21,9 @@ VALUES = {
     "queue_outbound": "7000",
     "queue_inbound": "",
     "judged": "0x1f07",
+    "admitted": "",
+    "unanswered": "",
+    "marks_of_admitted": "0x1ffe",
     "mark_mask": "0x1fff",
     "virtual_address": "",
     "native": "",
@@ -32,8 +35,8 @@ VALUES = {
 BY_QUEUE = {"queue_inbound": "7001", "judged": ""}
 """Without one."""
 NETWORKS = (
-    {"network_interface": "if0", "network_port": "1500"},
-    {"network_interface": "if1", "network_port": "1501"},
+    {"network_interface": "if0", "network_port": "1500", "network_anchor_port": "1800"},
+    {"network_interface": "if1", "network_port": "1501", "network_anchor_port": "1800"},
 )
 
 
@@ -227,7 +230,10 @@ def test_what_is_written_is_read_again_as_the_same(role: str) -> None:
             "*nat\n@incomming\n",
             "my.rules:2: there is no @incomming; there are @applications, @incoming, @outgoing",
         ),
-        ("*raw\n-A UPMT-X -s {ancor} -j DROP\n", "my.rules:2: there is no value {ancor}; there are anchor, "),
+        (
+            "*raw\n-A UPMT-X -s {ancor} -j DROP\n",
+            "my.rules:2: there is no value {ancor}; there are admitted, ",
+        ),
         ("*raw\n-A UPMT-X -i {network_name} -j DROP\n", "my.rules:2: there is no value {network_name}"),
         ('*raw\n\n-A UPMT-X --comment "open -j DROP\n', "my.rules:3: No closing quotation"),
         ("*raw\n-I UPMT-X 1 -j DROP\n", "my.rules:2: a rule is written -A CHAIN ... -j TARGET"),

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Literal
+
+from pydantic import IPvAnyAddress
 
 from upmt_nf.config.checked import Section, checked
 from upmt_nf.config.mobile_host import (
@@ -21,6 +24,7 @@ from upmt_nf.config.mobile_host import (
     read_mobile_host_config,
 )
 from upmt_nf.model.errors import UsageError
+from upmt_nf.model.identity import DEFAULT_APPLICATION
 
 Sections = tuple[ApplicationSection, ...]
 
@@ -44,7 +48,9 @@ def read_applications(text: str, file: str) -> Sections:
 
 def check_applications(config: MobileHostConfig, sections: Sections) -> None:
     """Whether they fit a configuration: its networks, its default. Raises UsageError naming key and reason."""
-    wrong = contradictions(config.model_copy(update={"application": sections}))
+    # What the system's resolver belongs to is the file's business.
+    host = config.mobile_host.model_copy(update={"resolver": DEFAULT_APPLICATION})
+    wrong = contradictions(config.model_copy(update={"application": sections, "mobile_host": host}))
     if said := [f"{'.'.join(map(str, place))}: {reason}" for place, reason in wrong]:
         raise UsageError("; ".join(said))
 
@@ -66,6 +72,8 @@ def written(sections: Iterable[ApplicationSection]) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(_toml(each) for each in value)}]"
+    if isinstance(value, IPv4Address | IPv6Address):
+        return json.dumps(str(value))
     # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -84,11 +92,13 @@ def differences(old: Sequence[ApplicationSection], new: Sequence[ApplicationSect
 def _changes(name: str, old: ApplicationSection | None, new: ApplicationSection) -> Iterator[str]:
     if old is None:
         yield f"{name}: added, {_policy(new)}"
-        old = new.model_copy(update={"match": (), "on_no_network": None})
+        old = new.model_copy(update={"match": (), "on_no_network": None, "resolver": None})
     elif _policy(old) != _policy(new):
         yield f"{name}: {_policy(old)} -> {_policy(new)}"
     if old.on_no_network != new.on_no_network:
         yield f"{name}: on_no_network {old.on_no_network or 'none'} -> {new.on_no_network or 'none'}"
+    if old.resolver != new.resolver:
+        yield f"{name}: resolver {_servers(old.resolver)} -> {_servers(new.resolver)}"
     yield from (f"{name}: match added: {_said(match)}" for match in new.match if match not in old.match)
     yield from (f"{name}: match removed: {_said(match)}" for match in old.match if match not in new.match)
     kept = [match for match in old.match if match in new.match]
@@ -106,6 +116,10 @@ def _policy(section: ApplicationSection) -> str:
     return f"{named}, {networks}" if "networks" in section.model_fields_set else named
 
 
+def _servers(resolver: Literal["system"] | tuple[IPvAnyAddress, ...] | None) -> str:
+    return ", ".join(map(str, resolver)) if isinstance(resolver, tuple) else resolver or "none"
+
+
 def _said(match: MatchSection) -> str:
     return " ".join(f"{key}={value}" for key, value in match.model_dump(exclude_none=True).items())
 
@@ -120,6 +134,7 @@ def with_assignment(sections: Sections, assigned: ApplicationSection) -> Section
             update={
                 "match": assigned.match + kept,
                 "on_no_network": choice or (known.on_no_network if assigned.policy != "native" else None),
+                "resolver": known.resolver,
             }
         )
     return (assigned, *(section for section in sections if section.name != assigned.name))

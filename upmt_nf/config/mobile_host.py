@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
 from upmt_nf.config.checked import Complaint, Section, checked
+from upmt_nf.config.http_url import WrittenUrl
 from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
 from upmt_nf.config.policies import (
     NetworkOrder,
@@ -22,7 +23,7 @@ from upmt_nf.config.policies import (
     with_networks,
 )
 from upmt_nf.config.quantities import Rate, WrittenBudget
-from upmt_nf.config.values import InterfaceName, Name, Port
+from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port, check_tunnel_ports
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
@@ -53,6 +54,8 @@ def check_identity(value: str) -> str:
 TUNNEL, NATIVE = "tunnel", "native"
 NO_POLICY = (TUNNEL, NATIVE)
 """What `application.policy` may say beside the name of a policy."""
+SYSTEM_RESOLVER = "system-resolver"
+"""The application that the system's resolver is with `resolver = "native"`."""
 
 
 def _checked_by(reader: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -89,6 +92,10 @@ class MobileHostSection(Section):
     """Seconds between keepalives of an idle tunnel at most. The anchor forgets tunnels after its `tunnel_timeout`."""
     probe_binding_time: bool = True
     """Find out how long the NATs on the way keep silent mappings, by probes on ports of their own."""
+    search_path_mtu: bool = True
+    """Find out how large a packet each path takes when its tunnel opens, by packets of that size in it."""
+    portal_check: WrittenUrl | None = None
+    """A page that its server answers with 204, asked for while a network has no tunnel; none: nobody is asked."""
     state: str = "/var/lib/upmt/mobile-host.json"
     """File that remembers what was found out about networks."""
     return_after: Annotated[float, Field(ge=0)] = 30.0
@@ -100,6 +107,8 @@ class MobileHostSection(Section):
     """File that remembers what was spent of budgets, and the last handovers."""
     metrics: Annotated[Endpoint, PlainValidator(read_endpoint)] | None = None
     """Address and port at which Prometheus may ask; nobody may when left out."""
+    resolver: Name = DEFAULT_APPLICATION
+    """The application that the look-ups of the system's resolver belong to, or `native`."""
     default: Literal["tunnel", "native"] = "tunnel"
     """What becomes of everything that no application names: by the tunnels (the paper's way), or left alone."""
 
@@ -109,11 +118,19 @@ class AnchorAddress(Section):
 
     address: IPvAnyAddress
     tunnel_port: Port = TUNNEL_PORT
+    further_tunnel_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_FURTHER_PORTS)] = ()
+    """Tried in this order where an access network lets `tunnel_port` not pass; as the anchor has them."""
     signalling_port: Port = SIGNALLING_PORT
     identity: Annotated[str, AfterValidator(check_identity)] | None = None
     """Towards this anchor; by default that of `[mobile_host]`."""
     secret_file: str | None = None
     """Holds the secret shared with this anchor; by default that of `[mobile_host]`."""
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> AnchorAddress:
+        if self.further_tunnel_ports:
+            check_tunnel_ports((self.tunnel_port, *self.further_tunnel_ports), self.signalling_port)
+        return self
 
     @property
     def tunnels(self) -> Endpoint:
@@ -144,8 +161,8 @@ class NetworkSection(Section):
     protection: Literal["plain", "cookie", "sealed"] = "plain"
     """Tunnel format: none, against forgers off the path, against readers and changers on the path."""
     kind: Literal["wired", "wifi", "cellular", "satellite", "other"] = "other"
-    metered: bool = False
-    """Somebody pays by the byte, whatever `cost` says."""
+    metered: bool | Literal["auto"] = "auto"
+    """Somebody pays by the byte, whatever `cost` says; `auto`: as NetworkManager says, no where nobody says so."""
     trusted: bool = True
     """Its operator may see what is not encrypted."""
     throughput: Rate | None = None
@@ -160,7 +177,7 @@ class NetworkSection(Section):
             name,
             self.kind,
             self.cost,
-            self.metered,
+            self.metered is True,
             self.trusted,
             Protection[self.protection.upper()],
             self.throughput,
@@ -235,6 +252,11 @@ class ApplicationSection(Section):
     on_no_network: Literal["hold", "reject", "native"] | None = None
     """The kill switch: hold or refuse packets when no allowed network is left, also when the daemon has died; or
     let new flows leave as if UPMT were not there. By default held while there is an association."""
+    resolver: (
+        Literal["system"] | Annotated[tuple[IPvAnyAddress, ...], Field(min_length=1, max_length=3)] | None
+    ) = None
+    """Name servers that programs of `upmt run` ask themselves; `system`: whoever asks for them. By default those behind
+    a local stub, where there is one."""
     match: tuple[MatchSection, ...] = ()
 
 
@@ -335,6 +357,7 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                 budget, [NetworkName(network.name)], {network.facts().name: network.facts()}
             ):
                 yield ("network", index, "budgets"), reason
+    yield from _resolver(config)
     yield from _policies(config, known)
     yield from _contradictory_policies(config)
     for index, application in enumerate(config.application):
@@ -344,6 +367,26 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                     ("application", index, "networks"),
                     f"there is no network {name!r}; there are {', '.join(sorted(known))}",
                 )
+
+
+def _resolver(config: MobileHostConfig) -> Iterator[Complaint]:
+    place, target = ("mobile_host", "resolver"), config.mobile_host.resolver
+    found = {section.name: section for section in config.application}
+    if target == NATIVE:
+        if SYSTEM_RESOLVER in found:
+            yield place, f"{SYSTEM_RESOLVER} is an application of this file: name it, or call it otherwise"
+    elif target != DEFAULT_APPLICATION and target not in found:
+        known = ", ".join([DEFAULT_APPLICATION, NATIVE, *found])
+        yield place, f"there is no application {target!r}; there are {known}"
+    elif (
+        target != DEFAULT_APPLICATION
+        and config.mobile_host.default == NATIVE
+        and found[target].on_no_network in ("hold", "reject")
+    ):
+        yield (
+            place,
+            f'{target} has a kill switch, which comes too late for the system\'s resolver with default = "native"',
+        )
 
 
 def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:

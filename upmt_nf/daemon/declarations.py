@@ -25,6 +25,7 @@ from upmt_nf.config.applications import (
 )
 from upmt_nf.config.checked import Section
 from upmt_nf.config.mobile_host import ApplicationSection, MatchSection, read_mobile_host_config
+from upmt_nf.config.system_resolver import declared_applications
 from upmt_nf.daemon.applications import Application, Source
 from upmt_nf.daemon.matches import rule_of
 from upmt_nf.linux.users import write_private
@@ -78,7 +79,8 @@ class Declarations:
             raise UsageError("this daemon was started without a file")
         config = read_mobile_host_config(_text_of(self._file), str(self._file))
         running = self._daemon.config
-        needs_restart = [f"mobile_host.{key}" for key in _differing(running.mobile_host, config.mobile_host)]
+        differing = set(_differing(running.mobile_host, config.mobile_host)) - {"resolver"}
+        needs_restart = [f"mobile_host.{key}" for key in sorted(differing)]
         needs_restart += ["anchor"] * (running.anchors != config.anchors)
         needs_restart += ["network"] * (running.network != config.network)
         if "network" in needs_restart:
@@ -89,7 +91,11 @@ class Declarations:
             changed = self._daemon.policies.adopt(config)
             self._daemon.config = running.model_copy(update={"policy": config.policy})
         kept = self._kept()
-        changes = self._declare(Source.CONFIGURATION, config.application)
+        adopted = {"resolver": config.mobile_host.resolver}
+        self._daemon.config = self._daemon.config.model_copy(
+            update={"mobile_host": running.mobile_host.model_copy(update=adopted)}
+        )
+        changes = self._declare(Source.CONFIGURATION, declared_applications(config))
         changes += self._declare(Source.SAVED, kept)
         if "network" not in needs_restart:
             changes += [f"policy {name} is another" for name in changed]

@@ -73,6 +73,7 @@ class HostControl:
             "datapath_reason": daemon.datapath.reason,
             "virtual_interface": daemon.kernel.interface.name,
             "association": association_report(daemon.machine.association, self._now()),
+            "resolver": daemon.config.mobile_host.resolver,
             "networks": self._network_rows(),
             "applications": self._application_rows(),
             "counters": {
@@ -80,6 +81,7 @@ class HostControl:
                 **daemon.plane.counters(),
                 **(daemon.datapath.fast.as_counters() if daemon.datapath.fast is not None else {}),
                 **daemon.applications.counters,
+                **(daemon.admission.counters.as_dict() if daemon.admission is not None else {}),
                 "socket_ends_lost": daemon.watch.ends.lost,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
@@ -136,6 +138,7 @@ class HostControl:
             "rules_ipv6": str(kernel.rules_ipv6),
             "routing": str(kernel.routing).splitlines(),
             "judged": kernel.judged,
+            "admits": kernel.admits,
         }
 
     def _network_rows(self) -> list[dict[str, Any]]:
@@ -175,7 +178,8 @@ class HostControl:
         self._introduce(application, None)
         daemon.update_rules()
         daemon.kernel.join(application.name, pid)
-        return {"application": application.name, "cgroup": path}
+        resolver = None if application.resolver is None else list(application.resolver)
+        return {"application": application.name, "cgroup": path, "resolver": resolver}
 
     async def assign(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
         """Tie what matches to networks; what runs already comes along."""

@@ -13,13 +13,16 @@ from pathlib import Path
 from random import SystemRandom
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.config.system_resolver import declared_applications
+from upmt_nf.daemon.admission import Admission
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.declarations import Declarations
+from upmt_nf.daemon.event_log import EventLog
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
-from upmt_nf.daemon.fast_start import host_fast_plane
+from upmt_nf.daemon.fast_start import host_admission, host_fast_plane
 from upmt_nf.daemon.glancing import Glancing
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
@@ -30,12 +33,14 @@ from upmt_nf.daemon.host_settings import host_settings
 from upmt_nf.daemon.host_watch import HostWatch
 from upmt_nf.daemon.left_behind import left_behind
 from upmt_nf.daemon.measurements import HostMeasurements
+from upmt_nf.daemon.metering import Metering
 from upmt_nf.daemon.metrics import metrics_text
 from upmt_nf.daemon.metrics_server import MetricsServer
 from upmt_nf.daemon.network_control import READING as NETWORK_READING
 from upmt_nf.daemon.network_control import NetworkControl
 from upmt_nf.daemon.policy_control import READING as POLICY_READING
 from upmt_nf.daemon.policy_control import PolicyControl
+from upmt_nf.daemon.portal_probe import PortalProbes
 from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
@@ -47,9 +52,10 @@ from upmt_nf.linux.host_state import HostState
 from upmt_nf.linux.link_monitor import LinkMonitor
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
-from upmt_nf.mobility.commands import Announce, Level, Stopped
+from upmt_nf.mobility.commands import Announce, Happened, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.host_commands import (
+    CheckPortal,
     CloseBindingProbe,
     CloseTunnel,
     ConfigureVirtualAddress,
@@ -94,10 +100,12 @@ LEVELS = {Level.DEBUG: logging.DEBUG, Level.INFO: logging.INFO, Level.WARNING: l
 class HostDaemon:
     """One mobile host, from `start` to the end of `run` (see `daemon.lifetime`)."""
 
+    admission: Admission | None
     machine: MobileHost
     networks: HostNetworks
     policies: HostPolicies
     measurements: HostMeasurements
+    events: EventLog
     plane: HostPlane
     _wake_up: WakeUp
     _glancing: Glancing
@@ -141,10 +149,13 @@ class HostDaemon:
         files = map(self.config.secret_file_of, self.config.anchors)
         self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
         self.policies = HostPolicies(self.config)
+        self.events = EventLog(self.config.mobile_host.records)
         self.measurements = HostMeasurements(self.config, self._own, self.paft, self._count_tunnels)
         self.kernel = HostKernel(self.config)
         self.applications = Applications(
-            self.config.application, self.config.mobile_host.default, self.kernel.cgroup_is_settled
+            declared_applications(self.config),
+            self.config.mobile_host.default,
+            self.kernel.cgroup_is_settled,
         )
         self.declarations.start()
         self.watch = HostWatch(self)
@@ -179,6 +190,7 @@ class HostDaemon:
         if tun is not None:
             is_sealed = any(network.protection == "sealed" for network in self.config.network)
             self.kernel.interface.limit_packets(for_agent=is_sealed or self.datapath.fast is None)
+        self.admission = host_admission(loop, self)
         self.plane = HostPlane(
             loop,
             self.kernel.anchor,
@@ -215,10 +227,13 @@ class HostDaemon:
                 policy = self.policy_of(name) or self.networks_before.get(name)
                 self.take(ApplicationDefined(name, application.id, policy))
         self.policies.begin(self.take, lambda: self.machine.ledger)
-        self.measurements.begin(self.machine)
+        self.measurements.begin(self.machine, self.events)
         self._probes = BindingProbes(
             loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take, self._own
         )
+        url = self.config.mobile_host.portal_check
+        self._portals = PortalProbes(url, self.networks.routing_of, self.take, self._own)
+        self._metering = Metering(self.config.network, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -245,6 +260,7 @@ class HostDaemon:
             self._glancing.stop()
             self.policies.close(self.machine.ledger)
             self.measurements.close()
+            self.events.close()
             self._metrics.close()
             if self.repairs is not None:
                 self.repairs.close()
@@ -252,8 +268,12 @@ class HostDaemon:
             self._monitor.close()
             self.watch.close()
             self._probes.close_all()
+            self._portals.close()
+            self._metering.close()
             self.networks.close()
             self.plane.stop()
+            if self.admission is not None:
+                self.admission.close()
             if self.datapath.fast is not None:
                 self.datapath.fast.close()
             self.kernel.restore()
@@ -339,6 +359,8 @@ class HostDaemon:
                 log.warning("%s: %s", type(command).__name__, reason)
 
     def _count_tunnels(self) -> None:
+        if self.admission is not None:
+            self.admission.catch_up()
         if (fast := self.datapath.fast) is not None:
             fast.count_tunnels(self.paft.tunnels.values())
 
@@ -370,8 +392,8 @@ class HostDaemon:
 
     def count(self) -> None:
         """Bring the counters of flows and tunnels up to date."""
+        self._count_tunnels()
         if (fast := self.datapath.fast) is not None:
-            fast.count_tunnels(self.paft.tunnels.values())
             fast.count_flows()
 
     def _note_stranded(self) -> None:
@@ -437,17 +459,19 @@ class HostDaemon:
             case CloseTunnel(network):
                 if self.forwarder is not None:
                     self.forwarder.use_tunnel(network, None)
-            case RebindTunnel(network):
-                self.networks.rebind(network)
+            case RebindTunnel(network, anchor_port):
+                self.networks.rebind(network, anchor_port)
                 self.update_rules()
             case UseAnchor(tunnels, signalling):
                 self._use_anchor(tunnels, signalling)
             case KeepNatMapping(network):
                 self.plane.keep_mapping(network)
-            case SendBindingProbe(network, flow, data):
-                self._probes.send(network, flow, data)
-            case CloseBindingProbe(network):
-                self._probes.close(network)
+            case SendBindingProbe(network, flow, data, port):
+                self._probes.send(network, flow, data, port)
+            case CloseBindingProbe(network, flows):
+                self._probes.close(network, flows)
+            case CheckPortal(network):
+                self._portals.check(network)
             case RememberBindingTime(place, known):
                 self._state.keep_binding_time(place, known)
             case ConfigureVirtualAddress(address):
@@ -458,6 +482,8 @@ class HostDaemon:
                 self._finish_handover(command)
             case Counted():
                 self.policies.note_counts(command)
+            case Happened():
+                self.events.note(command)
             case Announce(level, text):
                 log.log(LEVELS[level], "%s", text)
             case Stopped():
@@ -468,7 +494,7 @@ class HostDaemon:
 
         An address before it goes last: without its route, which goes with it, packets would leave natively.
         """
-        self.forwarder = HostForwarder(
+        forwarder = HostForwarder(
             self.paft,
             address,
             self.kernel.anchor.address,
@@ -479,8 +505,8 @@ class HostDaemon:
             refusing=self.applications.refusing,
         )
         for tunnel in self.paft.tunnels.values():
-            self.forwarder.use_tunnel(tunnel.network, tunnel)
-        self.plane.use(self.forwarder)
+            forwarder.use_tunnel(tunnel.network, tunnel)
+        self._use(forwarder)
         before = self.networks.virtual_address
         self.kernel.interface.set_addresses((address,) if before is None else (before, address))
         self.networks.virtual_address = address
@@ -490,10 +516,17 @@ class HostDaemon:
         if before not in (None, address):
             self.kernel.interface.set_addresses((address,))
 
+    def _use(self, forwarder: HostForwarder | None) -> None:
+        self.forwarder = forwarder
+        self.plane.use(forwarder)
+        if self.admission is not None:
+            self.admission.use(forwarder)
+
     def _use_anchor(self, tunnels: Endpoint, signalling: Endpoint) -> None:
         """Rules and routes for the new anchor are there before those for the old one go."""
         self.plane.use_anchor(tunnels)
-        self.forwarder = None
+        self.networks.use_anchor()
+        self._use(None)
         self.kernel.anchor, self._signalling_port = tunnels, signalling.port
         self.networks.apply_routing()
         self.update_rules()
@@ -507,11 +540,10 @@ class HostDaemon:
         self.networks.virtual_address = None
         self.networks.apply_routing()
         self.kernel.interface.set_addresses(())
-        self.plane.use(None)
-        self.forwarder = None
+        self._use(None)
 
     def _finish_handover(self, finished: HandoverFinished) -> None:
-        self.policies.note(finished)
+        self.events.note_handover(self.policies.note(finished))
         future = self._handovers.get(finished.token) if finished.token is not None else None
         if future is None or future.done():
             return
@@ -550,3 +582,5 @@ class HostDaemon:
             self._rules_in_place = wanted
             if self.repairs is not None:
                 self.repairs.note_own_change()
+        if self.admission is not None:
+            self.admission.fit_rules()

@@ -75,6 +75,8 @@ class HostPlane:
         self._narrowed = narrowed
         self._is_left_alone = is_left_alone
         self._sockets: dict[NetworkName, TunnelSocket] = {}
+        self._ends: dict[NetworkName, Endpoint] = {}
+        """Where each of them sends to."""
         self._forwarder: HostForwarder | None = None
         self._gathering = Gathering(self._send_all)
         self._tun = tun
@@ -100,7 +102,7 @@ class HostPlane:
         self._forwarder = forwarder
         if forwarder is not None:
             for network, socket in self._sockets.items():
-                forwarder.open_path(network, socket.local, self._anchor)
+                forwarder.open_path(network, socket.local, self._ends[network])
 
     def use_anchor(self, anchor: Endpoint) -> None:
         """Every tunnel ends at this anchor from now on. Packets are dropped until there is a forwarder for it.
@@ -112,26 +114,40 @@ class HostPlane:
         for network, socket in list(self._sockets.items()):
             try:
                 socket.turn_to(anchor)
+                self._ends[network] = anchor
             except UpmtError as reason:
                 self.close(network)
                 self._lost(network, str(reason))
 
-    def open(self, network: NetworkName, index: int, interface: str, care_of: IPAddress, port: int) -> int:
-        """Bind a network's tunnel socket; gives its local port. Port 0 lets the kernel choose."""
+    def open(
+        self,
+        network: NetworkName,
+        index: int,
+        interface: str,
+        care_of: IPAddress,
+        port: int,
+        anchor_port: int = 0,
+    ) -> int:
+        """Bind a network's tunnel socket; gives its local port. Port 0 lets the kernel choose.
+
+        `anchor_port`: which of the anchor's tunnel ports it sends to; 0: the first.
+        """
         self.close(network)
+        anchor = Endpoint(self._anchor.address, anchor_port or self._anchor.port)
         takes = self._tun is not None
         socket = TunnelSocket(
-            interface, care_of, port, outer_mark(index), self._anchor, takes=takes, merges=self._merges
+            interface, care_of, port, outer_mark(index), anchor, takes=takes, merges=self._merges
         )
-        self._sockets[network] = socket
+        self._sockets[network], self._ends[network] = socket, anchor
         if takes:
             self._loop.add_reader(socket.fileno(), self._read_tunnel, network, socket)
         if self._forwarder is not None:
-            self._forwarder.open_path(network, socket.local, self._anchor)
+            self._forwarder.open_path(network, socket.local, anchor)
         return socket.local.port
 
     def close(self, network: NetworkName) -> None:
         """Close a network's tunnel socket, if it has one."""
+        self._ends.pop(network, None)
         if (socket := self._sockets.pop(network, None)) is not None:
             self._loop.remove_reader(socket.fileno())
             socket.close()
@@ -142,6 +158,10 @@ class HostPlane:
         """Our end of a network's tunnel."""
         socket = self._sockets.get(network)
         return socket.local if socket is not None else None
+
+    def remote_of(self, network: NetworkName) -> Endpoint:
+        """The anchor's end of a network's tunnel."""
+        return self._ends.get(network, self._anchor)
 
     def send_signal(self, network: NetworkName, port: int, payload: bytes) -> None:
         """Send a datagram of our own inside a network's tunnel, to the anchor's inner address."""

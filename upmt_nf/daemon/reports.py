@@ -50,6 +50,7 @@ def network_report(status: NetworkStatus, interface: str, cost: float) -> dict[s
         "binding_time_s": _rounded(status.binding_time, 1),
         "keepalive_s": _rounded(status.keepalive, 2),
         "cost": cost,
+        "metered": status.is_metered,
         "mtu": status.mtu or None,
         "trial": trial_report(status),
     }
@@ -82,6 +83,7 @@ def application_report(status: ApplicationStatus, flows: int, known: Application
         "policy_name": status.policy_name,
         "locked": status.locked,
         "on_no_network": known.on_no_network,
+        "resolver": None if known.resolver is None else list(known.resolver) or "system",
         "is_left_alone": known.goes_native,
         "flows": flows,
         "match": list(known.conditions),

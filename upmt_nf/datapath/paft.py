@@ -39,7 +39,8 @@ class Tunnel:
 
     `network` is the access network at the mobile host and empty at the anchor. Change `remote`, which is there in
     three forms for who needs it fast, by `Paft.move_endpoint` only. `reflected` counts the measurement packets that the
-    anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only).
+    anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only). `port` is
+    which of the anchor's ports it came by (at the anchor; 0: the first).
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Tunnel:
         "owner_packed",
         "packets_in",
         "packets_out",
+        "port",
         "reflected",
         "remote",
         "remote_name",
@@ -82,6 +84,7 @@ class Tunnel:
         self.heard = heard
         self.format = format
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = self.reflected = 0
+        self.port = 0
         self.used = 0.0
 
     def __repr__(self) -> str:
@@ -345,12 +348,24 @@ class Paft:
         entry = self.flows.get(key)
         if entry is not None:
             entry.application_id, entry.pid, entry.command = application_id, pid, command
-            self.changed(entry)
-            return entry
+        else:
+            entry = self._add(key, application_id, now, pid, command)
+        self.changed(entry)
+        return entry
+
+    def take_from_mirror(
+        self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int = 0, command: str = ""
+    ) -> FlowEntry:
+        """The mirror has a new flow, ahead of us: an entry for it, in place of one that is over."""
+        self._remove(key)
+        return self._add(key, application_id, now, pid, command)
+
+    def _add(
+        self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int, command: str
+    ) -> FlowEntry:
         entry = FlowEntry(key, application_id, now, pid, command)
         self._make_room(entry.owner, now)
         self.flows[key] = self._owned.setdefault(entry.owner, OrderedDict())[key] = entry
-        self.changed(entry)
         return entry
 
     def learn(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
@@ -390,16 +405,20 @@ class Paft:
 
     def forget(self, key: FlowBytes) -> None:
         """Remove one entry, if it is there."""
+        if self._remove(key) and self.mirror is not None:
+            self.mirror.flow_forgotten(key)
+
+    def _remove(self, key: FlowBytes) -> bool:
         entry = self.flows.pop(key, None)
-        if entry is not None:
-            owned = self._owned[entry.owner]
-            del owned[key]
-            if not owned:
-                del self._owned[entry.owner]
-            if self.left is not None:
-                self.left(entry)
-            if self.mirror is not None:
-                self.mirror.flow_forgotten(key)
+        if entry is None:
+            return False
+        owned = self._owned[entry.owner]
+        del owned[key]
+        if not owned:
+            del self._owned[entry.owner]
+        if self.left is not None:
+            self.left(entry)
+        return True
 
     def age(self, now: float) -> int:
         """Forget flows that were silent too long; gives how many. Call it every second or so.

@@ -20,6 +20,7 @@ from upmt_nf.policy.events import (
     Decision,
     Locked,
     Measured,
+    MeteredChanged,
     MoveFailed,
     NetworkChanged,
     Placed,
@@ -121,6 +122,13 @@ class Advisor:
     def set_clock(self, offset: float, now: float) -> None:
         """What to add to `now` to have seconds since 1970-01-01 00:00 local time."""
         self.tell(ClockSet(offset), now)
+
+    def set_metered(self, network: NetworkName, is_metered: bool, now: float) -> bool:
+        """Somebody pays for a network by the byte, or nobody does any more; False when that is nothing new."""
+        if self.engine.paths[network].facts.is_metered == is_metered:
+            return False
+        self.tell(MeteredChanged(network, is_metered), now)
+        return True
 
     def look(self, now: float) -> None:
         """Compare the tunnels with what the engine knows of them; count; let time pass."""

@@ -12,6 +12,7 @@ Everything it knows came by events, and time is an argument: the same events giv
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import inf
 
 from upmt_nf.model.identity import ApplicationName, NetworkName
@@ -24,6 +25,7 @@ from upmt_nf.policy.events import (
     Decision,
     Locked,
     Measured,
+    MeteredChanged,
     MoveFailed,
     NetworkChanged,
     Placed,
@@ -126,6 +128,9 @@ class Engine:
                 path.quality = quality
                 for application in self.applications.values():
                     application.review(path, now)
+            case MeteredChanged(network, is_metered):
+                path = self.paths[network]
+                path.facts = replace(path.facts, is_metered=is_metered)
             case PolicySet(name, policy):
                 return [self._set_policy(name, policy, now)]
             case Locked(name, network):
@@ -362,6 +367,16 @@ class Engine:
         return _decision(application, current, best, Cause.BETTER, reason, rule, is_urgent=False)
 
     # --- what is allowed ---
+
+    def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
+        """Which budgets keep whom from where."""
+        return {
+            (application.name, path.facts.name): f"{budget} is spent"
+            for application in self.applications.values()
+            for path in self.paths.values()
+            for budget, owner in self._budgets(application, path)
+            if self._rest(budget, owner, now) < self._set_aside(budget, path)
+        }
 
     def _bar(self, application: Application, path: Path, now: float) -> str | None:
         if (reason := application.policy.never(path.facts)) is not None:

@@ -87,6 +87,14 @@ class ClockSet:
 
 
 @dataclass(frozen=True, slots=True)
+class MeteredChanged:
+    """Somebody pays for a network by the byte, or nobody does any more."""
+
+    network: NetworkName
+    is_metered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """The time that `next_timeout` gave has come."""
 
@@ -95,6 +103,7 @@ PolicyEvent = (
     NetworkChanged
     | Measured
     | Spent
+    | MeteredChanged
     | PolicySet
     | Locked
     | Released

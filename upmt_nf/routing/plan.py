@@ -1,7 +1,7 @@
 """What a mobile host or an anchor wants of policy routing: one immutable value each (names: `model/names.py`).
 
 prio 4600  fwmark 0x1000+N  -> table 7000+N   outer packets, by their own network
-prio 4620  fwmark 0x1fff    -> main           left alone
+prio 4620  fwmark 0x1fff    -> 4710           left alone; main where nothing is steered
 prio 4640  to ANCHOR        -> main           no loops
 prio 4644  fwmark GUARDED, main, suppress_prefixlength 0
 prio 4648  fwmark GUARDED   -> table 7000     a kill switch: by the tunnels or not at all
@@ -75,12 +75,16 @@ class RouteSpec:
     source: IPAddress | None = None
     metric: int = 0
     is_link_scope: bool = False
+    program: str = ""
+    """The name of an eBPF program that sees each packet which leaves by it (lwtunnel)."""
 
     def __str__(self) -> str:
         """As `ip route add` takes it."""
         words = ["default" if self.destination.prefixlen == 0 else str(self.destination)]
         if self.kind is not Kind.UNICAST:
             words.insert(0, self.kind.value)
+        if self.program:
+            words += ["encap", "bpf", "out", self.program]
         if self.gateway is not None:
             words += ["via", str(self.gateway)]
         if self.interface is not None:
@@ -237,8 +241,11 @@ def host_routing(
     steering: Steering = TUNNEL_ALL,
     *,
     has_other_family: bool = False,
+    program: str = "",
 ) -> Routing:
     """What a mobile host wants. Without a virtual address nothing is sent to the virtual interface.
+
+    `program`: what looks at the packets that are sent there (`RouteSpec.program`).
 
     `has_other_family`: the kernel has the family that the tunnels do not carry, too. What would go by the tunnels is
     unreachable in it, so that programs take the one that works, and nothing goes past the tunnels. Raises UsageError
@@ -269,9 +276,9 @@ def host_routing(
         routes.append(RouteSpec(everywhere, table, Kind.UNREACHABLE, metric=_LAST_RESORT))
         rules.append(RuleSpec(PRIORITY_OUTER, version, table, mark=outer_mark(network.index)))
         rules.append(RuleSpec(PRIORITY_CARE_OF, version, table, source=ip_network(own)))
-    rules.append(RuleSpec(PRIORITY_NATIVE, version, mark=MARK_NATIVE))
+    is_steering = virtual_address is not None or bool(steering.guards)
+    rules.append(_native_rule(version, is_steering=is_steering))
     rules.append(RuleSpec(PRIORITY_ANCHOR, version, destination=ip_network(anchor)))
-    is_steering = virtual_address is not None or steering.guards
     if virtual_address is not None:
         routes.append(
             RouteSpec(
@@ -280,6 +287,7 @@ def host_routing(
                 interface=VIRTUAL_INTERFACE,
                 source=virtual_address,
                 is_link_scope=True,
+                program=program,
             )
         )
     if is_steering:
@@ -290,10 +298,15 @@ def host_routing(
             )
             rules += _steering_rules(family, steering, virtual_address is not None)
             if family != version:
-                rules.append(RuleSpec(PRIORITY_NATIVE, family, mark=MARK_NATIVE))
+                rules.append(_native_rule(family, is_steering=True))
     return Routing(
         tuple(routes), tuple(sorted(rules, key=lambda rule: (rule.version, rule.priority, rule.table)))
     )
+
+
+def _native_rule(version: int, *, is_steering: bool) -> RuleSpec:
+    """What is left alone goes on behind our rules, where others may have theirs (a tailnet's, a VPN's)."""
+    return RuleSpec(PRIORITY_NATIVE, version, mark=MARK_NATIVE, goto=PRIORITY_BEYOND if is_steering else None)
 
 
 def _steering_rules(version: int, steering: Steering, is_up: bool) -> list[RuleSpec]:
