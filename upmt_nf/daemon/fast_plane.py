@@ -56,11 +56,13 @@ def seconds_slept() -> float:
 
 
 class Near(NamedTuple):
-    """Our end of a tunnel: where it is, by which interface outer packets leave, with which mark."""
+    """Our end of a tunnel: where it is, by which interface outer packets leave, with which mark, to whom first."""
 
     local: Endpoint
     interface: int
     mark: int
+    next_hop: IPAddress | None = None
+    """None: as the kernel's routes say, which it asks for each packet."""
 
 
 class FastPlane:
@@ -264,7 +266,9 @@ class FastPlane:
         row = None
         if near is not None:
             slot = self._slot(tunnel.id)
-            row = tunnel_row(tunnel, near.local, near.interface, self._virtual_interface, near.mark, slot)
+            row = tunnel_row(
+                tunnel, near.local, near.interface, self._virtual_interface, near.mark, slot, near.next_hop
+            )
         before = self._rows.get(tunnel.id)
         if row == before:
             return

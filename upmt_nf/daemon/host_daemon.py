@@ -189,6 +189,9 @@ class HostDaemon:
             self.kernel.anchor.address,
             lambda: host_fast_plane(loop, self),
         )
+        if tun is not None:
+            is_sealed = any(network.protection == "sealed" for network in self.config.network)
+            self.kernel.interface.limit_packets(for_agent=is_sealed or self.datapath.fast is None)
         self.admission = host_admission(loop, self)
         self.plane = HostPlane(
             loop,
