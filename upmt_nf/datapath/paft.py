@@ -226,7 +226,9 @@ class Paft:
         self.tunnels_by_remote: dict[EndpointBytes, list[Tunnel]] = {}
         self.applications: dict[int, Tunnel | None] = {}
         self.doubles: dict[int, tuple[Tunnel, ...]] = {}
-        """Redundant applications, and where the copies of their packets go: to one tunnel, or to none now."""
+        """Applications whose packets are numbered, and where copies of them go: to one tunnel, or to none now."""
+        self.windows: dict[int, float] = {}
+        """Host: applications whose packets are put in order again, and how long one may wait for that (seconds)."""
         self.copied: dict[tuple[int, NetworkName], int] = {}
         """Host: bytes of copies by application and network, beyond what the flows' own counts and tunnels say."""
         self.newcomers: dict[bytes, Tunnel] = {}
@@ -334,20 +336,18 @@ class Paft:
         self.applications[application_id] = tunnel
         self._tell_of(application_id)
 
-    def double(
-        self, application_id: ApplicationId, to: TunnelId | None, *, is_redundant: bool = True
-    ) -> None:
+    def double(self, application_id: ApplicationId, to: TunnelId | None, *, is_numbered: bool = True) -> None:
         """Send each packet of an application by this tunnel as well; None: by no other one for now.
 
         Raises KeyError when there is no such tunnel.
         """
         before = self.doubles.get(application_id)
         others = (self.tunnels[to],) if to is not None else ()
-        if is_redundant:
+        if is_numbered:
             self.doubles[application_id] = others
         else:
             self.doubles.pop(application_id, None)
-        if is_redundant is (before is None):
+        if is_numbered is (before is None):
             self._tell_of(application_id)
 
     def mirrored(self, application_id: int) -> Tunnel | None:
