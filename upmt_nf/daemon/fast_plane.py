@@ -166,7 +166,9 @@ class FastPlane:
         if entry.copies:
             # Each of its packets goes by two tunnels: the agent's.
             self._unwritten.pop(entry.key, None)
-            self._flows.delete(key)
+            if (packed := self._flows.lookup(key)) is not None:
+                self._count([(key, packed)])
+                self._flows.delete(key)
             return
         if self._permits is not None and self._flows.lookup(key) is None:
             if not self._unwritten:
