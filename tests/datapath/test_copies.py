@@ -333,6 +333,9 @@ class Changes:
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
         self.told.append((application_id, tunnel))
 
+    def application_withheld(self, application_id: int) -> None:
+        self.told.append((application_id, None))
+
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None
 
