@@ -24,6 +24,7 @@ from upmt_nf.config.values import (
     Port,
     Ports,
     Seconds,
+    check_tunnel_ports,
     matching_blocks,
 )
 from upmt_nf.model.forward import Forward, StaticNat
@@ -85,6 +86,8 @@ class AnchorSection(Section):
     forward: tuple[ForwardSection, ...] = ()
     static_nat: tuple[StaticNatSection, ...] = ()
     datapath: Literal["auto", "agent", "fast"] = "auto"
+    shortcut: bool = True
+    """With the fast plane: translate and forward UDP flows that conntrack knows past netfilter's rules."""
     virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"
     """What `upmt0` is made of; `auto` takes the best that the kernel has."""
     refuse_private: bool = True
@@ -110,10 +113,7 @@ class AnchorSection(Section):
     def _ports_differ(self) -> AnchorSection:
         if self.tunnel_port == self.signalling_port:
             raise ValueError("tunnel_port and signalling_port are the same")
-        if len({*self.tunnel_ports, self.signalling_port}) <= len(self.tunnel_ports):
-            raise ValueError(
-                "further_tunnel_ports: each differs from tunnel_port, signalling_port and the others"
-            )
+        check_tunnel_ports(self.tunnel_ports, self.signalling_port)
         if self.minimum_lease_time > self.lease_time:
             raise ValueError("minimum_lease_time is longer than lease_time")
         return self

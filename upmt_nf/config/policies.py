@@ -92,6 +92,8 @@ class PolicyTerms(Section):
     cost_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Of a gigabyte, in the unit of `network.cost`."""
     budgets: Annotated[tuple[WrittenBudget, ...], BeforeValidator(listed)] | None = None
+    redundant: bool | None = None
+    """Each packet by the two best networks at once."""
 
 
 class HoursSection(PolicyTerms):
@@ -228,6 +230,8 @@ class _Book:
                 given[key] = Protection[value.upper()]
         if terms.budgets is not None:
             given["budgets"] = terms.budgets
+        if terms.redundant is not None:
+            given["is_redundant"] = terms.redundant
         if terms.weights is not None:
             given["weights"] = Weights(**terms.weights.model_dump())
         given["leave"] = terms.leave.value().over(start.leave)
@@ -320,6 +324,8 @@ def _misplaced(policy: Policy, terms: PolicyTerms) -> Iterator[Complaint]:
         for key in sorted(said & {"leave", "enter", "good_for", "hold"}):
             if kind is Kind.STATIC or key in ("good_for", "hold"):
                 yield (key,), f"{kind.value} never moves for that"
+    if terms.redundant and kind is not Kind.BLOCK and len(policy.networks) < 2:
+        yield ("redundant",), f"needs two networks, and {', '.join(policy.networks)} is one"
     if "weights" in said and kind is not Kind.BEST_PERFORMANCE:
         yield ("weights",), f"only BestPerformance has a score to weigh, not {kind.value}"
     if "weights" in said and not policy.weights.total:

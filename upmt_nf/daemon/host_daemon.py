@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from pathlib import Path
 from random import SystemRandom
+from secrets import randbelow
 
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.config.system_resolver import declared_applications
@@ -33,6 +34,7 @@ from upmt_nf.daemon.host_settings import host_settings
 from upmt_nf.daemon.host_watch import HostWatch
 from upmt_nf.daemon.left_behind import left_behind
 from upmt_nf.daemon.measurements import HostMeasurements
+from upmt_nf.daemon.metering import Metering
 from upmt_nf.daemon.metrics import metrics_text
 from upmt_nf.daemon.metrics_server import MetricsServer
 from upmt_nf.daemon.network_control import READING as NETWORK_READING
@@ -43,6 +45,7 @@ from upmt_nf.daemon.portal_probe import PortalProbes
 from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
+from upmt_nf.datapath.copies import RUNS
 from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
@@ -186,6 +189,9 @@ class HostDaemon:
             self.kernel.anchor.address,
             lambda: host_fast_plane(loop, self),
         )
+        if tun is not None:
+            is_sealed = any(network.protection == "sealed" for network in self.config.network)
+            self.kernel.interface.limit_packets(for_agent=is_sealed or self.datapath.fast is None)
         self.admission = host_admission(loop, self)
         self.plane = HostPlane(
             loop,
@@ -229,6 +235,7 @@ class HostDaemon:
         )
         url = self.config.mobile_host.portal_check
         self._portals = PortalProbes(url, self.networks.routing_of, self.take, self._own)
+        self._metering = Metering(self.config.network, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -264,6 +271,7 @@ class HostDaemon:
             self.watch.close()
             self._probes.close_all()
             self._portals.close()
+            self._metering.close()
             self.networks.close()
             self.plane.stop()
             if self.admission is not None:
@@ -497,6 +505,7 @@ class HostDaemon:
             classify_incoming=self.applications.classify_incoming,
             stray=self._adopt_stray,
             refusing=self.applications.refusing,
+            run=randbelow(RUNS),
         )
         for tunnel in self.paft.tunnels.values():
             forwarder.use_tunnel(tunnel.network, tunnel)

@@ -21,6 +21,11 @@ def portal_found(network: NetworkName, portal: Portal) -> Happened:
     return Happened(EventKind.PORTAL, portal.location or "", network, new=portal.finding.value)
 
 
+def metered(network: NetworkName, is_metered: bool) -> Happened:
+    """Somebody pays for a network by the byte, or nobody does any more."""
+    return Happened(EventKind.METERED, "NetworkManager says so", network, new="yes" if is_metered else "no")
+
+
 def assigned(name: ApplicationName, policy: Policy | tuple[str, ...]) -> Happened:
     """An application has another policy."""
     new = policy.name if isinstance(policy, Policy) else ", ".join(policy)

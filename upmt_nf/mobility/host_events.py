@@ -10,6 +10,7 @@ from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.portal_checks import Portal
 from upmt_nf.model.flow import FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
 
 
@@ -81,6 +82,14 @@ class PortalChecked:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkMetered:
+    """Somebody pays for a network by the byte, or nobody does any more."""
+
+    network: NetworkName
+    is_metered: bool
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkTestAsked:
     """An administrator wants to know what a network lets through."""
 
@@ -130,6 +139,13 @@ class ClockRead:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworksRedescribed:
+    """The administrator says other things of the networks (costs, trust, budgets, ...); all of them are told."""
+
+    facts: tuple[NetworkFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HandoverAsked:
     """An administrator wants an application or one flow on another network; `token` comes back in the answer."""
 
@@ -148,11 +164,13 @@ class FlowsAdopted:
 
 HostEvent = (
     NetworkAppeared
+    | NetworksRedescribed
     | NetworkVanished
     | PathFailed
     | PathNarrowed
     | SipDatagramReceived
     | BindingAnswerReceived
+    | NetworkMetered
     | NetworkTestAsked
     | PortalChecked
     | TunnelSignalReceived

@@ -75,6 +75,8 @@ class NetworkStatus:
     """The largest inner packet that is known to pass both ways, bytes."""
     portal: Portal | None = None
     """What was found by HTTP while it had no tunnel."""
+    is_metered: bool = False
+    """Somebody pays by the byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class ApplicationStatus:
     """Of the policy that decides; None: it goes by its list of networks."""
     locked: NetworkName | None = None
     """A person wants it there and nowhere else."""
+    copies_on: NetworkName | None = None
+    """The network by which its packets go as well."""
 
 
 def association_status(anchors: HostAnchors) -> AssociationStatus:
@@ -120,6 +124,8 @@ def network_status(
     test: TestResult | None = None,
     path_mtu: int | None = None,
     portal: Portal | None = None,
+    *,
+    is_metered: bool = False,
 ) -> NetworkStatus:
     """A network and its tunnel now."""
     loss_up, loss_down = tunnel.measured.losses
@@ -146,6 +152,7 @@ def network_status(
         test=test,
         path_mtu=path_mtu,
         portal=portal,
+        is_metered=is_metered,
     )
 
 
@@ -164,4 +171,5 @@ def application_status(application: Application, advisor: Advisor) -> Applicatio
         application.handover is not None,
         policy.name if policy is not None and policy.name != PLAIN_LIST else None,
         advisor.lock_of(application.name),
+        application.copies_on,
     )
