@@ -169,6 +169,8 @@ BAD = [
         "redundant: needs two networks, and lte is one",
     ),
     ('kind = "Block"\nredundant = true', 3, "means nothing where everything is blocked"),
+    ('extends = "voice"\nreorder = 20', 3, "reorder: a time needs a unit"),
+    ('extends = "voice"\nreorder = "2 s"', 3, "reorder: no packet waits longer than 500 ms for another"),
     ('extends = "voice"\nredundant = 2', 3, "redundant: "),
     ('extends = "voice"\nforgive = "10 s"', 3, "forgive is shorter than penalty_longest"),
     ('extends = "voice"\ngood_for = "1 h"', 3, "penalty_longest is shorter than good_for"),

@@ -273,7 +273,7 @@ def test_an_anchor_stops_copies_by_a_tunnel_that_brings_none_and_begins_again_wh
 def test_a_packet_without_a_number_ends_the_copies() -> None:
     ends = Ends()
     ends.up(datagram(0))
-    ends.here.double(CALL, None, is_redundant=False)
+    ends.here.double(CALL, None, is_numbered=False)
     assert ends.carried(ends.host.outbound(datagram(1), 0, 1.0), ends.at_anchor, 1.0) == [datagram(1)]
     assert len(legs(ends.anchor.downlink(datagram(1, up=False), 1.0))) == 1
     (entry,) = ends.there.flows.values()
@@ -333,19 +333,43 @@ class Changes:
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
         self.told.append((application_id, tunnel))
 
+    def application_withheld(self, application_id: int) -> None:
+        self.told.append((application_id, None))
+
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None
 
 
 def test_a_mirror_gets_no_redundant_application() -> None:
     ends = Ends()
-    ends.here.double(CALL, None, is_redundant=False)
+    ends.here.double(CALL, None, is_numbered=False)
     ends.here.mirror = mirror = Changes()
     ends.here.double(CALL, TunnelId(2))
     ends.here.steer(CALL, TunnelId(2))
     ends.here.double(CALL, TunnelId(1))
-    ends.here.double(CALL, None, is_redundant=False)
+    ends.here.double(CALL, None, is_numbered=False)
     assert mirror.told == [(CALL, None), (CALL, None), (CALL, ends.ours[1])]
+
+
+def test_a_host_that_asks_for_order_gets_it_within_its_window() -> None:
+    ends = Ends()
+    ends.up(datagram(0))
+    ends.here.windows[CALL] = 0.02
+    sent = [legs(ends.anchor.downlink(datagram(number, up=False), 1.0)) for number in range(5)]
+
+    def comes(number: int, network: int, now: float) -> list[int]:
+        """What the application gets when this packet arrives."""
+        found = [one.deliver for one in ends.at_host(*sent[number][network], now)]
+        return [int.from_bytes(each[28:32], "big") for each in found if each is not None]
+
+    assert comes(0, 0, 1.0) == [0]
+    assert comes(2, 1, 1.001) == []
+    assert ends.host.due == 1.021
+    assert comes(1, 0, 1.01) == [1, 2]
+    assert ends.host.release(2.0) == [], "nothing waits any more"
+    assert comes(4, 0, 1.1) == []
+    assert [one.deliver for one in ends.host.release(1.12)] == [datagram(4, up=False)]
+    assert comes(3, 1, 1.2) == [3], "too late to be waited for, and not lost"
 
 
 def test_tcp_is_numbered_like_anything_else() -> None:

@@ -29,6 +29,11 @@ networks = ["net0", "net1"]
 budgets = "300 kB/day on net0"
 
 [[policy]]
+name = "ordered"
+kind = "PriorityList"
+reorder = "60 ms"
+
+[[policy]]
 name = "twice"
 extends = "voice"
 redundant = true
@@ -201,6 +206,27 @@ def test_by_two_networks_nothing_is_lost_or_doubled_when_one_becomes_a_black_hol
         for row in lab.ask("tunnels")
     }
     assert min(sent.values()) > 500, sent
+
+
+def test_after_a_move_packets_arrive_in_the_order_in_which_they_were_sent(
+    world: PolicyLab, tmp_path: Path
+) -> None:
+    lab, log = world.lab, tmp_path / "call.log"
+    lab.ask("assign", "--app", "call", "--to", "ordered")
+    world.shape("net0", "30ms")
+    lab.start("ch", *STREAM, "echo", "5004", str(log.with_suffix(".echo")))
+    lab.await_listener("ch", 5004)
+    stream = lab.start(
+        "mh", *UPMT, "run", "--app", "call", "--",
+        *STREAM, "send", "86.0.0.1", "5004", "200", "8", str(log),
+    )  # fmt: skip
+    wait_until(lambda: log.exists() and log.stat().st_size > 3200, "the stream runs", PATIENCE)
+    # What is on its way by net0 is overtaken by all that leaves by net1 from then on.
+    for network in ("net1", "net0", "net1"):
+        assert lab.ask("handover", "call", "--to", network)["to"] == network
+    assert stream.wait(timeout=60) == 0
+    found = report(read_log(log), 0, 1599)
+    assert (found.lost, found.duplicated, found.reordered) == (0, 0, 0), found
 
 
 def test_the_office_workers_walk_moves_the_call_before_the_wifi_dies_and_the_backup_waits(

@@ -260,6 +260,18 @@ def test_a_redundant_application_goes_by_two_networks_and_both_are_spent() -> No
     assert paft.doubles == {}
 
 
+def test_who_asks_for_order_is_numbered_on_one_network() -> None:
+    world = world_with(call=profile("voice", reorder=0.02))
+    paft, id = world.host.paft, ApplicationId(2)
+    assert (paft.doubles[id], paft.windows[id]) == ((), 0.02)
+    world.host.take(ApplicationLocked(CALL, NET1))
+    world.run(1)
+    assert (paft.doubles[id], paft.windows[id]) == ((), 0.02)
+    world.host.take(ApplicationAssigned(CALL, profile("voice")))
+    world.run(1)
+    assert (paft.doubles, paft.windows) == ({}, {})
+
+
 def test_an_anchor_that_knows_no_copies_gets_none() -> None:
     world = world_with(call=profile("voice", is_redundant=True))
     for tunnel in world.host.paft.tunnels.values():

@@ -126,6 +126,7 @@ def _policy_row(name: str, policy: Policy) -> dict[str, Any]:
         "cost_limit": policy.cost_limit,
         "budgets": [str(budget) for budget in policy.budgets],
         "redundant": policy.is_redundant,
+        "reorder_s": policy.reorder,
         "hours": len(policy.by_time),
         "most_moves_per_hour": policy.most_moves(len(policy.networks), 3600.0),
     }

@@ -33,6 +33,7 @@ from upmt_nf.datapath.packet import (
     source_of,
 )
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.reordering import Resequencer
 from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
 from upmt_nf.model.flow import TCP, Endpoint, FlowBytes, IPAddress
@@ -123,6 +124,10 @@ class HostForwarder:
         self._incoming = Reassembler(self.counters)
         self._numbering = Numbering(run)
         self._first_copies = FirstCopies()
+        self._in_order = Resequencer()
+        self._ready: list[bytes] = []
+        """In order again, to be delivered next."""
+        self._may_hold = False
 
     def open_path(self, network: NetworkName, local: Endpoint, anchor: Endpoint) -> None:
         """Packets from `anchor` to `local` are this network's."""
@@ -333,6 +338,8 @@ class HostForwarder:
         path = self._paths.get(outer.local)
         if path is None or path.remote != outer.remote:
             return self._drop("unknown_tunnel")
+        # Netfilter's queue wants its answer at once: nothing waits for its turn.
+        self._may_hold = False
         return self._arrived(path, outer.tos, outer.payload, now)
 
     def arrived(
@@ -340,8 +347,31 @@ class HostForwarder:
     ) -> Iterator[Inbound]:
         """Payloads that arrived together by a network's tunnel, joined: of `size` bytes each, the last maybe shorter.
 
-        Never raises.
+        What has to wait for its turn comes by `release`. Never raises.
         """
+        self._may_hold = bool(self._paft.windows)
+        for verdict in self._all_arrived(network, tos, data, size, now):
+            yield verdict
+            if self._ready:
+                yield from self._take_ready()
+
+    @property
+    def due(self) -> float | None:
+        """When `release` has something to give (seconds); None: nothing waits."""
+        return self._in_order.due
+
+    def release(self, now: float) -> list[Inbound]:
+        """What has waited long enough for packets that should have come before it."""
+        self._ready += self._in_order.release(now)
+        return self._take_ready()
+
+    def _take_ready(self) -> list[Inbound]:
+        ready, self._ready = self._ready, []
+        return [Inbound(deliver=packet) for packet in ready]
+
+    def _all_arrived(
+        self, network: NetworkName, tos: int, data: bytes, size: int, now: float
+    ) -> Iterator[Inbound]:
         path = self._path_of.get(network)
         if path is None:
             yield self._drop("unknown_tunnel")
@@ -410,6 +440,8 @@ class HostForwarder:
         if is_fragment(inner):
             whole = self._incoming.add(inner, now)
             if whole is None:
+                if number is not None and self._may_hold:
+                    self._ready += self._in_order.take(number, b"", 0.0, now)
                 return DROPPED_IN
             inner = whole
         if source_of(inner) == self._anchor_packed and (signal := self._signal_in(inner, path, tunnel)):
@@ -435,6 +467,10 @@ class HostForwarder:
                 own = self._paft.tunnel_of(entry)
                 if own is not None and own is not tunnel:
                     self._stray(entry.key)
+        if number is not None and self._may_hold:
+            window = self._paft.windows.get(entry.application_id, 0.0) if entry is not None else 0.0
+            self._ready += self._in_order.take(number, inner, window, now)
+            return DROPPED_IN
         return Inbound(deliver=inner)
 
     def _account_copy(self, inner: bytes, tunnel: Tunnel | None, *, is_first: bool) -> None:

@@ -200,6 +200,9 @@ class Mirror(Protocol):
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
         """It goes that way now."""
 
+    def application_withheld(self, application_id: int) -> None:
+        """Its packets are none of the mirror's from now on, until it changes again."""
+
     def tunnel_changed(self, tunnel: Tunnel) -> None:
         """It is new, or its other end is elsewhere."""
 
@@ -226,7 +229,9 @@ class Paft:
         self.tunnels_by_remote: dict[EndpointBytes, list[Tunnel]] = {}
         self.applications: dict[int, Tunnel | None] = {}
         self.doubles: dict[int, tuple[Tunnel, ...]] = {}
-        """Redundant applications, and where the copies of their packets go: to one tunnel, or to none now."""
+        """Applications whose packets are numbered, and where copies of them go: to one tunnel, or to none now."""
+        self.windows: dict[int, float] = {}
+        """Host: applications whose packets are put in order again, and how long one may wait for that (seconds)."""
         self.copied: dict[tuple[int, NetworkName], int] = {}
         """Host: bytes of copies by application and network, beyond what the flows' own counts and tunnels say."""
         self.newcomers: dict[bytes, Tunnel] = {}
@@ -332,31 +337,30 @@ class Paft:
 
     def _steer(self, application_id: int, tunnel: Tunnel | None) -> None:
         self.applications[application_id] = tunnel
-        self._tell_of(application_id)
+        self.tell_mirror(application_id)
 
-    def double(
-        self, application_id: ApplicationId, to: TunnelId | None, *, is_redundant: bool = True
-    ) -> None:
+    def double(self, application_id: ApplicationId, to: TunnelId | None, *, is_numbered: bool = True) -> None:
         """Send each packet of an application by this tunnel as well; None: by no other one for now.
 
         Raises KeyError when there is no such tunnel.
         """
         before = self.doubles.get(application_id)
         others = (self.tunnels[to],) if to is not None else ()
-        if is_redundant:
+        if is_numbered:
             self.doubles[application_id] = others
         else:
             self.doubles.pop(application_id, None)
-        if is_redundant is (before is None):
-            self._tell_of(application_id)
+        if is_numbered is (before is None):
+            self.tell_mirror(application_id)
 
-    def mirrored(self, application_id: int) -> Tunnel | None:
-        """The tunnel that a mirror is told: it knows no copies, so redundant applications have none."""
-        return None if application_id in self.doubles else self.applications.get(application_id)
-
-    def _tell_of(self, application_id: int) -> None:
-        if self.mirror is not None:
-            self.mirror.application_changed(application_id, self.mirrored(application_id))
+    def tell_mirror(self, application_id: int) -> None:
+        """A mirror knows no numbers: an application whose packets have them is not its own."""
+        if self.mirror is None:
+            return
+        if application_id in self.doubles:
+            self.mirror.application_withheld(application_id)
+        else:
+            self.mirror.application_changed(application_id, self.applications.get(application_id))
 
     def changed(self, entry: FlowEntry) -> None:
         """Whoever changes an entry by itself says so here."""

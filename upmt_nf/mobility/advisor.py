@@ -127,12 +127,18 @@ class Advisor:
                 return network
         return None
 
-    def is_redundant(self, name: ApplicationName) -> bool:
-        """Whether its packets shall go by two networks, and the anchor knows what to make of them."""
-        if not self.guides(name) or not (application := self.engine.applications[name]).policy.is_redundant:
+    def is_numbered(self, name: ApplicationName) -> bool:
+        """Whether its packets shall be numbered, and the anchor knows what to make of that."""
+        if not self.guides(name) or (network := self.engine.applications[name].network) is None:
             return False
-        here = self._tunnels[application.network].tunnel if application.network is not None else None
-        return here is not None and here.takes_copies and application.lock is None
+        application, here = self.engine.applications[name], self._tunnels[network].tunnel
+        policy = application.policy
+        is_asked = (policy.is_redundant and application.lock is None) or policy.reorder > 0
+        return is_asked and here is not None and here.takes_copies
+
+    def reorder_of(self, name: ApplicationName) -> float:
+        """How long its packets may wait for those before them (seconds)."""
+        return self.engine.applications[name].policy.reorder if self.guides(name) else 0.0
 
     def policy_of(self, name: ApplicationName) -> Policy | None:
         """Its policy as written."""

@@ -262,14 +262,16 @@ class Placement:
         self._advisor.urge(now)
 
     def _double(self, application: Application, now: float) -> None:
-        """Send the packets of a redundant application by a second tunnel as well."""
-        name, is_redundant = application.name, self._advisor.is_redundant(application.name)
-        other = self._advisor.copies_on(name, now) if is_redundant else None
+        """Number the packets of who asks for it, and send those of a redundant application by a second tunnel."""
+        name, is_numbered = application.name, self._advisor.is_numbered(application.name)
+        other = self._advisor.copies_on(name, now) if is_numbered else None
+        if window := self._advisor.reorder_of(name) if is_numbered else 0.0:
+            self._paft.windows[application.id] = window
+        else:
+            self._paft.windows.pop(application.id, None)
         tunnel = self._tunnels[other].tunnel if other is not None else None
         application.copies_on = other
-        self._paft.double(
-            application.id, tunnel.id if tunnel is not None else None, is_redundant=is_redundant
-        )
+        self._paft.double(application.id, tunnel.id if tunnel is not None else None, is_numbered=is_numbered)
 
     def _follow(self, application: Application, now: float) -> None:
         """Do what the policy engine decided for an application."""

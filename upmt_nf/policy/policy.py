@@ -73,6 +73,8 @@ class Policy:
     budgets: tuple[Budget, ...] = ()
     is_redundant: bool = False
     """Each packet goes by the two best networks at once."""
+    reorder: float = 0.0
+    """How long a packet that arrives may wait for those that were sent before it."""
     by_time: tuple[tuple[Hours, Policy], ...] = field(default=())
     """Other policies at certain hours; the first that fits."""
 
