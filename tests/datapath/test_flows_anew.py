@@ -8,6 +8,7 @@ import large_packets
 import pytest
 
 from upmt_nf.datapath.admission_layout import Begun
+from upmt_nf.datapath.fast_layout import ANY_SOCKET
 from upmt_nf.datapath.host_forwarder import Classified, HostForwarder
 from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, refusal
 from upmt_nf.datapath.packet import build_udp, dscp_of, flow_of, is_tcp_opening
@@ -166,3 +167,14 @@ def test_a_flow_that_the_kernel_let_in_is_its_sockets_only() -> None:
     let_in(world, udp(), 11)
     (entry,) = world.paft.flows.values()
     assert (entry.application_id, entry.socket, entry.introduced) == (5, 11, 0)
+
+
+def test_a_flow_of_which_nobody_knows_the_socket_goes_on_when_the_rules_change() -> None:
+    world = World()
+    let_in(world, udp(), ANY_SOCKET)
+    (before,) = world.paft.flows.values()
+    world.socket = 9
+    assert [world.send(udp()) for _ in range(3)] == [5, 5, 5]
+    let_in(world, udp(), ANY_SOCKET)
+    assert list(world.paft.flows.values()) == [before]
+    assert world.asked == []

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
+    ANY_SOCKET,
     APPLICATIONS,
     EVENTS,
     NUMBER,
@@ -203,7 +204,7 @@ class FastPlane:
         row = row.with_counts(entry.offloaded)
         if (packed := self._flows.lookup(key)) is not None:
             known = FlowRow.unpacked(packed)
-            if not known.socket or known.socket == entry.socket:
+            if known.socket in (0, ANY_SOCKET, entry.socket):
                 row = row.with_counts(known.counts)
                 row = row._replace(socket=known.socket, generation=known.generation)
             if self._is_in_grace(entry, known):
@@ -427,7 +428,8 @@ class FastPlane:
                     renumbered[row.application] = entry.application_id
                     self._write(self._flows, key, row._replace(application=entry.application_id).packed())
                 entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = row.counts
-                entry.offloaded, entry.socket = row.counts, row.socket
+                entry.offloaded = row.counts
+                entry.socket = row.socket if row.socket != ANY_SOCKET else 0
                 flows += 1
         # All are read before one is written: numbers may change places.
         ways = {new: self._applications.lookup(NUMBER.pack(old)) for old, new in renumbered.items()}
@@ -493,7 +495,7 @@ class FastPlane:
                 elif row.socket and flow_bytes(key) not in self._doomed_flows:
                     self.let_in(flow_bytes(key), row)
                 continue
-            if row.socket and row.socket != entry.socket:
+            if row.socket not in (0, ANY_SOCKET, entry.socket):
                 # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
                 continue
             before = entry.offloaded

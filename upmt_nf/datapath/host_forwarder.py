@@ -13,6 +13,7 @@ from upmt_nf.datapath.coalescing import merge, runs
 from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
+from upmt_nf.datapath.fast_layout import ANY_SOCKET
 from upmt_nf.datapath.formats import PLAIN, decode, is_plain
 from upmt_nf.datapath.fragment import Reassembler
 from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, ErrorBudget
@@ -174,13 +175,17 @@ class HostForwarder:
 
     def begun(self, flow: Begun, why: object, now: float) -> None:
         """A flow that the kernel has let in by itself, and its next packets with it."""
-        entry = self._paft.flows.get(flow.key)
-        if entry is not None and entry.socket == flow.socket:
+        entry, socket = self._paft.flows.get(flow.key), 0 if flow.socket == ANY_SOCKET else flow.socket
+        if (
+            entry is not None
+            and entry.socket == socket
+            and (socket or entry.application_id == flow.application)
+        ):
             return
         entry = self._paft.take_from_mirror(flow.key, flow.application, now, flow.pid, flow.command)
         entry.mark, entry.dscp, entry.why = flow.mark, flow.dscp, why
         # What of it comes our way is looked at: the kernel tells by the socket when the flow is another one.
-        entry.socket, entry.introduced = flow.socket, 0
+        entry.socket, entry.introduced = socket, 0
         self._over.discard(flow.key)
 
     @staticmethod
