@@ -23,7 +23,7 @@ RANDOM = "POSTROUTING -o wan -p udp -j MASQUERADE --random"
 
 @pytest.fixture(scope="module")
 def hotel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab whose networks block SIP's port; the first that of tunnels as well, the second's NAT maps each port anew."""
+    """A lab whose networks block SIP's port; the first that of tunnels, too; the second's NAT maps each port anew."""
     lab = Lab(unique_lab_name(), tmp_path_factory.mktemp("lab"))
     try:
         lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--datapath", request.param)
