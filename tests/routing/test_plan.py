@@ -42,6 +42,13 @@ WITH_VIRTUAL_ADDRESS_ONLY = (
 )
 
 
+def test_the_next_hop_is_the_gateway_unless_the_destination_is_near() -> None:
+    assert IF0.next_hop(ip_address("45.0.0.1")) == IF0.gateway
+    assert IF0.next_hop(ip_address("192.168.100.9")) == ip_address("192.168.100.9")
+    alone = NetworkRouting(3, "ppp0", ip_interface("10.0.0.7/32"), None)
+    assert alone.next_hop(ip_address("45.0.0.1")) == ip_address("45.0.0.1")
+
+
 def test_figure_6_with_a_virtual_address() -> None:
     assert str(host_routing(VIPA, [IF0, IF1], ANCHOR)) == FIGURE_6
 

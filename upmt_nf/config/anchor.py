@@ -86,6 +86,8 @@ class AnchorSection(Section):
     forward: tuple[ForwardSection, ...] = ()
     static_nat: tuple[StaticNatSection, ...] = ()
     datapath: Literal["auto", "agent", "fast"] = "auto"
+    shortcut: bool = True
+    """With the fast plane: translate and forward UDP flows that conntrack knows past netfilter's rules."""
     virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"
     """What `upmt0` is made of; `auto` takes the best that the kernel has."""
     refuse_private: bool = True

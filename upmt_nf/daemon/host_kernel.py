@@ -143,8 +143,6 @@ class HostKernel:
     def prepare(self) -> None:
         """Interface and sysctls. What a killed daemon left is taken over where it fits and put right where not."""
         self.interface.make(self._mtu, interface_kinds(self._config.mobile_host.virtual_interface))
-        if self.interface.kind == "tun":
-            self.interface.limit_packets()
         interfaces = [network.interface for network in self._config.network]
         sysctl.loosen_reverse_path([*interfaces, VIRTUAL_INTERFACE], self.journal)
         # Nothing that holds a killed daemon's applications goes before ours is in place, netfilter's part included.

@@ -183,6 +183,12 @@ class NetworkRouting:
     address: IPInterface
     gateway: IPAddress | None
 
+    def next_hop(self, destination: IPAddress) -> IPAddress:
+        """Who is asked first to carry a packet to `destination`, by the table that `host_routing` makes of this."""
+        if self.gateway is None or destination in self.address.network:
+            return destination
+        return self.gateway
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
