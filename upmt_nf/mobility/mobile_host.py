@@ -70,7 +70,6 @@ from upmt_nf.mobility.host_status import (
     NetworkStatus,
     application_status,
     association_status,
-    network_status,
 )
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.placement import Placement
@@ -164,16 +163,9 @@ class MobileHost:
     @property
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
+        paths = self._advisor.engine.paths
         return {
-            name: network_status(
-                tunnel,
-                self._upkeep.binding.binding_time(name),
-                self._upkeep.tests.result(name),
-                self._upkeep.paths.found(name),
-                self._upkeep.portals.found(name),
-                is_metered=self._advisor.engine.paths[name].facts.is_metered,
-            )
-            for name, tunnel in self._tunnels.items()
+            name: self._upkeep.status_of(tunnel, paths[name].facts) for name, tunnel in self._tunnels.items()
         }
 
     @property
