@@ -1,4 +1,4 @@
-"""What the compiled programs ask of a kernel: helpers of Linux 5.15, and conntrack's functions for the shortcut only."""
+"""What the compiled programs ask of a kernel: helpers of Linux 5.15; its conntrack for the shortcut only."""
 
 import struct
 from collections.abc import Iterator
