@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from upmt_nf.config.application_sections import ApplicationSection
 from upmt_nf.config.applications import (
     check_applications,
     differences,
@@ -11,7 +12,7 @@ from upmt_nf.config.applications import (
     with_assignment,
     written,
 )
-from upmt_nf.config.mobile_host import ApplicationSection, MobileHostConfig, read_mobile_host_config
+from upmt_nf.config.mobile_host import MobileHostConfig, read_mobile_host_config
 from upmt_nf.config.system_resolver import PROGRAMS, declared_applications
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.model.errors import ConfigError

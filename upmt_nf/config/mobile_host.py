@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
+from upmt_nf.config.application_sections import (
+    NATIVE,
+    NO_POLICY,
+    ApplicationSection,
+    FlowSection,
+    contradictory_flows,
+    with_parts,
+)
 from upmt_nf.config.checked import Complaint, Section, checked
 from upmt_nf.config.http_url import WrittenUrl
-from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
 from upmt_nf.config.policies import (
     NetworkOrder,
     PolicyBook,
@@ -23,6 +30,7 @@ from upmt_nf.config.policies import (
     with_networks,
 )
 from upmt_nf.config.quantities import Rate, WrittenBudget
+from upmt_nf.config.toml_lines import KeyPath
 from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port, check_tunnel_ports
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
@@ -51,21 +59,8 @@ def check_identity(value: str) -> str:
     return value
 
 
-TUNNEL, NATIVE = "tunnel", "native"
-NO_POLICY = (TUNNEL, NATIVE)
-"""What `application.policy` may say beside the name of a policy."""
 SYSTEM_RESOLVER = "system-resolver"
 """The application that the system's resolver is with `resolver = "native"`."""
-
-
-def _checked_by(reader: Callable[[Any], object]) -> Callable[[Any], Any]:
-    """A value that stays as it is written, once `reader` has understood it."""
-
-    def check(value: Any) -> Any:
-        reader(value)
-        return value
-
-    return check
 
 
 class MobileHostSection(Section):
@@ -147,6 +142,10 @@ AnchorEntry = Annotated[AnchorAddress, BeforeValidator(_addressed)]
 MAX_ANCHORS = 8
 
 
+SOFT = {"cost", "kind", "trusted", "throughput", "budgets"}
+"""What only policies know of a network: it may change while the network is used."""
+
+
 class NetworkSection(Section):
     """`[[network]]`: one access network; the order of the file is the order of preference."""
 
@@ -170,6 +169,11 @@ class NetworkSection(Section):
     budgets: Annotated[tuple[WrittenBudget, ...], BeforeValidator(listed)] = ()
     """Of all applications together."""
 
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What cannot be changed while it is used, as it is in sockets, tunnels and rules."""
+        return self.model_dump(exclude=SOFT)
+
     def facts(self) -> NetworkFacts:
         """As policies see it."""
         name = NetworkName(self.name)
@@ -185,79 +189,11 @@ class NetworkSection(Section):
         )
 
 
-class MatchSection(Section):
-    """`[[application.match]]`: what belongs to the application; all given conditions must hold."""
+class SignallingSection(Section):
+    """`[signalling]`: a policy for what the host says to its anchors outside the tunnels (REGISTER)."""
 
-    command: str | None = None
-    executable: str | None = None
-    uid: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    gid: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    cgroup: str | None = None
-    unit: str | None = None
-    pid: Annotated[int, Field(ge=1)] | None = None
-    children: bool | None = None
-    """Descendants of the process that `command`, `executable` or `pid` names as well; by default those of a pid."""
-    container: str | None = None
-    """Name or id of a container whose engine gives it a cgroup."""
-    port: Annotated[int | str, AfterValidator(_checked_by(read_ports))] | None = None
-    """The destination's port, or a range such as `8000-8010`."""
-    dscp: Annotated[int | str, AfterValidator(_checked_by(read_dscp))] | None = None
-    """0 to 63, or a name such as `EF`, `AF41`, `CS5`."""
-    destination_name: Annotated[str, AfterValidator(_checked_by(read_host_name))] | None = None
-    """Name of a host; its addresses are asked for again and again."""
-    destination: str | None = None
-    """Network and, if wanted, port: `86.0.0.0/8`, `86.0.0.1:443`, `[2001:db8::]/32`."""
-
-    @property
-    def found_late(self) -> str | None:
-        """The first condition that is only known once a packet is on its way."""
-        late = (
-            "command",
-            "executable",
-            "gid",
-            "cgroup",
-            "unit",
-            "pid",
-            "container",
-            "dscp",
-            "destination_name",
-        )
-        found = next((name for name in late if getattr(self, name) is not None), None)
-        return found or ("port" if isinstance(self.port, str) and "-" in self.port else None)
-
-    @model_validator(mode="after")
-    def _says_something(self) -> MatchSection:
-        if not self.model_fields_set:
-            raise ValueError("a match needs at least one condition")
-        if self.destination is not None and self.destination_name is not None:
-            raise ValueError("a destination is a network or a name, not both")
-        if (
-            self.children is not None
-            and self.command is None
-            and self.executable is None
-            and self.pid is None
-        ):
-            raise ValueError("children are those of a command, an executable or a pid: name one")
-        return self
-
-
-class ApplicationSection(Section):
-    """`[[application]]`: a named class of flows and the networks that suit it, best first."""
-
-    name: Name
     networks: NetworkOrder = ("any",)
-    policy: str = TUNNEL
-    """`native`: left alone, as if UPMT were not there; or a `[[policy]]`, a profile or a kind, whose networks are then
-    those of `networks`, if given."""
-    on_no_network: Literal["hold", "reject", "native"] | None = None
-    """The kill switch: hold or refuse packets when no allowed network is left, also when the daemon has died; or
-    let new flows leave as if UPMT were not there. By default held while there is an association."""
-    resolver: (
-        Literal["system"] | Annotated[tuple[IPvAnyAddress, ...], Field(min_length=1, max_length=3)] | None
-    ) = None
-    """Name servers that programs of `upmt run` ask themselves; `system`: whoever asks for them. By default those behind
-    a local stub, where there is one."""
-    match: tuple[MatchSection, ...] = ()
+    """Best first; those that are left out are not used, nor is one whose own budget is spent."""
 
 
 class MobileHostConfig(Section):
@@ -271,6 +207,7 @@ class MobileHostConfig(Section):
     network: Annotated[tuple[NetworkSection, ...], Field(min_length=1, max_length=MAX_NETWORKS)]
     application: tuple[ApplicationSection, ...] = ()
     policy: tuple[PolicySection, ...] = ()
+    signalling: SignallingSection = SignallingSection()
 
     def facts(self) -> tuple[NetworkFacts, ...]:
         """The networks as policies see them, in the order of the file."""
@@ -291,7 +228,7 @@ class MobileHostConfig(Section):
 
     def policies(self) -> dict[ApplicationName, Policy]:
         """The policies of the applications that name one."""
-        named = [section for section in self.application if section.policy not in NO_POLICY]
+        named = [section for section in with_parts(self.application) if section.policy not in NO_POLICY]
         found = {ApplicationName(section.name): self.choice_of(section) for section in named}
         return {name: policy for name, policy in found.items() if isinstance(policy, Policy)}
 
@@ -360,13 +297,22 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
     yield from _resolver(config)
     yield from _policies(config, known)
     yield from _contradictory_policies(config)
-    for index, application in enumerate(config.application):
-        for name in application.networks:
+    yield from contradictory_flows(config.application, config.mobile_host.default)
+    for path, section in [*_choosers(config), (("signalling",), config.signalling)]:
+        for name in section.networks:
             if name != "any" and name not in known:
                 yield (
-                    ("application", index, "networks"),
+                    (*path, "networks"),
                     f"there is no network {name!r}; there are {', '.join(sorted(known))}",
                 )
+
+
+def _choosers(config: MobileHostConfig) -> Iterator[tuple[KeyPath, ApplicationSection | FlowSection]]:
+    """All that names networks or a policy, and where."""
+    for index, application in enumerate(config.application):
+        yield ("application", index), application
+        for place, flow in enumerate(application.flow):
+            yield ("application", index, "flow", place), flow
 
 
 def _resolver(config: MobileHostConfig) -> Iterator[Complaint]:
@@ -393,27 +339,27 @@ def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:
     book = config.book()
     yield from book.complaints
     facts = {item.name: item for item in config.facts()}
-    for index, application in enumerate(config.application):
-        if application.policy in NO_POLICY:
+    for path, section in _choosers(config):
+        if section.policy in NO_POLICY:
             continue
-        policy = book.policies.get(application.policy)
+        policy = book.policies.get(section.policy)
         if policy is None:
             names = ", ".join([*NO_POLICY, *book.policies])
             yield (
-                ("application", index, "policy"),
-                f"there is no policy {application.policy!r}; there are {names}",
+                (*path, "policy"),
+                f"there is no policy {section.policy!r}; there are {names}",
             )
             continue
-        if "networks" not in application.model_fields_set:
+        if "networks" not in section.model_fields_set:
             continue
         if policy.kind is Kind.BLOCK:
-            yield ("application", index, "networks"), f"the policy {application.policy} allows none"
-        elif set(application.networks) <= known | {"any"}:
-            chosen = with_networks(policy, application.networks, tuple(facts.values()))
+            yield (*path, "networks"), f"the policy {section.policy} allows none"
+        elif set(section.networks) <= known | {"any"}:
+            chosen = with_networks(policy, section.networks, tuple(facts.values()))
             reasons = {name: chosen.never(facts[name]) for name in chosen.networks}
             if all(reasons.values()):
                 said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-                yield ("application", index, "networks"), f"its policy can never be satisfied: {said}"
+                yield (*path, "networks"), f"its policy can never be satisfied: {said}"
 
 
 def _contradictory_policies(config: MobileHostConfig) -> Iterator[Complaint]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from upmt_nf.config.mobile_host import (
-    NATIVE,
-    SYSTEM_RESOLVER,
-    ApplicationSection,
-    MatchSection,
-    MobileHostConfig,
-)
+from upmt_nf.config.application_sections import NATIVE, ApplicationSection, MatchSection
+from upmt_nf.config.mobile_host import SYSTEM_RESOLVER, MobileHostConfig
 
 PROGRAMS = ("systemd-resolve*", "nscd", "unscd", "dnsmasq", "unbound", "named", "stubby", "dnscrypt-proxy")
 """Those that ask name servers for others."""

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from pathlib import Path
 from random import SystemRandom
+from secrets import randbelow
 from typing import Any
 
 from upmt_nf.config.anchor import AnchorSection
@@ -22,6 +23,7 @@ from upmt_nf.daemon.portal_answers import PortalAnswers
 from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
+from upmt_nf.datapath.copies import RUNS
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.reach import PeerRule, Reach
@@ -131,6 +133,7 @@ class AnchorDaemon:
             config.signalling_port,
             hears=lambda remote, data, now: not self.machine.limits.is_hopeless(remote, data, now),
             salt=os.urandom(16),
+            run=randbelow(RUNS),
         )
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from upmt_nf.config.mobile_host import NATIVE
+from upmt_nf.config.application_sections import NATIVE
 from upmt_nf.daemon.findings import Finding, State
 from upmt_nf.linux.resolver_view import ResolverFacts
 

@@ -163,6 +163,13 @@ class FastPlane:
             # Hosts name flows in their handover requests, too.
             self._flows.delete(key)
             return
+        if entry.copies:
+            # Each of its packets goes by two tunnels: the agent's.
+            self._unwritten.pop(entry.key, None)
+            if (packed := self._flows.lookup(key)) is not None:
+                self._count([(key, packed)])
+                self._flows.delete(key)
+            return
         if self._permits is not None and self._flows.lookup(key) is None:
             if not self._unwritten:
                 self._loop.call_soon(self._write_new)
@@ -233,6 +240,12 @@ class FastPlane:
             return
         self._held.pop(application_id, None)
         self._steer(application_id, tunnel.id if tunnel is not None else 0)
+
+    def application_withheld(self, application_id: int) -> None:
+        """See `Mirror`: at once, whatever an earlier daemon left."""
+        if application_id < APPLICATIONS:
+            self._held.pop(application_id, None)
+            self._steer(application_id, 0)
 
     def _steer(self, application_id: int, id: int) -> None:
         self._steered[application_id] = id
@@ -440,8 +453,8 @@ class FastPlane:
         """From now on only what PAFT knows counts."""
         self._adopting_until = 0.0
         self._end_names()
-        for application, tunnel in self._paft.applications.items():
-            self.application_changed(application, tunnel)
+        for application in self._paft.applications:
+            self._paft.tell_mirror(application)
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
             for key, _ in [row for part in table.items() for row in part if not is_known(*row)]:
                 table.delete(key)

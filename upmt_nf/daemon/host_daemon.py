@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from pathlib import Path
 from random import SystemRandom
+from secrets import randbelow
 
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.config.system_resolver import declared_applications
@@ -44,6 +45,7 @@ from upmt_nf.daemon.portal_probe import PortalProbes
 from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
+from upmt_nf.datapath.copies import RUNS
 from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
@@ -503,6 +505,7 @@ class HostDaemon:
             classify_incoming=self.applications.classify_incoming,
             stray=self._adopt_stray,
             refusing=self.applications.refusing,
+            run=randbelow(RUNS),
         )
         for tunnel in self.paft.tunnels.values():
             forwarder.use_tunnel(tunnel.network, tunnel)

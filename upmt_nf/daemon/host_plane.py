@@ -80,6 +80,7 @@ class HostPlane:
         self._forwarder: HostForwarder | None = None
         self._gathering = Gathering(self._send_all)
         self._tun = tun
+        self._release: asyncio.TimerHandle | None = None
         self._waiting: list[Packet] = []
         self._untold = PacketQueue(QUEUE_FIRST, self._tell)
         loop.add_reader(self._untold.fileno(), self._untold.drain)
@@ -188,6 +189,8 @@ class HostPlane:
         for queue in self._queues:
             self._loop.remove_reader(queue.fileno())
             queue.close()
+        if self._release is not None:
+            self._release.cancel()
         if self._tun is not None:
             self._loop.remove_reader(self._tun.fileno())
             self._tun.close()
@@ -230,9 +233,24 @@ class HostPlane:
                     tun.write(verdict.deliver, verdict.offload)
                 elif verdict.signal is not None:
                     self._heard(verdict.signal)
+        self._release_when_due(forwarder)
         if (mtu := socket.narrowed_to) is not None:
             socket.narrowed_to = None
             self._narrowed(network, mtu)
+
+    def _release_when_due(self, forwarder: HostForwarder) -> None:
+        """Packets wait for others that should have come before them."""
+        if (due := forwarder.due) is not None and self._release is None:
+            self._release = self._loop.call_at(due, self._release_held)
+
+    def _release_held(self) -> None:
+        self._release = None
+        if (forwarder := self._forwarder) is None or self._tun is None:
+            return
+        for verdict in forwarder.release(self._loop.time()):
+            if verdict.deliver is not None:
+                self._tun.write(verdict.deliver, verdict.offload)
+        self._release_when_due(forwarder)
 
     def _introduce(self) -> None:
         """Packets of flows that the agent may not know yet, on to the tun interface.

@@ -52,6 +52,7 @@ def host_settings(
         lifetime=host.lease_time,
         default_policy=default_policy,
         facts=config.facts(),
+        signalling=config.signalling.networks,
         ledger=ledger,
         secret=first.secret,
         further_tunnel_ports=first.further_tunnel_ports,

@@ -61,6 +61,11 @@ class HostMeasurements:
         self._machine, self._events = machine, events
         self._timer = self._loop.call_later(LOOK_EVERY, self._tick)
 
+    def redescribe(self, config: MobileHostConfig) -> None:
+        """Networks cost something else from now on."""
+        self._look()
+        self._sections = {NetworkName(section.name): section for section in config.network}
+
     def close(self) -> None:
         """Look and save for the last time."""
         if self._timer is not None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from upmt_nf.datapath.copies import is_carried
 from upmt_nf.datapath.key_ring import Key, KeyRing
 from upmt_nf.datapath.outer import OVERHEAD
-from upmt_nf.datapath.packet import is_whole
 
 if TYPE_CHECKING:
     from upmt_nf.datapath.paft import Tunnel
@@ -123,7 +123,7 @@ class Cookie:
         for key in self._keys:
             if hmac.compare_digest(given, key.receiving):
                 packet = payload[_COOKIE_HEAD.size :]
-                if not is_whole(packet):
+                if not is_carried(packet):
                     return None
                 self._keys.hear(key)
                 return packet
@@ -209,7 +209,7 @@ class Sealed:
         for key in self._keys:
             if key.id == key_id:
                 packet = key.open(counter, head[4:], payload[_SEALED_HEAD.size :], head)
-                if packet is None or not is_whole(packet):
+                if packet is None or not is_carried(packet):
                     return None
                 self._keys.hear(key)
                 return packet

@@ -10,6 +10,7 @@ from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.portal_checks import Portal
 from upmt_nf.model.flow import FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
 
 
@@ -138,6 +139,13 @@ class ClockRead:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworksRedescribed:
+    """The administrator says other things of the networks (costs, trust, budgets, ...); all of them are told."""
+
+    facts: tuple[NetworkFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HandoverAsked:
     """An administrator wants an application or one flow on another network; `token` comes back in the answer."""
 
@@ -156,6 +164,7 @@ class FlowsAdopted:
 
 HostEvent = (
     NetworkAppeared
+    | NetworksRedescribed
     | NetworkVanished
     | PathFailed
     | PathNarrowed

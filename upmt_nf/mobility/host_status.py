@@ -92,6 +92,8 @@ class ApplicationStatus:
     """Of the policy that decides; None: it goes by its list of networks."""
     locked: NetworkName | None = None
     """A person wants it there and nowhere else."""
+    copies_on: NetworkName | None = None
+    """The network by which its packets go as well."""
 
 
 def association_status(anchors: HostAnchors) -> AssociationStatus:
@@ -169,4 +171,5 @@ def application_status(application: Application, advisor: Advisor) -> Applicatio
         application.handover is not None,
         policy.name if policy is not None and policy.name != PLAIN_LIST else None,
         advisor.lock_of(application.name),
+        application.copies_on,
     )

@@ -44,6 +44,7 @@ from upmt_nf.mobility.host_events import (
     HostEvent,
     NetworkAppeared,
     NetworkMetered,
+    NetworksRedescribed,
     NetworkTestAsked,
     NetworkVanished,
     PathFailed,
@@ -75,6 +76,7 @@ from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.resting import Resting
 from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.signalling_networks import SignallingNetworks
 from upmt_nf.mobility.tunnel_setups import TunnelSetups
 from upmt_nf.mobility.tunnel_states import (
     AskSetup,
@@ -148,6 +150,7 @@ class MobileHost:
         self._is_configured = False
         """Towards the anchor in use."""
         self._is_stopped = False
+        self._speaking = SignallingNetworks(settings.signalling, self._tunnels, self._advisor)
         self._telling = AssociationTelling()
         self._define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy, 0.0)
 
@@ -244,6 +247,7 @@ class MobileHost:
                     self._setups.set_mtu(tunnel, min(tunnel.mtu, self._setups.inner_mtu(tunnel, mtu)))
             case SipDatagramReceived(network, data, anchor):
                 if self._known(network) is not None:
+                    self._speaking.charge(network, data, is_inside=False)
                     self._anchors.receive(data, anchor, network, now)
             case BindingAnswerReceived():
                 self._upkeep.hear(event, now)
@@ -258,6 +262,7 @@ class MobileHost:
                     self._commands.append(portal_found(network, portal))
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
+                    self._speaking.charge(network, payload, is_inside=True)
                     self._receive_signal(tunnel, port, payload, now)
             case ApplicationDefined(name, id, policy):
                 self._define(name, id, policy or self._settings.default_policy, now)
@@ -269,6 +274,8 @@ class MobileHost:
                 if name in self._placement.applications:
                     self._placement.lock(name, network, now)
                     self._commands.append(locked(name, network))
+            case NetworksRedescribed(facts):
+                self._placement.redescribe_networks(facts, now)
             case ClockRead(offset):
                 self._advisor.set_clock(offset, now)
             case HandoverAsked(token, what, target):
@@ -280,7 +287,11 @@ class MobileHost:
             case TimeoutReached():
                 self._pass_time(now)
         self._work_off(now)
+        return self._hand_out()
+
+    def _hand_out(self) -> list[HostCommand]:
         commands, self._commands = self._commands, []
+        self._speaking.charge_sent(commands)
         return commands
 
     def next_glance(self, now: float) -> float:
@@ -299,8 +310,7 @@ class MobileHost:
             self._on_tunnel(tunnel, (action,), now)
         if any(isinstance(action, StateChanged) for _, action in found):
             self._work_off(now)
-        commands, self._commands = self._commands, []
-        return commands
+        return self._hand_out()
 
     def _define(
         self, name: ApplicationName, id: ApplicationId, policy: Policy | tuple[str, ...], now: float
@@ -308,7 +318,7 @@ class MobileHost:
         if isinstance(policy, Policy):
             self._placement.guide(name, id, policy, now)
         else:
-            self._placement.define(name, id, policy)
+            self._placement.define(name, id, policy, now)
 
     def _pass_time(self, now: float) -> None:
         self._anchors.handle_timeout(now)
@@ -334,6 +344,7 @@ class MobileHost:
         self._watch_anchor(now)
         self._follow_anchors(now)
         self._placement.settle(now)
+        self._heed_budgets(now)
         if self._placement.has_lost:
             self._placement.has_lost = False
             self._hurry_setup(now)
@@ -386,7 +397,8 @@ class MobileHost:
         self._upkeep.appear(event, now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
-        self._anchors.appear(event.network, now)
+        if event.network in self._speaking.ranked:
+            self._anchors.appear(event.network, now)
         self._follow_anchors(now)
         if self._association.is_held:
             self._pass_time_of(tunnel, now)
@@ -408,9 +420,15 @@ class MobileHost:
         self._follow_anchors(now)
 
     def _rank_networks(self) -> None:
-        there = [tunnel for tunnel in self._tunnels.values() if tunnel.state is not TunnelState.DOWN]
-        there.sort(key=lambda tunnel: not tunnel.is_usable)
-        self._anchors.rank([tunnel.network for tunnel in there])
+        self._anchors.rank(self._speaking.rank())
+
+    def _heed_budgets(self, now: float) -> None:
+        """Networks whose own budget is spent are not spoken by; those that have a new one are again."""
+        if (freed := self._speaking.heed_budgets(now)) is not None:
+            self._rank_networks()
+            for network in [name for name in self._speaking.ranked if name in freed]:
+                self._anchors.appear(network, now)
+                self._follow_anchors(now)
 
     # --- tunnels ---
 

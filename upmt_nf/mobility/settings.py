@@ -73,6 +73,8 @@ class HostSettings:
     """Of applications without one of their own; or networks, best first, where `any` stands for all others."""
     facts: tuple[NetworkFacts, ...] = ()
     """What policies may know of the networks; nothing where it says nothing."""
+    signalling: tuple[str, ...] = ("any",)
+    """Networks for what is said to anchors outside the tunnels, best first."""
     ledger: Ledger | None = None
     """What was spent of budgets before."""
     setup_backoff: float = 10.0

@@ -188,6 +188,8 @@ class TunnelSetups:
             self._protect(tunnel.tunnel, answer, now)
             tunnel.measured = PathMeasurement()
             self._paft.add_tunnel(tunnel.tunnel)
+        assert tunnel.tunnel is not None, "it was there, or has just been made"
+        tunnel.tunnel.takes_copies = answer.copies
         tunnel.reflexive = reflexive
         self._perform(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
 

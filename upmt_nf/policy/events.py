@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from upmt_nf.model.identity import ApplicationName, NetworkName
+from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
 from upmt_nf.policy.quality import Quality
 
@@ -95,6 +96,13 @@ class MeteredChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworksDescribed:
+    """Somebody says other things of the networks: what they cost, whom they can be trusted to, their budgets."""
+
+    networks: tuple[NetworkFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """The time that `next_timeout` gave has come."""
 
@@ -110,6 +118,7 @@ PolicyEvent = (
     | Placed
     | MoveFailed
     | ClockSet
+    | NetworksDescribed
     | TimePassed
 )
 
