@@ -26,7 +26,7 @@ from upmt_nf.config.mobile_host import ApplicationSection, MatchSection
 from upmt_nf.daemon.flow_owners import UNASKED, FlowOwners, Owner
 from upmt_nf.daemon.matches import conditions_said, rule_of
 from upmt_nf.datapath.host_forwarder import Classified
-from upmt_nf.datapath.paft import FlowEntry
+from upmt_nf.datapath.paft import FlowEntry, Paft
 from upmt_nf.linux.process_events import ProcessEvents
 from upmt_nf.linux.sock_diag import SocketFacts
 from upmt_nf.model.errors import UsageError
@@ -365,10 +365,10 @@ class Applications:
         pid, command = (facts.pid, facts.command) if facts is not None else (0, "")
         return Classified(id, pid, command, why, owner.cookie, has_ended=not owner.has_socket)
 
-    def reclassify(self, entries: Iterable[FlowEntry], rule: ApplicationRule) -> list[FlowKey]:
+    def reclassify(self, paft: Paft, rule: ApplicationRule) -> list[FlowKey]:
         """Running flows that a new rule claims become its application's; gives them (adopting a program)."""
         moved: list[FlowKey] = []
-        for entry in entries:
+        for entry in paft.flows.values():
             flow, owner = entry.flow, UNASKED
             if not rule.matches_flow(flow, entry.dscp):
                 continue
@@ -380,26 +380,25 @@ class Applications:
                     entry.pid, entry.command = owner.process.pid, owner.process.command
             found = first_match(self.rules, flow, owner.process, entry.dscp)
             if found == rule and entry.application_id != rule.application:
-                entry.application_id = rule.application
                 entry.why = Reason(Decider.AGENT, rule, owner.found_by)
+                paft.assign(entry, rule.application)
                 moved.append(flow)
         return moved
 
-    def reconsider(
-        self, entries: Iterable[FlowEntry], gone: Iterable[ApplicationRule]
-    ) -> dict[ApplicationName, list[FlowKey]]:
+    def reconsider(self, paft: Paft, gone: Iterable[ApplicationRule]) -> dict[ApplicationName, list[FlowKey]]:
         """Running flows of applications that lost a rule become whose they are without it; gives those that moved.
 
         A flow whose socket is not there any more stays as it was.
         """
         touched = {rule.application for rule in gone}
         moved: dict[ApplicationName, list[FlowKey]] = {}
-        for entry in entries:
+        for entry in paft.flows.values():
             if entry.application_id not in touched:
                 continue
             found = self._look_up(entry.flow, entry.dscp, is_needed=True)
             if not found.has_ended and found.application_id != entry.application_id:
-                entry.application_id, entry.why, entry.mark = found.application_id, found.why, 0
+                entry.why, entry.mark = found.why, 0
+                paft.assign(entry, found.application_id)
                 moved.setdefault(self.by_id[found.application_id].name, []).append(entry.flow)
         return moved
 

@@ -272,9 +272,8 @@ class HostForwarder:
         field = mark & MARK_MASK
         if field and not field & MARK_OUTER:
             classified = self._classify(entry.key, mark, entry.dscp)
-            entry.application_id, entry.why = classified.application_id, classified.why
-            entry.mark = field
-            self._paft.changed(entry)
+            entry.why, entry.mark = classified.why, field
+            self._paft.assign(entry, classified.application_id)
 
     def inbound(self, outer_packet: bytes, now: float) -> Inbound:
         """A packet that arrived at the port of one of our tunnels. `now` in seconds. Never raises."""

@@ -1,7 +1,8 @@
 """PAFT, the Per-Application Forwarding Table: flow -> application -> tunnel; a flow may be pinned (design section 4).
 
 The mobile host steers applications and pins single flows. The anchor pins every flow to the tunnel that it learnt
-or was told. Bounded, aged; knows neither packets nor signalling.
+or was told, but for those whose application a host has named (`named_applications`). Bounded, aged; knows neither
+packets nor signalling.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Protocol
 from upmt_nf.datapath.arrivals import Arrivals
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.formats import PLAIN, TunnelFormat
+from upmt_nf.datapath.membership import Membership, Told
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, Endpoint, FlowBytes, FlowKey, IPAddress
@@ -32,6 +34,10 @@ _EVICTION_SAMPLE = 32
 _EVICTION_ROUNDS = 8
 _BUSY_SECONDS = 0.2
 """A flow with a packet within this time is let go of only when all others that were looked at are busy, too."""
+
+
+_DOUBTFUL_AFTER = 0.9
+"""Of a flow's idle limit: the other end may forget it a little sooner than we do."""
 
 
 class Tunnel:
@@ -95,7 +101,8 @@ class FlowEntry:
     `previous` is the one that learnt data made it leave. `mark` and `dscp` are those of the packet that it was
     classified by, `why` what the classifier said of its reasons, `socket` the cookie of its socket if that was asked
     for, `introduced` how often a packet of it was looked at since. `is_permitted`: the anchor has judged its
-    correspondent.
+    correspondent. `told`: see `Told`. At the anchor, `application_id` is 0 or one of `named_applications`, and `pinned`
+    counts only while `generation` is that of the application.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent. `offloaded` is how much of
     them a mirror has told so far: packets and bytes out, packets and bytes in.
     """
@@ -108,6 +115,7 @@ class FlowEntry:
         "command",
         "created",
         "dscp",
+        "generation",
         "introduced",
         "is_permitted",
         "key",
@@ -121,6 +129,7 @@ class FlowEntry:
         "pinned",
         "previous",
         "socket",
+        "told",
         "why",
     )
 
@@ -134,7 +143,8 @@ class FlowEntry:
         self.left: tuple[tuple[Tunnel, float], ...] = ()
         self.created = self.last_seen = now
         self.mark = self.dscp = 0
-        self.socket = self.introduced = 0
+        self.socket = self.introduced = self.generation = 0
+        self.told = Told.NO
         self.is_permitted = False
         self.pid = pid
         self.command = command
@@ -158,9 +168,9 @@ class FlowEntry:
         """Seconds of silence after which the entry is forgotten."""
         return IDLE_SECONDS.get(self.key[0], IDLE_SECONDS_OTHERS)
 
-    def is_idle(self, now: float) -> bool:
-        """Whether it was silent too long."""
-        return now - self.last_seen > self.idle_limit
+    def is_idle(self, now: float, share: float = 1.0) -> bool:
+        """Whether it was silent too long, or for this share of it."""
+        return now - self.last_seen > share * self.idle_limit
 
     def has_left(self, tunnel: Tunnel, now: float) -> bool:
         """Whether it was explicitly moved away from `tunnel` so lately that packets may still be on that path."""
@@ -177,13 +187,28 @@ class Mirror(Protocol):
         """It is not in the table any more."""
 
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
-        """It goes that way now."""
+        """It goes that way now; at the anchor, its `Heading` may be another one."""
 
     def tunnel_changed(self, tunnel: Tunnel) -> None:
         """It is new, or its other end is elsewhere."""
 
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """It is not in the table any more."""
+
+
+class Heading:
+    """At the anchor: how a named application came to its tunnel.
+
+    `generation` counts its moves: what a flow learnt before the last one counts no more. `left` as that of a flow;
+    until `settles` (seconds) no flow goes back to what it had learnt before the move.
+    """
+
+    __slots__ = ("generation", "left", "settles")
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.left: tuple[tuple[Tunnel, float], ...] = ()
+        self.settles = 0.0
 
 
 class Paft:
@@ -204,6 +229,8 @@ class Paft:
         self.tunnels: dict[TunnelId, Tunnel] = {}
         self.tunnels_by_remote: dict[EndpointBytes, list[Tunnel]] = {}
         self.applications: dict[int, Tunnel | None] = {}
+        self.headings: dict[int, Heading] = {}
+        """Anchor: of the named applications, which have numbers of our own there."""
         self.newcomers: dict[bytes, Tunnel] = {}
         """Anchor: where a virtual address (packed) wants the flows that correspondents begin."""
         self.counters = Counters()
@@ -214,6 +241,8 @@ class Paft:
         self._max_per_owner = max(1, max_flows_per_owner or max_flows)
         self._settle = settle
         self._owned: OrderedDict[bytes, OrderedDict[FlowBytes, FlowEntry]] = OrderedDict()
+        self.membership = Membership()
+        self._steered_by: dict[TunnelId, set[int]] = {}
         self._to_age: Iterator[FlowBytes] = iter(())
 
     # --- tunnels ---
@@ -271,9 +300,8 @@ class Paft:
             self.tunnels_by_remote.pop(tunnel.remote_packed, None)
 
     def _repoint(self, old: Tunnel, new: Tunnel | None) -> None:
-        for application, tunnel in self.applications.items():
-            if tunnel is old:
-                self._steer(application, new)
+        for application in sorted(self._steered_by.get(old.id, ())):
+            self._steer(application, new)
         if self.newcomers.get(old.owner_packed) is old:
             if new is None:
                 del self.newcomers[old.owner_packed]
@@ -299,7 +327,13 @@ class Paft:
         self._steer(application_id, None if tunnel_id is None else self.tunnels[tunnel_id])
 
     def _steer(self, application_id: int, tunnel: Tunnel | None) -> None:
+        if (before := self.applications.get(application_id)) is not None:
+            self._steered_by[before.id].discard(application_id)
+            if not self._steered_by[before.id]:
+                del self._steered_by[before.id]
         self.applications[application_id] = tunnel
+        if tunnel is not None:
+            self._steered_by.setdefault(tunnel.id, set()).add(application_id)
         if self.mirror is not None:
             self.mirror.application_changed(application_id, tunnel)
 
@@ -322,11 +356,24 @@ class Paft:
 
     def tunnel_of(self, entry: FlowEntry) -> Tunnel | None:
         """The tunnel that an entry's packets take now."""
-        return entry.pinned or self.applications.get(entry.application_id)
+        return self.own_tunnel_of(entry) or self.applications.get(entry.application_id)
+
+    def own_tunnel_of(self, entry: FlowEntry) -> Tunnel | None:
+        """The tunnel that a flow has for itself; None: it goes with its application, if it has one."""
+        if entry.pinned is None or not self.headings:
+            return entry.pinned
+        heading = self.headings.get(entry.application_id)
+        return entry.pinned if heading is None or heading.generation == entry.generation else None
 
     def flows_of(self, application_id: ApplicationId) -> list[FlowEntry]:
-        """All flows of an application, oldest first."""
-        return [entry for entry in self.flows.values() if entry.application_id == application_id]
+        """All flows of an application, oldest member first."""
+        return self.membership.of(application_id)
+
+    def assign(self, entry: FlowEntry, application_id: ApplicationId) -> None:
+        """A flow is another application's from now on."""
+        if entry.application_id != application_id:
+            self.membership.move(entry, application_id)
+        self.changed(entry)
 
     def flows_owned_by(self, owner: IPAddress) -> list[FlowEntry]:
         """All flows of a virtual address, oldest first."""
@@ -344,12 +391,13 @@ class Paft:
         """The entry of a flow, made if need be, as one of `application_id`; room is made when the table is full."""
         entry = self.flows.get(key)
         if entry is not None:
-            entry.application_id, entry.pid, entry.command = application_id, pid, command
-            self.changed(entry)
+            entry.pid, entry.command = pid, command
+            self.assign(entry, application_id)
             return entry
         entry = FlowEntry(key, application_id, now, pid, command)
         self._make_room(entry.owner, now)
         self.flows[key] = self._owned.setdefault(entry.owner, OrderedDict())[key] = entry
+        self.membership.join(entry)
         self.changed(entry)
         return entry
 
@@ -363,10 +411,57 @@ class Paft:
             entry = self.insert(key, ApplicationId(0), now)
             entry.pinned = tunnel
             self.changed(entry)
+        elif entry.application_id in self.headings:
+            self._learn_apart(entry, self.headings[entry.application_id], tunnel, now)
         elif entry.pinned is not tunnel and (entry.pinned is None or not entry.has_left(tunnel, now)):
             entry.previous, entry.pinned = entry.pinned, tunnel
             self.changed(entry)
         return entry
+
+    def _learn_apart(self, entry: FlowEntry, heading: Heading, tunnel: Tunnel, now: float) -> None:
+        """Learning where a named application says the way: a flow goes apart from it, until the next move."""
+        own, common = self.own_tunnel_of(entry), self.applications.get(entry.application_id)
+        present = own or common
+        if present is tunnel:
+            return
+        if present is not None and now < heading.settles:
+            is_stale = entry.pinned is tunnel and own is None
+            if is_stale or any(tunnel is left and now < until for left, until in heading.left):
+                return
+        entry.pinned, entry.generation = None if tunnel is common else tunnel, heading.generation
+        self.changed(entry)
+
+    # --- the anchor's named applications ---
+
+    def name(self, key: FlowBytes, application_id: ApplicationId, now: float) -> FlowEntry:
+        """A flow goes with a named application from now on; the entry is made when it is not there yet."""
+        entry = self.flows.get(key)
+        if entry is None:
+            return self.insert(key, application_id, now)
+        entry.pinned = entry.previous = None
+        entry.left = ()
+        self.assign(entry, application_id)
+        return entry
+
+    def move_application(self, application_id: ApplicationId, tunnel: Tunnel, now: float) -> None:
+        """An explicit handover of a named application, which is made when it is not there yet: one write."""
+        heading = self.headings.get(application_id)
+        if heading is None:
+            heading = self.headings[application_id] = Heading()
+        else:
+            leaving = self.applications.get(application_id)
+            left = [(old, until) for old, until in heading.left if old is not tunnel and now < until]
+            if leaving is not None and leaving is not tunnel:
+                left = [(old, until) for old, until in left if old is not leaving]
+                left.append((leaving, now + self._settle))
+            heading.left, heading.settles = tuple(left), now + self._settle
+            heading.generation += 1
+        self._steer(application_id, tunnel)
+
+    def forget_application(self, application_id: ApplicationId) -> None:
+        """A named application has no flows any more."""
+        self._steer(application_id, None)
+        del self.applications[application_id], self.headings[application_id]
 
     def move(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
         """An explicit handover of one flow at the anchor; the entry is made when it is not there yet.
@@ -378,8 +473,13 @@ class Paft:
             raise UsageError(f"{FlowKey.unpacked(key)} is not a flow of {tunnel.owner}")
         entry = entry or self.insert(key, ApplicationId(0), now)
         # Data may have come by the new tunnel ahead of the signalling: then it is the tunnel before that was left.
-        leaving = entry.pinned if entry.pinned is not tunnel else entry.previous
-        left = [(old, until) for old, until in entry.left if old is not tunnel and now < until]
+        present, before, already = self.tunnel_of(entry), entry.previous, entry.left
+        if (heading := self.headings.get(entry.application_id)) is not None:
+            before, already = self.applications.get(entry.application_id), heading.left
+            self.membership.move(entry, ApplicationId(0))
+            entry.generation = 0
+        leaving = present if present is not tunnel else before
+        left = [(old, until) for old, until in already if old is not tunnel and now < until]
         if leaving is not None and leaving is not tunnel:
             left = [(old, until) for old, until in left if old is not leaving]
             left.append((leaving, now + self._settle))
@@ -392,6 +492,7 @@ class Paft:
         """Remove one entry, if it is there."""
         entry = self.flows.pop(key, None)
         if entry is not None:
+            self.membership.forget(entry)
             owned = self._owned[entry.owner]
             del owned[key]
             if not owned:
@@ -416,6 +517,8 @@ class Paft:
             if entry is not None and entry.is_idle(now):
                 self.forget(key)
                 aged += 1
+            elif entry is not None and entry.told is Told.YES and entry.is_idle(now, _DOUBTFUL_AFTER):
+                self.membership.doubt(entry)
         if aged:
             self.counters.add("aged", aged)
         return aged

@@ -406,7 +406,8 @@ class Anchor:
             (),
             body.format,
             255,
-            None if body.format == PLAIN.name else bytes(16),
+            knows_applications=True,
+            salt=None if body.format == PLAIN.name else bytes(16),
         )
         room = self._room(request, longest, body.handover, inner)
         if len(body.handover) > (most := most_pairs(room)):
@@ -417,7 +418,14 @@ class Anchor:
         key_id, salt = self._protect(tunnel, lease, body.format)
         results = with_short_reasons(self._moves.apply(lease, body.handover, tunnel, cseq, now), room)
         answer = TunnelSetupResponse(
-            tunnel.id, remote.address, remote.port, results, body.format, key_id, salt
+            tunnel.id,
+            remote.address,
+            remote.port,
+            results,
+            body.format,
+            key_id,
+            knows_applications=True,
+            salt=salt,
         )
         return self._yes(request, encode(answer))
 

@@ -46,6 +46,7 @@ from upmt_nf.mobility.host_signalling import (
     Counting,
     HostSignalling,
     Moving,
+    Naming,
     Noticed,
     Purpose,
     Registering,
@@ -456,12 +457,14 @@ class MobileHost:
         if is_new:
             self._say(Level.INFO, f"associated with anchor {self._anchor} as {address}")
             self._placement.running.tallies.start_over(now)
+            self._placement.running.naming.start_over()
             self._drop_tunnels(now)
             for tunnel in self._tunnels.values():
                 self._pass_time_of(tunnel, now)
 
     def _drop_tunnels(self, now: float) -> None:
         self._signalling.cancel(lambda purpose: not isinstance(purpose, Registering))
+        self._placement.running.naming.drop()
         for tunnel in self._tunnels.values():
             self._setups.close(tunnel)
             self._on_tunnel(tunnel, tunnel.disown(now), now)
@@ -491,6 +494,12 @@ class MobileHost:
             case Counting(network, count):
                 round_trip = self._tunnels[network].rtt or 0.0
                 self._placement.running.tallies.answer(count, read_counts(response), round_trip, now)
+            case Naming(_, names):
+                answer = read_handover(response) if response is not None else None
+                is_refused = isinstance(answer, Refusal)
+                self._placement.running.naming.answer(
+                    names, answer is not None and not is_refused, is_refused, now
+                )
             case Moving(network, request) if response is None:
                 self._placement.running.give_up(request, now)
             case Moving(network, request):
@@ -498,7 +507,8 @@ class MobileHost:
                 self._on_tunnel(self._tunnels[network], self._tunnels[network].prove_alive(now), now)
                 answer = read_handover(response)
                 if not isinstance(answer, Refusal):
-                    return self._placement.running.confirm(request, now)
+                    moved = sum(result.flows for result in answer)
+                    return self._placement.running.confirm(request, moved, now)
                 self._placement.running.refuse(request, answer.reason, now)
                 if answer.is_disowned:
                     self._disown(answer.reason, now)
@@ -525,8 +535,11 @@ class MobileHost:
         token, address = self._association.token, self._association.virtual_address
         requests, running.requests = running.requests, []
         counts, running.tallies.requests = running.tallies.requests, []
+        names, running.naming.requests = running.naming.requests, []
         if token is not None and address is not None:
             for count in counts:
                 self._signalling.count(token, address, count, self._tunnels[count.network].mtu, now)
             for request in requests:
                 self._signalling.move(request.handover.target, token, address, request, now)
+            for name in names:
+                self._signalling.name(token, address, name, now)
