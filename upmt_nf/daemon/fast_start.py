@@ -14,6 +14,7 @@ from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import Hook
+from upmt_nf.mobility.named_applications import MOST as MOST_NAMED
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes
 from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
@@ -73,8 +74,16 @@ def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> 
     config = daemon.config
     here = Near(Endpoint(config.address, config.tunnel_port), if_nametoindex(config.interface), 0)
     tunnels = min(_TUNNELS_EACH * config.max_associations, _MOST_TUNNELS)
-    programs = FastPrograms(daemon.kernel.journal, "anchor", flows=config.max_flows, tunnels=tunnels)
-    plane = _attached(loop, programs, daemon.paft, lambda _: here, ApplicationId, daemon.forwarder.permits)
+    programs = FastPrograms(
+        daemon.kernel.journal,
+        "anchor",
+        flows=config.max_flows,
+        tunnels=tunnels,
+        applications=MOST_NAMED + 1,
+    )
+    plane = _attached(
+        loop, programs, daemon.paft, lambda _: here, lambda _: ApplicationId(0), daemon.forwarder.permits
+    )
     plane.attach(config.interface)
     return plane
 

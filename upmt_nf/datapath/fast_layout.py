@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from upmt_nf.datapath.outer import packed_endpoint
@@ -17,14 +16,16 @@ from upmt_nf.model.flow import Endpoint, FlowBytes
 from upmt_nf.model.names import MAX_APPLICATION_ID
 
 FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
-FLOW: Final = struct.Struct("=IIIIQQQQQQ")
+FLOW: Final = struct.Struct("=IIIIIIQQQQQQQQII")
+APPLICATION: Final = struct.Struct("=IIQII")
+CHANGE: Final = struct.Struct("=4s4s2s2sB3xIIIIIIQQII")
 TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sHI8s64s")
 END: Final = struct.Struct("=4s4s2s2s")
 COUNTS: Final = struct.Struct("=QQQQQ")
 NUMBER: Final = struct.Struct("=I")
 EVENT: Final = struct.Struct("=Q")
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Goes up with every change of what the maps mean: pinned maps of another layout are not taken over."""
 APPLICATIONS: Final = MAX_APPLICATION_ID + 1
 NAMED_BYTES: Final = 1024
@@ -64,6 +65,8 @@ class FlowRow(NamedTuple):
 
     application: int
     tunnel: int = 0
+    generation: int = 0
+    watched: int = 0
     left: int = 0
     left_too: int = 0
     left_until: int = 0
@@ -72,19 +75,43 @@ class FlowRow(NamedTuple):
     bytes_out: int = 0
     packets_in: int = 0
     bytes_in: int = 0
+    last_arrival: int = 0
+    gap: int = 0
+    late: int = 0
+    has_come: int = 0
 
     def packed(self) -> bytes:
         """As the map holds it."""
         return FLOW.pack(*self)
 
-    def with_counts(self, counts: Iterable[int]) -> FlowRow:
-        """This, with packets and bytes out, packets and bytes in as given."""
-        return FlowRow._make((*self[:6], *counts))
+    def as_change(self, key: bytes, *, begins_watch: bool) -> bytes:
+        """What turns the flow of that key into this in place: all but the counts and `last_seen`."""
+        parts = key[:4], key[4:8], key[8:10], key[10:12], key[12]
+        return CHANGE.pack(*parts, *self[:7], self.last_arrival, begins_watch, 0)
 
     @classmethod
     def unpacked(cls, row: bytes) -> FlowRow:
         """The inverse of `packed`."""
         return cls._make(FLOW.unpack(row))
+
+
+class ApplicationRow(NamedTuple):
+    """Where an application goes. Times as those of a flow."""
+
+    left: int = 0
+    left_too: int = 0
+    left_until: int = 0
+    tunnel: int = 0
+    generation: int = 0
+
+    def packed(self) -> bytes:
+        """As the map holds it."""
+        return APPLICATION.pack(*self[:4], self.generation & 0xFFFFFFFF)
+
+    @classmethod
+    def unpacked(cls, row: bytes) -> ApplicationRow:
+        """The inverse of `packed`."""
+        return cls._make(APPLICATION.unpack(row))
 
 
 class NamedRow(NamedTuple):
