@@ -141,7 +141,10 @@ class HostControl:
     def _network_rows(self) -> list[dict[str, Any]]:
         statuses = self._daemon.machine.networks
         return [
-            network_report(statuses[NetworkName(section.name)], section.interface, section.cost)
+            {
+                **network_report(statuses[NetworkName(section.name)], section.interface, section.cost),
+                **self._daemon.measurements.report(NetworkName(section.name)),
+            }
             for section in self._daemon.config.network
         ]
 

@@ -26,10 +26,14 @@ from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
 from upmt_nf.daemon.host_plane import HostPlane
 from upmt_nf.daemon.host_policies import HostPolicies
+from upmt_nf.daemon.host_settings import host_settings
 from upmt_nf.daemon.host_watch import HostWatch
 from upmt_nf.daemon.left_behind import left_behind
+from upmt_nf.daemon.measurements import HostMeasurements
 from upmt_nf.daemon.metrics import metrics_text
 from upmt_nf.daemon.metrics_server import MetricsServer
+from upmt_nf.daemon.network_control import READING as NETWORK_READING
+from upmt_nf.daemon.network_control import NetworkControl
 from upmt_nf.daemon.policy_control import READING as POLICY_READING
 from upmt_nf.daemon.policy_control import PolicyControl
 from upmt_nf.daemon.repairs import Repairs
@@ -74,11 +78,11 @@ from upmt_nf.mobility.host_events import (
     TunnelSignalReceived,
 )
 from upmt_nf.mobility.mobile_host import MobileHost
-from upmt_nf.mobility.settings import AnchorPeer, HostSettings
 from upmt_nf.mobility.tallies import Counted
+from upmt_nf.mobility.traffic import OwnTraffic
 from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
-from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName, TerminalId
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import QUEUE_FIRST, VIRTUAL_INTERFACE
 from upmt_nf.policy.policy import Policy
 
@@ -93,6 +97,7 @@ class HostDaemon:
     machine: MobileHost
     networks: HostNetworks
     policies: HostPolicies
+    measurements: HostMeasurements
     plane: HostPlane
     _wake_up: WakeUp
     _glancing: Glancing
@@ -109,6 +114,7 @@ class HostDaemon:
         self.forwarder: HostForwarder | None = None
         self._events: deque[HostEvent] = deque()
         self._is_working = False
+        self._own = OwnTraffic(config.anchor.address.version)
         self._tokens = itertools.count(1)
         self.datapath = Choice(None, "not chosen yet")
         self.networks_before: dict[ApplicationName, tuple[str, ...]] = {}
@@ -120,9 +126,10 @@ class HostDaemon:
         self._rules_in_place: tuple[object, ...] | None = None
         self._signalling_port = config.anchor.signalling_port
         control = HostControl(self)
-        commands = {**control.commands(), **PolicyControl(self).commands()}
+        handlers = (control, PolicyControl(self), NetworkControl(self))
+        commands = {name: each for some in handlers for name, each in some.commands().items()}
         self._metrics = MetricsServer(lambda: self._metrics_text(control))
-        self._control = ControlServer(commands, READING | POLICY_READING)
+        self._control = ControlServer(commands, READING | POLICY_READING | NETWORK_READING)
 
     # --- life ---
 
@@ -134,6 +141,7 @@ class HostDaemon:
         files = map(self.config.secret_file_of, self.config.anchors)
         self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
         self.policies = HostPolicies(self.config)
+        self.measurements = HostMeasurements(self.config, self._own, self.paft, self._count_tunnels)
         self.kernel = HostKernel(self.config)
         self.applications = Applications(
             self.config.application, self.config.mobile_host.default, self.kernel.cgroup_is_settled
@@ -175,16 +183,24 @@ class HostDaemon:
             heard=self._hear,
             lost=self._lose_path,
             narrowed=self._narrow_path,
+            own=self._own,
             merges=self.datapath.fast is None,
             is_left_alone=self.applications.is_left_alone,
         )
-        self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
+        self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip, self._own)
         if left is not None and self.datapath.fast is not None:
             self.networks.virtual_address = left.virtual_address
             self.networks.ports_before = self.datapath.fast.ports_before()
             loop.call_later(ADOPTING, self._end_adoption)
         self._state = HostState(Path(self.config.mobile_host.state))
-        self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
+        settings = host_settings(
+            self.config,
+            self._secrets,
+            self._state.binding_times(),
+            self.policies.default,
+            self.policies.ledger(loop.time()),
+        )
+        self.machine = MobileHost(settings, self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         if self.kernel.steering.guards:
             # Netfilter's part of the kill switch first; then what a killed daemon left may go.
@@ -196,7 +212,10 @@ class HostDaemon:
                 policy = self.policy_of(name) or self.networks_before.get(name)
                 self.take(ApplicationDefined(name, application.id, policy))
         self.policies.begin(self.take, lambda: self.machine.ledger)
-        self._probes = BindingProbes(loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take)
+        self.measurements.begin(self.machine)
+        self._probes = BindingProbes(
+            loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take, self._own
+        )
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -214,42 +233,6 @@ class HostDaemon:
         for name, path in self.kernel.cgroups_in_place().items():
             self.applications.add_cgroup(self.applications.define(name), path)
 
-    def _settings(self) -> HostSettings:
-        host = self.config.mobile_host
-        first, *further = (
-            AnchorPeer(
-                anchor.address,
-                TerminalId(self.config.identity_at(anchor)),
-                anchor.tunnel_port,
-                anchor.signalling_port,
-                secret,
-            )
-            for anchor, secret in zip(self.config.anchors, self._secrets, strict=True)
-        )
-        return HostSettings(
-            identity=first.identity,
-            anchor=first.address,
-            networks=tuple(NetworkName(section.name) for section in self.config.network),
-            tunnel_port=first.tunnel_port,
-            signalling_port=first.signalling_port,
-            keepalive_interval=host.keepalive_interval,
-            rekey_after=host.rekey_after,
-            rekey_after_packets=host.rekey_after_packets,
-            idle_after=host.idle_after,
-            keepalive_idle=host.keepalive_idle,
-            keepalive_longest=host.keepalive_longest,
-            probe_binding_time=host.probe_binding_time,
-            binding_times=self._state.binding_times(),
-            return_after=host.return_after,
-            lifetime=host.lease_time,
-            default_policy=self.policies.default,
-            facts=self.config.facts(),
-            ledger=self.policies.ledger(self._loop.time()),
-            secret=first.secret,
-            further_anchors=tuple(further),
-            protection={NetworkName(section.name): section.protection for section in self.config.network},
-        )
-
     async def run(self) -> None:
         """Work until asked to stop, say goodbye to the anchor, put everything back."""
         try:
@@ -258,6 +241,7 @@ class HostDaemon:
             self._wake_up.cancel()
             self._glancing.stop()
             self.policies.close(self.machine.ledger)
+            self.measurements.close()
             self._metrics.close()
             if self.repairs is not None:
                 self.repairs.close()
