@@ -81,7 +81,7 @@ class RunningHandovers:
         application.handover = handover
         counted = self._open_tally(handover, self._some_of(application), now)
         # Those that are counted are named one by one: both ends then keep an eye on them.
-        handover.add(chain(counted, self.keys_of(application)), confirmed)
+        handover.add(dict.fromkeys(chain(counted, self.keys_of(application))), confirmed)
         self.advance(handover, now)
 
     def start_flow(self, order: Order, flow: FlowKey, now: float) -> None:
