@@ -54,14 +54,14 @@ static __always_inline void learn(struct flow *flow, __u32 id, __u64 now)
 	}
 	if (present && now < application->left_until &&
 	    (application->left[0] == id || application->left[1] == id ||
-	     (flow->tunnel == id && flow->generation != application->generation)))
+	     (flow->tunnel == id && flow->course != application->course)))
 		return;
 	if (application->tunnel == id) {
 		flow->tunnel = 0;
 		return;
 	}
 	*(volatile __u32 *)&flow->tunnel = id;
-	*(volatile __u32 *)&flow->generation = application->generation;
+	*(volatile __u32 *)&flow->course = application->course;
 }
 
 /* How the packets of a flow come that has been moved. */

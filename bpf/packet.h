@@ -113,7 +113,7 @@ static __always_inline __u32 tunnel_of(const struct flow *flow, const struct app
 {
 	__u32 own = flow->tunnel;
 
-	if (!application || (own && flow->generation == application->generation))
+	if (!application || (own && flow->course == application->course))
 		return own;
 	return application->tunnel;
 }

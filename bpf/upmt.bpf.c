@@ -49,7 +49,7 @@ int change_flow(struct __sk_buff *skb)
 	flow->left[0] = change.left[0];
 	flow->left[1] = change.left[1];
 	flow->left_until = change.left_until;
-	flow->generation = change.generation;
+	flow->course = change.course;
 	flow->tunnel = change.tunnel;
 	flow->application = change.application;
 	return 1;

@@ -1,7 +1,7 @@
 """The mirror: whatever happens to PAFT, the maps say the same; what the kernel counts comes back."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from pretend_kernel import PretendLoop, PretendMap
 
 from upmt_nf.daemon.datapath_choice import choose
 from upmt_nf.daemon.fast_plane import FastPlane, Near
@@ -38,64 +39,6 @@ from upmt_nf.model.identity import ApplicationId, TunnelId
 
 HERE = Near(Endpoint(ip_address("192.0.2.1"), 4000), 3, 0x1001)
 OWNER = ip_address("10.9.0.1")
-
-
-class PretendMap:
-    """A map in memory that counts what is written."""
-
-    def __init__(self, key_size: int, value_size: int, max_entries: int = 64) -> None:
-        self.key_size, self.value_size, self.max_entries = key_size, value_size, max_entries
-        self.rows: dict[bytes, bytes] = {}
-        self.writes = 0
-        self.fails = False
-
-    def update(self, key: bytes, value: bytes) -> bool:
-        assert (len(key), len(value)) == (self.key_size, self.value_size)
-        if self.fails:
-            raise KernelError("no memory")
-        self.writes += 1
-        if key not in self.rows and len(self.rows) >= self.max_entries:
-            return False
-        self.rows[key] = value
-        return True
-
-    def lookup(self, key: bytes) -> bytes | None:
-        return self.rows.get(key)
-
-    def delete(self, key: bytes) -> bool:
-        return self.rows.pop(key, None) is not None
-
-    def items(self) -> Iterator[list[tuple[bytes, bytes]]]:
-        yield list(self.rows.items())
-
-
-class PretendLoop:
-    """Keeps what it is to call later."""
-
-    def __init__(self) -> None:
-        self.later: list[Callable[[], None]] = []
-        self.soon: list[Callable[[], None]] = []
-        self.now = 100.0
-
-    def time(self) -> float:
-        return self.now
-
-    def call_later(self, _: float, call: Callable[[], None]) -> SimpleNamespace:
-        self.later.append(call)
-        return SimpleNamespace(cancel=lambda: None)
-
-    def call_soon(self, call: Callable[[], None]) -> None:
-        self.soon.append(call)
-
-    def turn(self) -> None:
-        calls, self.soon = self.soon, []
-        for call in calls:
-            call()
-
-    def tick(self) -> None:
-        calls, self.later = self.later, []
-        for call in calls:
-            call()
 
 
 class World:
@@ -321,7 +264,7 @@ def test_what_the_kernel_learnt_apart_from_an_application_is_taken_over_until_th
     world = World()
     entry, other = named(world, 2)
     two = world.paft.tunnels[TunnelId(2)]
-    world.kernel_counts(entry, tunnel=2, generation=0, packets_out=1)
+    world.kernel_counts(entry, tunnel=2, course=0, packets_out=1)
     world.fast.count_flows()
     assert world.paft.tunnel_of(entry) is two
     assert world.paft.tunnel_of(other) is world.paft.tunnels[TunnelId(1)]

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from c_layout import SOURCES, offsets
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,20 +37,19 @@ from upmt_nf.model.flow import Endpoint, FlowKey
 from upmt_nf.model.identity import TunnelId
 from upmt_nf.model.names import MARK_MASK
 
-SOURCES = Path(__file__).parents[2] / "bpf"
 FIELDS = {
     "flow_key": (FLOW_KEY, "source destination source_port destination_port protocol"),
     "flow": (
         FLOW,
-        "application tunnel generation watched left left_too left_until last_seen packets_out bytes_out packets_in "
-        "bytes_in last_arrival gap late has_come",
+        "application tunnel course watched left left_too left_until last_seen packets_out bytes_out packets_in "
+        "bytes_in socket last_arrival gap late has_come generation unused",
     ),
     "flow_change": (
         CHANGE,
-        "key.source key.destination key.source_port key.destination_port key.protocol application tunnel generation "
+        "key.source key.destination key.source_port key.destination_port key.protocol application tunnel course "
         "watched left left_too left_until last_arrival begins_watch unused",
     ),
-    "application": (APPLICATION, "left left_too left_until tunnel generation"),
+    "application": (APPLICATION, "left left_too left_until tunnel course"),
     "tunnel": (
         TUNNEL,
         "local remote local_port remote_port owner interface virtual_interface mark mtu slot sum format unheard id "
@@ -61,26 +61,6 @@ FIELDS = {
 }
 
 MEMBERS = {"left_too": "left[1]"}
-
-
-def offsets(layout: struct.Struct) -> list[int]:
-    """Where each field of a struct begins: a field more, and its place is the size of those before it."""
-    form = layout.format.lstrip("=")
-    fields, count = [], ""
-    for letter in form:
-        if letter.isdigit():
-            count += letter
-            continue
-        if letter in "sx":
-            fields.append(count + letter)
-        else:
-            fields += [letter] * int(count or 1)
-        count = ""
-    return [
-        struct.calcsize("=" + "".join(fields[:at]))
-        for at, field in enumerate(fields)
-        if not field.endswith("x")
-    ]
 
 
 def test_structs_are_laid_out_as_the_compiler_does(tmp_path: Path) -> None:

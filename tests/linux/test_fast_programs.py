@@ -234,18 +234,18 @@ def test_the_anchor_learns_as_its_agent_does_where_applications_are_named(pair: 
         paft.move_application(ApplicationId(5), ways[TUNNEL_ID], now)
         paft.steer(ApplicationId(5), common or None)
         heading = paft.headings[ApplicationId(5)]
-        heading.generation, heading.settles = 3, settles
+        heading.course, heading.settles = 3, settles
         heading.left = ((ways[left], settles),) if left else ()
         entry = paft.name(known.packed(), ApplicationId(5), now)
-        entry.pinned, entry.generation = ways.get(own), 2 if is_stale else 3
+        entry.pinned, entry.course = ways.get(own), 2 if is_stale else 3
         row = ApplicationRow(left, 0, max(0, int(settles * 1e9)), common, 3)
         pair.anchor.programs.maps["applications"].update(NUMBER.pack(5), row.packed())
-        pair.anchor.know_flow(known, FlowRow(5, own, entry.generation))
+        pair.anchor.know_flow(known, FlowRow(5, own, entry.course))
         client.sendto(b"x", server.getsockname())
         assert server.recv(10) == b"x"
         expected = paft.tunnel_of(paft.learn(known.packed(), ways[TUNNEL_ID], now))
         found = pair.anchor.flow(known)
-        is_own = found.tunnel and found.generation == 3
+        is_own = found.tunnel and found.course == 3
         assert (found.tunnel if is_own else common) == (expected.id if expected is not None else 0), (
             own, is_stale, common, left, is_settling,
         )  # fmt: skip

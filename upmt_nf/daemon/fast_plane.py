@@ -94,7 +94,7 @@ class FastPlane:
         self._adopting_until = 0.0
         self._steered: dict[int, int] = {}
         self._held: dict[int, tuple[int, float]] = {}
-        self._programs = programs
+        self.programs = programs
         self._paft = paft
         self._near = near
         self._virtual_interface = virtual_interface
@@ -119,6 +119,8 @@ class FastPlane:
         self._to_count: Iterator[Tunnel] = iter(())
         self._unattached: dict[str, str] = {}
         self.counters = Counters()
+        self.let_in: Callable[[FlowBytes, FlowRow], None] = lambda key, row: None
+        """Is told of flows that the kernel has let in by itself and PAFT does not know."""
         if programs.took_over:
             self._adopt(adopted_as)
         paft.mirror = self
@@ -128,12 +130,12 @@ class FastPlane:
         """Let go of the maps, which live on as long as they are pinned or used."""
         self._paft.mirror = None
         self._timer.cancel()
-        self._programs.close()
+        self.programs.close()
 
     def attach(self, interface: str) -> None:
         """Take tunnel packets off an access interface. One that cannot have a program stays with the agent."""
         try:
-            self._programs.attach(interface, Hook.INGRESS)
+            self.programs.attach(interface, Hook.INGRESS)
             self._unattached.pop(interface, None)
         except UpmtError as reason:
             if self._unattached.get(interface) != str(reason):
@@ -184,25 +186,28 @@ class FastPlane:
         row = FlowRow(
             entry.application_id,
             own.id if own is not None else 0,
-            entry.generation & 0xFFFFFFFF,
+            entry.course & 0xFFFFFFFF,
             left=left[0],
             left_too=left[1],
             left_until=self._told_as(until),
             last_seen=self._told_as(entry.last_seen),
         )
         if (packed := self._flows.lookup(key)) is None:
-            out, bytes_out, come, bytes_in = entry.offloaded
-            row = row._replace(packets_out=out, bytes_out=bytes_out, packets_in=come, bytes_in=bytes_in)
-            self._write(self._flows, key, row.packed())
+            self._write(self._flows, key, row.with_counts(entry.offloaded).packed())
             return
         known = FlowRow.unpacked(packed)
+        if known.socket and known.socket != entry.socket:
+            # The kernel's, of another socket that is over: this one begins.
+            self._write(self._flows, key, row.with_counts(entry.offloaded).packed())
+            return
         if own is None and not entry.application_id and self._grace:
             row = row._replace(tunnel=self._tunnel_in_grace(known))
         self._change(key, row)
 
     def _change(self, key: bytes, row: FlowRow) -> None:
+        """In place: no count is lost, and the socket that the kernel knows it by stays."""
         try:
-            self._programs.change_flow(row.as_change(key, begins_watch=False))
+            self.programs.change_flow(row.as_change(key, begins_watch=False))
         except KernelError as reason:
             log.debug("%s", reason)
             self.counters.add("fast_write_failures")
@@ -226,7 +231,7 @@ class FastPlane:
         if packed is None:
             return row.tunnel
         application = ApplicationRow.unpacked(packed)
-        is_own = row.tunnel and row.generation == application.generation
+        is_own = row.tunnel and row.course == application.course
         return row.tunnel if is_own else application.tunnel
 
     def flow_forgotten(self, key: FlowBytes) -> None:
@@ -252,7 +257,7 @@ class FastPlane:
         row = ApplicationRow(tunnel=id)
         if (heading := self._paft.headings.get(application_id)) is not None:
             left = [tunnel.id for tunnel, _ in heading.left[-2:]] + [0, 0]
-            row = ApplicationRow(left[0], left[1], self._told_as(heading.settles), id, heading.generation)
+            row = ApplicationRow(left[0], left[1], self._told_as(heading.settles), id, heading.course)
         self._write(self._applications, NUMBER.pack(application_id), row.packed())
 
     def name(self, application_id: int, row: NamedRow) -> None:
@@ -429,11 +434,9 @@ class FastPlane:
                     renumbered[row.application] = entry.application_id
                     # At the anchor nobody knows any more what was named: its flows go on one by one.
                     own = row.tunnel if entry.application_id else self._resolved(row)
-                    row = row._replace(application=entry.application_id, tunnel=own)
-                    self._change(key, row)
-                counted = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
-                entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = counted
-                entry.offloaded = counted
+                    self._change(key, row._replace(application=entry.application_id, tunnel=own))
+                entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = row.counts
+                entry.offloaded, entry.socket = row.counts, row.socket
                 flows += 1
         # All are read before one is written: numbers may change places.
         ways = {new: self._applications.lookup(NUMBER.pack(old)) for old, new in renumbered.items()}
@@ -498,6 +501,11 @@ class FastPlane:
                 learnt = tunnels.get(TunnelId(row.tunnel))
                 if learnt is not None and flow_bytes(key) in self._doomed_flows:
                     self._take_back(flow_bytes(key), learnt, row)
+                elif row.socket and flow_bytes(key) not in self._doomed_flows:
+                    self.let_in(flow_bytes(key), row)
+                continue
+            if row.socket and row.socket != entry.socket:
+                # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
                 continue
             before = entry.offloaded
             if row.packets_out == before[0] and row.packets_in == before[2]:
@@ -506,7 +514,7 @@ class FastPlane:
             entry.bytes_out += row.bytes_out - before[1]
             entry.packets_in += row.packets_in - before[2]
             entry.bytes_in += row.bytes_in - before[3]
-            entry.offloaded = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
+            entry.offloaded = row.counts
             entry.last_seen = max(entry.last_seen, self._heard_as(row.last_seen))
             self._take_learnt(entry, row)
 
@@ -517,5 +525,5 @@ class FastPlane:
             if learnt is not None and learnt is not own:
                 entry.previous, entry.pinned = entry.pinned, learnt
         elif row.application == entry.application_id:
-            is_apart = row.tunnel and row.generation == heading.generation & 0xFFFFFFFF
-            entry.pinned, entry.generation = learnt if is_apart else None, heading.generation
+            is_apart = row.tunnel and row.course == heading.course & 0xFFFFFFFF
+            entry.pinned, entry.course = learnt if is_apart else None, heading.course

@@ -13,13 +13,14 @@ from pathlib import Path
 from random import SystemRandom
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.daemon.admission import Admission
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.declarations import Declarations
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
-from upmt_nf.daemon.fast_start import host_fast_plane
+from upmt_nf.daemon.fast_start import host_admission, host_fast_plane
 from upmt_nf.daemon.glancing import Glancing
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
@@ -94,6 +95,7 @@ LEVELS = {Level.DEBUG: logging.DEBUG, Level.INFO: logging.INFO, Level.WARNING: l
 class HostDaemon:
     """One mobile host, from `start` to the end of `run` (see `daemon.lifetime`)."""
 
+    admission: Admission | None
     machine: MobileHost
     networks: HostNetworks
     policies: HostPolicies
@@ -176,6 +178,7 @@ class HostDaemon:
             self.kernel.anchor.address,
             lambda: host_fast_plane(loop, self),
         )
+        self.admission = host_admission(loop, self)
         self.plane = HostPlane(
             loop,
             self.kernel.anchor,
@@ -251,6 +254,8 @@ class HostDaemon:
             self._probes.close_all()
             self.networks.close()
             self.plane.stop()
+            if self.admission is not None:
+                self.admission.close()
             if self.datapath.fast is not None:
                 self.datapath.fast.close()
             self.kernel.restore()
@@ -336,6 +341,8 @@ class HostDaemon:
                 log.warning("%s: %s", type(command).__name__, reason)
 
     def _count_tunnels(self) -> None:
+        if self.admission is not None:
+            self.admission.catch_up()
         if (fast := self.datapath.fast) is not None:
             fast.count_tunnels(self.paft.tunnels.values())
 
@@ -367,8 +374,8 @@ class HostDaemon:
 
     def count(self) -> None:
         """Bring the counters of flows and tunnels up to date."""
+        self._count_tunnels()
         if (fast := self.datapath.fast) is not None:
-            fast.count_tunnels(self.paft.tunnels.values())
             fast.count_flows()
 
     def _note_stranded(self) -> None:
@@ -465,7 +472,7 @@ class HostDaemon:
 
         An address before it goes last: without its route, which goes with it, packets would leave natively.
         """
-        self.forwarder = HostForwarder(
+        forwarder = HostForwarder(
             self.paft,
             address,
             self.kernel.anchor.address,
@@ -476,8 +483,8 @@ class HostDaemon:
             refusing=self.applications.refusing,
         )
         for tunnel in self.paft.tunnels.values():
-            self.forwarder.use_tunnel(tunnel.network, tunnel)
-        self.plane.use(self.forwarder)
+            forwarder.use_tunnel(tunnel.network, tunnel)
+        self._use(forwarder)
         before = self.networks.virtual_address
         self.kernel.interface.set_addresses((address,) if before is None else (before, address))
         self.networks.virtual_address = address
@@ -487,10 +494,16 @@ class HostDaemon:
         if before not in (None, address):
             self.kernel.interface.set_addresses((address,))
 
+    def _use(self, forwarder: HostForwarder | None) -> None:
+        self.forwarder = forwarder
+        self.plane.use(forwarder)
+        if self.admission is not None:
+            self.admission.use(forwarder)
+
     def _use_anchor(self, tunnels: Endpoint, signalling: Endpoint) -> None:
         """Rules and routes for the new anchor are there before those for the old one go."""
         self.plane.use_anchor(tunnels)
-        self.forwarder = None
+        self._use(None)
         self.kernel.anchor, self._signalling_port = tunnels, signalling.port
         self.networks.apply_routing()
         self.update_rules()
@@ -504,8 +517,7 @@ class HostDaemon:
         self.networks.virtual_address = None
         self.networks.apply_routing()
         self.kernel.interface.set_addresses(())
-        self.plane.use(None)
-        self.forwarder = None
+        self._use(None)
 
     def _finish_handover(self, finished: HandoverFinished) -> None:
         self.policies.note(finished)
@@ -547,3 +559,5 @@ class HostDaemon:
             self._rules_in_place = wanted
             if self.repairs is not None:
                 self.repairs.note_own_change()
+        if self.admission is not None:
+            self.admission.fit_rules()

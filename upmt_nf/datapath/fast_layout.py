@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from upmt_nf.datapath.outer import packed_endpoint
@@ -16,7 +17,7 @@ from upmt_nf.model.flow import Endpoint, FlowBytes
 from upmt_nf.model.names import MAX_APPLICATION_ID
 
 FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
-FLOW: Final = struct.Struct("=IIIIIIQQQQQQQQII")
+FLOW: Final = struct.Struct("=IIIIIIQQQQQQQQQIIII")
 APPLICATION: Final = struct.Struct("=IIQII")
 CHANGE: Final = struct.Struct("=4s4s2s2sB3xIIIIIIQQII")
 TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sHI8s64s")
@@ -25,7 +26,7 @@ COUNTS: Final = struct.Struct("=QQQQQ")
 NUMBER: Final = struct.Struct("=I")
 EVENT: Final = struct.Struct("=Q")
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 """Goes up with every change of what the maps mean: pinned maps of another layout are not taken over."""
 APPLICATIONS: Final = MAX_APPLICATION_ID + 1
 NAMED_BYTES: Final = 1024
@@ -65,7 +66,7 @@ class FlowRow(NamedTuple):
 
     application: int
     tunnel: int = 0
-    generation: int = 0
+    course: int = 0
     watched: int = 0
     left: int = 0
     left_too: int = 0
@@ -75,10 +76,15 @@ class FlowRow(NamedTuple):
     bytes_out: int = 0
     packets_in: int = 0
     bytes_in: int = 0
+    socket: int = 0
+    """The cookie of its socket if the kernel let it in by itself (`daemon/admission.py`) ..."""
     last_arrival: int = 0
     gap: int = 0
     late: int = 0
     has_come: int = 0
+    generation: int = 0
+    """... by the application rules of that generation."""
+    unused: int = 0
 
     def packed(self) -> bytes:
         """As the map holds it."""
@@ -88,6 +94,16 @@ class FlowRow(NamedTuple):
         """What turns the flow of that key into this in place: all but the counts and `last_seen`."""
         parts = key[:4], key[4:8], key[8:10], key[10:12], key[12]
         return CHANGE.pack(*parts, *self[:7], self.last_arrival, begins_watch, 0)
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Packets and bytes out, packets and bytes in."""
+        return self.packets_out, self.bytes_out, self.packets_in, self.bytes_in
+
+    def with_counts(self, counts: Iterable[int]) -> FlowRow:
+        """This, with packets and bytes out, packets and bytes in as given."""
+        out, bytes_out, come, bytes_in = counts
+        return self._replace(packets_out=out, bytes_out=bytes_out, packets_in=come, bytes_in=bytes_in)
 
     @classmethod
     def unpacked(cls, row: bytes) -> FlowRow:
@@ -102,11 +118,11 @@ class ApplicationRow(NamedTuple):
     left_too: int = 0
     left_until: int = 0
     tunnel: int = 0
-    generation: int = 0
+    course: int = 0
 
     def packed(self) -> bytes:
         """As the map holds it."""
-        return APPLICATION.pack(*self[:4], self.generation & 0xFFFFFFFF)
+        return APPLICATION.pack(*self[:4], self.course & 0xFFFFFFFF)
 
     @classmethod
     def unpacked(cls, row: bytes) -> ApplicationRow:

@@ -102,7 +102,7 @@ class FlowEntry:
     classified by, `why` what the classifier said of its reasons, `socket` the cookie of its socket if that was asked
     for, `introduced` how often a packet of it was looked at since. `is_permitted`: the anchor has judged its
     correspondent. `told`: see `Told`. At the anchor, `application_id` is 0 or one of `named_applications`, and `pinned`
-    counts only while `generation` is that of the application.
+    counts only while `course` is that of the application.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent. `offloaded` is how much of
     them a mirror has told so far: packets and bytes out, packets and bytes in.
     """
@@ -113,9 +113,9 @@ class FlowEntry:
         "bytes_in",
         "bytes_out",
         "command",
+        "course",
         "created",
         "dscp",
-        "generation",
         "introduced",
         "is_permitted",
         "key",
@@ -143,7 +143,7 @@ class FlowEntry:
         self.left: tuple[tuple[Tunnel, float], ...] = ()
         self.created = self.last_seen = now
         self.mark = self.dscp = 0
-        self.socket = self.introduced = self.generation = 0
+        self.socket = self.introduced = self.course = 0
         self.told = Told.NO
         self.is_permitted = False
         self.pid = pid
@@ -199,14 +199,14 @@ class Mirror(Protocol):
 class Heading:
     """At the anchor: how a named application came to its tunnel.
 
-    `generation` counts its moves: what a flow learnt before the last one counts no more. `left` as that of a flow;
+    `course` counts its moves: what a flow learnt before the last one counts no more. `left` as that of a flow;
     until `settles` (seconds) no flow goes back to what it had learnt before the move.
     """
 
-    __slots__ = ("generation", "left", "settles")
+    __slots__ = ("course", "left", "settles")
 
     def __init__(self) -> None:
-        self.generation = 0
+        self.course = 0
         self.left: tuple[tuple[Tunnel, float], ...] = ()
         self.settles = 0.0
 
@@ -363,7 +363,7 @@ class Paft:
         if entry.pinned is None or not self.headings:
             return entry.pinned
         heading = self.headings.get(entry.application_id)
-        return entry.pinned if heading is None or heading.generation == entry.generation else None
+        return entry.pinned if heading is None or heading.course == entry.course else None
 
     def flows_of(self, application_id: ApplicationId) -> list[FlowEntry]:
         """All flows of an application, oldest member first."""
@@ -393,12 +393,25 @@ class Paft:
         if entry is not None:
             entry.pid, entry.command = pid, command
             self.assign(entry, application_id)
-            return entry
+        else:
+            entry = self._add(key, application_id, now, pid, command)
+            self.changed(entry)
+        return entry
+
+    def take_from_mirror(
+        self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int = 0, command: str = ""
+    ) -> FlowEntry:
+        """The mirror has a new flow, ahead of us: an entry for it, in place of one that is over."""
+        self._remove(key)
+        return self._add(key, application_id, now, pid, command)
+
+    def _add(
+        self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int, command: str
+    ) -> FlowEntry:
         entry = FlowEntry(key, application_id, now, pid, command)
         self._make_room(entry.owner, now)
         self.flows[key] = self._owned.setdefault(entry.owner, OrderedDict())[key] = entry
         self.membership.join(entry)
-        self.changed(entry)
         return entry
 
     def learn(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
@@ -428,7 +441,7 @@ class Paft:
             is_stale = entry.pinned is tunnel and own is None
             if is_stale or any(tunnel is left and now < until for left, until in heading.left):
                 return
-        entry.pinned, entry.generation = None if tunnel is common else tunnel, heading.generation
+        entry.pinned, entry.course = None if tunnel is common else tunnel, heading.course
         self.changed(entry)
 
     # --- the anchor's named applications ---
@@ -455,7 +468,7 @@ class Paft:
                 left = [(old, until) for old, until in left if old is not leaving]
                 left.append((leaving, now + self._settle))
             heading.left, heading.settles = tuple(left), now + self._settle
-            heading.generation += 1
+            heading.course += 1
         self._steer(application_id, tunnel)
 
     def forget_application(self, application_id: ApplicationId) -> None:
@@ -477,7 +490,7 @@ class Paft:
         if (heading := self.headings.get(entry.application_id)) is not None:
             before, already = self.applications.get(entry.application_id), heading.left
             self.membership.move(entry, ApplicationId(0))
-            entry.generation = 0
+            entry.course = 0
         leaving = present if present is not tunnel else before
         left = [(old, until) for old, until in already if old is not tunnel and now < until]
         if leaving is not None and leaving is not tunnel:
@@ -490,17 +503,21 @@ class Paft:
 
     def forget(self, key: FlowBytes) -> None:
         """Remove one entry, if it is there."""
+        if self._remove(key) and self.mirror is not None:
+            self.mirror.flow_forgotten(key)
+
+    def _remove(self, key: FlowBytes) -> bool:
         entry = self.flows.pop(key, None)
-        if entry is not None:
-            self.membership.forget(entry)
-            owned = self._owned[entry.owner]
-            del owned[key]
-            if not owned:
-                del self._owned[entry.owner]
-            if self.left is not None:
-                self.left(entry)
-            if self.mirror is not None:
-                self.mirror.flow_forgotten(key)
+        if entry is None:
+            return False
+        self.membership.forget(entry)
+        owned = self._owned[entry.owner]
+        del owned[key]
+        if not owned:
+            del self._owned[entry.owner]
+        if self.left is not None:
+            self.left(entry)
+        return True
 
     def age(self, now: float) -> int:
         """Forget flows that were silent too long; gives how many. Call it every second or so.

@@ -10,7 +10,7 @@ import ctypes.util
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -112,9 +112,11 @@ class _Library:
             ("bpf_map__max_entries", ctypes.c_uint32, (pointer,)),
             ("bpf_map__set_max_entries", number, (pointer, ctypes.c_uint32)),
             ("bpf_map__set_pin_path", number, (pointer, text)),
+            ("bpf_map__reuse_fd", number, (pointer, number)),
             ("bpf_program__fd", number, (pointer,)),
             ("bpf_map_update_elem", number, (number, text, text, ctypes.c_uint64)),
             ("bpf_map_lookup_elem", number, (number, text, pointer)),
+            ("bpf_map_lookup_and_delete_elem", number, (number, text, pointer)),
             ("bpf_map_delete_elem", number, (number, text)),
             ("bpf_map_lookup_batch", number, (number, *(pointer,) * 5, pointer)),
             ("bpf_prog_test_run_opts", number, (number, pointer)),
@@ -166,6 +168,7 @@ class BpfMap:
         self._update = calls.bpf_map_update_elem
         self._lookup = calls.bpf_map_lookup_elem
         self._delete = calls.bpf_map_delete_elem
+        self._take = calls.bpf_map_lookup_and_delete_elem
         self._value = ctypes.create_string_buffer(self.value_size)
 
     def update(self, key: bytes, value: bytes) -> bool:
@@ -184,6 +187,14 @@ class BpfMap:
         if self._lookup(self._fd, key, self._value) < 0:
             return None
         return self._value.raw
+
+    def pop(self) -> bytes | None:
+        """The oldest entry of a queue, which it takes out; None when there is none."""
+        return self._value.raw if self._take(self._fd, None, self._value) == 0 else None
+
+    def fileno(self) -> int:
+        """The map's descriptor, as long as its object is not closed."""
+        return self._fd
 
     def delete(self, key: bytes) -> bool:
         """Remove an entry; False when it was not there."""
@@ -230,11 +241,19 @@ class BpfObject:
     """A compiled object, loaded: its maps by name, its programs by name.
 
     `sizes` sets how many entries maps have. With `pins`, maps are kept in that directory of a bpffs, and those that
-    are there already are taken over with what they hold. Raises FacilityError with libbpf's last words when the kernel
-    cannot take it, or a map that is there is of another layout.
+    are there already are taken over with what they hold. `shared`: maps of another object in place of its own.
+    Raises FacilityError with libbpf's last words when the kernel cannot take it, or a map that is there is of another
+    layout.
     """
 
-    def __init__(self, file: Path, *, sizes: dict[str, int] | None = None, pins: Path | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        sizes: dict[str, int] | None = None,
+        pins: Path | None = None,
+        shared: Mapping[str, BpfMap] | None = None,
+    ) -> None:
         self._library = library()
         calls = self._library.calls
         self._library.said()
@@ -247,6 +266,9 @@ class BpfObject:
             pointers = dict(self._pointers())
             for name, entries in (sizes or {}).items():
                 calls.bpf_map__set_max_entries(pointers[name], entries)
+            for name, table in (shared or {}).items():
+                if name in pointers and (result := calls.bpf_map__reuse_fd(pointers[name], table.fileno())):
+                    raise FacilityError(f"{file.name} cannot share map {name}: {os.strerror(-result)}")
             if pins is not None:
                 for name, pointer in pointers.items():
                     calls.bpf_map__set_pin_path(pointer, str(pins / name).encode())

@@ -78,7 +78,7 @@ class NamedApplications:
         """The host has restarted and counts its applications anew: its flows go on as single ones."""
         for named in self._named.get(owner, {}).values():
             for entry in self._paft.flows_of(named.id):
-                entry.pinned, entry.generation = self._paft.tunnel_of(entry), 0
+                entry.pinned, entry.course = self._paft.tunnel_of(entry), 0
                 self._paft.assign(entry, ApplicationId(0))
         self.retire()
 
