@@ -30,8 +30,9 @@ from upmt_nf.datapath.fast_layout import (
     NamedRow,
     flow_key,
 )
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.packet import ip_packet
-from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.protected import Cookie
 from upmt_nf.model.errors import FacilityError, KernelError
 from upmt_nf.model.flow import UDP, Endpoint, FlowKey

@@ -133,6 +133,47 @@ def test_a_hung_daemon_delays_new_flows_no_longer_than_its_watchdog_says(lab: La
     assert lost == {".echo": 0, ".log": 0}
 
 
+WHO = """
+import socket, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+made.bind(("0.0.0.0", int(sys.argv[1])))
+while True:
+    _, source = made.recvfrom(2000)
+    made.sendto(repr(source).encode(), source)
+"""
+ASKING = """
+import socket, sys
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+made.settimeout(10)
+seen = set()
+for _ in range(200):
+    made.sendto(b"who am I?", (sys.argv[1], int(sys.argv[2])))
+    seen.add(made.recv(2000).decode())
+print(*seen)
+"""
+
+
+def test_known_datagrams_pass_netfilter_by_at_the_anchor(lab: Lab) -> None:
+    if " bpf_skb_ct_lookup\n" not in Path("/proc/kallsyms").read_text():
+        pytest.skip("this kernel does not lend its conntrack to programs (Linux 6.0, CONFIG_DEBUG_INFO_BTF)")
+    lab.start("ch", sys.executable, "-c", WHO, "5016")
+    lab.await_listener("ch", 5016)
+
+    def forwarded() -> int:
+        lines = lab.on("an", "iptables-legacy", "-nvxL", "UPMT-FORWARD").stdout.splitlines()
+        return int(next(line for line in lines if "source IP range" in line).split()[0])
+
+    before = forwarded()
+    (seen,) = lab.on("mh", sys.executable, "-c", ASKING, CORRESPONDENT, "5016").stdout.splitlines()
+    assert seen.startswith("('45.0.0.1', ")
+    assert seen.count("(") == 1, (
+        "one flow is one pair of address and port, however its packets are translated"
+    )
+    assert forwarded() - before < 50
+    flow = next(each for each in lab.ask("flows", host="an") if each["destination_port"] == 5016)
+    assert flow["packets"] == 400
+
+
 SEGMENTS = """
 import socket, struct, sys
 made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -15,7 +15,7 @@ from upmt_nf.model.flow import FlowBytes
 from upmt_nf.model.identity import ApplicationId
 
 if TYPE_CHECKING:
-    from upmt_nf.datapath.paft import FlowEntry
+    from upmt_nf.datapath.flow_entry import FlowEntry
 
 _MOST_GHOSTS = 8192
 """As many flows end and come back as another application's before the anchor has aged them."""

@@ -12,21 +12,20 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Protocol
 
-from upmt_nf.datapath.arrivals import Arrivals
 from upmt_nf.datapath.counters import Counters
+from upmt_nf.datapath.flow_entry import Copied, FlowEntry
 from upmt_nf.datapath.formats import PLAIN, TunnelFormat
 from upmt_nf.datapath.membership import Membership, Told
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint
 from upmt_nf.model.errors import UsageError
-from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, Endpoint, FlowBytes, FlowKey, IPAddress
+from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, NetworkName, TunnelId
-
-IDLE_SECONDS = {TCP: 7440.0, UDP: 180.0, ICMP: 30.0, ICMPV6: 30.0}
-"""How long a silent flow is kept: TCP as RFC 5382 asks of a NAT, UDP and ICMP as conntrack does."""
-IDLE_SECONDS_OTHERS = 600.0
 
 SETTLE_SECONDS = 3.0
 """How long packets that were still on the old path cannot pull an explicitly moved flow back."""
+
+COPY_SILENCE, COPY_MISSED = 1.0, 8
+"""A tunnel that brought none of so many packets of a redundant flow, for so many seconds, gets no copies any more."""
 
 _AGED_PER_CALL = 2000
 _EVICTION_SAMPLE = 32
@@ -45,7 +44,8 @@ class Tunnel:
 
     `network` is the access network at the mobile host and empty at the anchor. Change `remote`, which is there in
     three forms for who needs it fast, by `Paft.move_endpoint` only. `reflected` counts the measurement packets that the
-    anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only).
+    anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only). `port` is
+    which of the anchor's ports it came by (at the anchor; 0: the first).
     """
 
     __slots__ = (
@@ -60,10 +60,12 @@ class Tunnel:
         "owner_packed",
         "packets_in",
         "packets_out",
+        "port",
         "reflected",
         "remote",
         "remote_name",
         "remote_packed",
+        "takes_copies",
         "used",
     )
 
@@ -88,93 +90,13 @@ class Tunnel:
         self.heard = heard
         self.format = format
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = self.reflected = 0
+        self.port = 0
         self.used = 0.0
+        self.takes_copies = False
+        """The other end knows packets that are sent by two tunnels."""
 
     def __repr__(self) -> str:
         return f"Tunnel({self.id}, {self.network}, {self.owner} at {self.remote})"
-
-
-class FlowEntry:
-    """One flow. `pinned` overrides the application's tunnel.
-
-    `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
-    `previous` is the one that learnt data made it leave. `mark` and `dscp` are those of the packet that it was
-    classified by, `why` what the classifier said of its reasons, `socket` the cookie of its socket if that was asked
-    for, `introduced` how often a packet of it was looked at since. `is_permitted`: the anchor has judged its
-    correspondent. `told`: see `Told`. At the anchor, `application_id` is 0 or one of `named_applications`, and `pinned`
-    counts only while `course` is that of the application.
-    Counters are the mobile host's view at both ends: `out` is towards the correspondent. `offloaded` is how much of
-    them a mirror has told so far: packets and bytes out, packets and bytes in.
-    """
-
-    __slots__ = (
-        "application_id",
-        "arrivals",
-        "bytes_in",
-        "bytes_out",
-        "command",
-        "course",
-        "created",
-        "dscp",
-        "introduced",
-        "is_permitted",
-        "key",
-        "last_seen",
-        "left",
-        "mark",
-        "offloaded",
-        "packets_in",
-        "packets_out",
-        "pid",
-        "pinned",
-        "previous",
-        "socket",
-        "told",
-        "why",
-    )
-
-    def __init__(
-        self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int, command: str
-    ) -> None:
-        self.key = key
-        self.application_id = application_id
-        self.pinned: Tunnel | None = None
-        self.previous: Tunnel | None = None
-        self.left: tuple[tuple[Tunnel, float], ...] = ()
-        self.created = self.last_seen = now
-        self.mark = self.dscp = 0
-        self.socket = self.introduced = self.course = 0
-        self.told = Told.NO
-        self.is_permitted = False
-        self.pid = pid
-        self.command = command
-        self.why: object = None
-        self.arrivals: Arrivals | None = None
-        self.offloaded = (0, 0, 0, 0)
-        self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
-
-    @property
-    def flow(self) -> FlowKey:
-        """The flow as an object."""
-        return FlowKey.unpacked(self.key)
-
-    @property
-    def owner(self) -> bytes:
-        """The packed virtual address."""
-        return self.key[1:5] if len(self.key) == 13 else self.key[1:17]
-
-    @property
-    def idle_limit(self) -> float:
-        """Seconds of silence after which the entry is forgotten."""
-        return IDLE_SECONDS.get(self.key[0], IDLE_SECONDS_OTHERS)
-
-    def is_idle(self, now: float, share: float = 1.0) -> bool:
-        """Whether it was silent too long, or for this share of it."""
-        return now - self.last_seen > share * self.idle_limit
-
-    def has_left(self, tunnel: Tunnel, now: float) -> bool:
-        """Whether it was explicitly moved away from `tunnel` so lately that packets may still be on that path."""
-        return any(tunnel is left and now < until for left, until in self.left)
 
 
 class Mirror(Protocol):
@@ -231,6 +153,12 @@ class Paft:
         self.applications: dict[int, Tunnel | None] = {}
         self.headings: dict[int, Heading] = {}
         """Anchor: of the named applications, which have numbers of our own there."""
+        self.doubles: dict[int, tuple[Tunnel, ...]] = {}
+        """Applications whose packets are numbered, and where copies of them go: to one tunnel, or to none now."""
+        self.windows: dict[int, float] = {}
+        """Host: applications whose packets are put in order again, and how long one may wait for that (seconds)."""
+        self.copied: dict[tuple[int, NetworkName], int] = {}
+        """Host: bytes of copies by application and network, beyond what the flows' own counts and tunnels say."""
         self.newcomers: dict[bytes, Tunnel] = {}
         """Anchor: where a virtual address (packed) wants the flows that correspondents begin."""
         self.counters = Counters()
@@ -307,7 +235,14 @@ class Paft:
                 del self.newcomers[old.owner_packed]
             else:
                 self.newcomers[old.owner_packed] = new
+        for application, others in list(self.doubles.items()):
+            if old in others:
+                self.doubles[application] = () if new is None else (new,)
         for entry in self._owned.get(old.owner_packed, {}).values():
+            if entry.copies is not None and old in entry.copies:
+                copied = entry.copies.pop(old)
+                if new is not None:
+                    entry.copies[new] = copied
             if entry.pinned is old:
                 entry.pinned = new
                 self.changed(entry)
@@ -334,8 +269,29 @@ class Paft:
         self.applications[application_id] = tunnel
         if tunnel is not None:
             self._steered_by.setdefault(tunnel.id, set()).add(application_id)
+        self._tell_of(application_id)
+
+    def double(self, application_id: ApplicationId, to: TunnelId | None, *, is_numbered: bool = True) -> None:
+        """Send each packet of an application by this tunnel as well; None: by no other one for now.
+
+        Raises KeyError when there is no such tunnel.
+        """
+        before = self.doubles.get(application_id)
+        others = (self.tunnels[to],) if to is not None else ()
+        if is_numbered:
+            self.doubles[application_id] = others
+        else:
+            self.doubles.pop(application_id, None)
+        if is_numbered is (before is None):
+            self._tell_of(application_id)
+
+    def mirrored(self, application_id: int) -> Tunnel | None:
+        """The tunnel that a mirror is told: it knows no copies, so redundant applications have none."""
+        return None if application_id in self.doubles else self.applications.get(application_id)
+
+    def _tell_of(self, application_id: int) -> None:
         if self.mirror is not None:
-            self.mirror.application_changed(application_id, tunnel)
+            self.mirror.application_changed(application_id, self.mirrored(application_id))
 
     def changed(self, entry: FlowEntry) -> None:
         """Whoever changes an entry by itself says so here."""
@@ -424,7 +380,12 @@ class Paft:
             entry = self.insert(key, ApplicationId(0), now)
             entry.pinned = tunnel
             self.changed(entry)
-        elif entry.application_id in self.headings:
+            return entry
+        if entry.copies is not None:
+            # The host does not send it twice any more.
+            entry.copies = None
+            self.changed(entry)
+        if entry.application_id in self.headings:
             self._learn_apart(entry, self.headings[entry.application_id], tunnel, now)
         elif entry.pinned is not tunnel and (entry.pinned is None or not entry.has_left(tunnel, now)):
             entry.previous, entry.pinned = entry.pinned, tunnel
@@ -475,6 +436,32 @@ class Paft:
         """A named application has no flows any more."""
         self._steer(application_id, None)
         del self.applications[application_id], self.headings[application_id]
+
+    def learn_copy(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
+        """The same of a packet that the host sent by two tunnels: answers go by both, as long as both bring packets."""
+        entry = self.flows.get(key) or self.insert(key, ApplicationId(0), now)
+        copies, is_changed = entry.copies, False
+        if copies is None:
+            copies, is_changed = {}, True
+            entry.copies = copies
+        for other, copied in list(copies.items()):
+            copied.missed += other is not tunnel
+            is_silent = copied.missed > COPY_MISSED and now - copied.heard > COPY_SILENCE
+            if is_silent or (tunnel not in copies and len(copies) > 1 and copied is _oldest(copies)):
+                del copies[other]
+                is_changed = True
+        if (known := copies.get(tunnel)) is None:
+            copies[tunnel] = Copied(now)
+            is_changed = True
+        else:
+            known.heard, known.missed = now, 0
+        if entry.pinned not in copies:
+            entry.previous, entry.pinned, is_changed = entry.pinned, tunnel, True
+            if (heading := self.headings.get(entry.application_id)) is not None:
+                entry.course = heading.course
+        if is_changed:
+            self.changed(entry)
+        return entry
 
     def move(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
         """An explicit handover of one flow at the anchor; the entry is made when it is not there yet.
@@ -581,3 +568,7 @@ class Paft:
         if victim is not None:
             self.forget(victim.key)
             self.counters.add("evicted")
+
+
+def _oldest(copies: dict[Tunnel, Copied]) -> Copied:
+    return min(copies.values(), key=lambda copied: copied.heard)

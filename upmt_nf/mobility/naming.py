@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from upmt_nf.datapath.paft import FlowEntry, Paft
+from upmt_nf.datapath.flow_entry import FlowEntry
+from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.applications import Application
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.model.flow import FlowBytes, FlowKey
@@ -96,6 +97,9 @@ class Naming:
         for application in self._applications.values():
             network = application.network
             if network is None or application.handover is not None or not self._tunnels[network].is_usable:
+                continue
+            if application.id in self._paft.doubles:
+                # Its flows go by two tunnels, each as it is heard.
                 continue
             entries = [
                 entry

@@ -130,6 +130,8 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 found["salt"] = message.salt.hex()
             if message.knows_applications:
                 found["applications"] = True
+            if message.copies:
+                found["copies"] = True
             if message.results:
                 found["results"] = [_result(result) for result in message.results]
         case HandoverRequest():

@@ -103,6 +103,8 @@ class TunnelSetupResponse:
     """Of the keys that this answer brings (16 bytes), numbered `key_id` (0 to 255); None for `plain`."""
     knows_applications: bool = False
     """Flows can be named, and their application moved as one."""
+    copies: bool = False
+    """The anchor takes packets that are sent by two tunnels (docs/protocol.md)."""
 
 
 @dataclass(frozen=True, slots=True)
