@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pretend_kernel import PretendLoop, PretendMap
 
 from upmt_nf.daemon.datapath_choice import choose
-from upmt_nf.daemon.fast_plane import FastPlane, Near
+from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane, Near
 from upmt_nf.datapath.fast_layout import (
     APPLICATION,
     CHANGE,
@@ -224,6 +224,43 @@ def test_the_kernels_clock_does_not_count_the_time_that_the_machine_slept() -> N
     world.fast.count_flows()
     world.fast.count_tunnels([two])
     assert (entry.last_seen, two.heard) == (3701.0, 3701.0)
+
+
+def test_a_flow_that_goes_by_two_tunnels_is_the_agents_and_what_the_kernel_counted_of_it_stays() -> None:
+    world = World()
+    one, other, entry = world.add_tunnel(1), world.add_tunnel(2), world.add_flow(1, 0)
+    world.paft.learn(entry.key, one, 0.0)
+    world.kernel_counts(entry, packets_out=3, bytes_out=300, last_seen=int(1e9))
+    world.paft.learn_copy(entry.key, one, 1.0)
+    world.paft.learn_copy(entry.key, other, 1.0)
+    assert world.maps["flows"].rows == {}
+    assert (entry.packets_out, entry.bytes_out) == (3, 300)
+    entry.packets_out += 5
+    world.paft.learn(entry.key, other, 2.0)
+    assert world.row(entry).tunnel == 2
+    world.kernel_counts(entry, packets_out=4, bytes_out=400)
+    world.fast.count_flows()
+    assert (entry.packets_out, entry.bytes_out) == (9, 400)
+
+
+@pytest.mark.parametrize("grace", [0.0, 5.0])
+def test_a_redundant_application_is_the_agents_at_once_and_after_an_adoption_still(grace: float) -> None:
+    world = World(grace=grace)
+    world.add_tunnel(1), world.add_tunnel(2)
+    world.paft.steer(ApplicationId(7), TunnelId(1))
+    world.paft.double(ApplicationId(7), TunnelId(2))
+    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    world.paft.steer(ApplicationId(7), TunnelId(2))
+    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    world.start_again()
+    world.add_tunnel(1), world.add_tunnel(2)
+    world.paft.steer(ApplicationId(7), TunnelId(1))
+    world.paft.double(ApplicationId(7), TunnelId(2))
+    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    world.pass_time(ADOPTING + 1)
+    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    world.paft.double(ApplicationId(7), None, is_numbered=False)
+    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(1)
 
 
 def test_late_packets_on_tunnels_that_were_left_are_told_of() -> None:

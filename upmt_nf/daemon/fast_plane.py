@@ -167,7 +167,9 @@ class FastPlane:
         if entry.copies:
             # Each of its packets goes by two tunnels: the agent's.
             self._unwritten.pop(entry.key, None)
-            self._flows.delete(key)
+            if (packed := self._flows.lookup(key)) is not None:
+                self._count([(key, packed)])
+                self._flows.delete(key)
             return
         if self._permits is not None and self._flows.lookup(key) is None:
             if not self._unwritten:
@@ -259,6 +261,12 @@ class FastPlane:
             return
         self._held.pop(application_id, None)
         self._steer(application_id, tunnel.id if tunnel is not None else 0)
+
+    def application_withheld(self, application_id: int) -> None:
+        """See `Mirror`: at once, whatever an earlier daemon left."""
+        if application_id < self._applications.max_entries:
+            self._held.pop(application_id, None)
+            self._steer(application_id, 0)
 
     def _steer(self, application_id: int, id: int) -> None:
         self._steered[application_id] = id
@@ -473,7 +481,7 @@ class FastPlane:
         self._adopting_until = 0.0
         self._end_names()
         for application in self._paft.applications:
-            self.application_changed(application, self._paft.mirrored(application))
+            self._paft.tell_mirror(application)
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
             for key, _ in [row for part in table.items() for row in part if not is_known(*row)]:
                 table.delete(key)

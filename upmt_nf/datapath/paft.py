@@ -111,6 +111,9 @@ class Mirror(Protocol):
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
         """It goes that way now; at the anchor, its `Heading` may be another one."""
 
+    def application_withheld(self, application_id: int) -> None:
+        """Its packets are none of the mirror's from now on, until it changes again."""
+
     def tunnel_changed(self, tunnel: Tunnel) -> None:
         """It is new, or its other end is elsewhere."""
 
@@ -269,7 +272,7 @@ class Paft:
         self.applications[application_id] = tunnel
         if tunnel is not None:
             self._steered_by.setdefault(tunnel.id, set()).add(application_id)
-        self._tell_of(application_id)
+        self.tell_mirror(application_id)
 
     def double(self, application_id: ApplicationId, to: TunnelId | None, *, is_numbered: bool = True) -> None:
         """Send each packet of an application by this tunnel as well; None: by no other one for now.
@@ -283,15 +286,16 @@ class Paft:
         else:
             self.doubles.pop(application_id, None)
         if is_numbered is (before is None):
-            self._tell_of(application_id)
+            self.tell_mirror(application_id)
 
-    def mirrored(self, application_id: int) -> Tunnel | None:
-        """The tunnel that a mirror is told: it knows no copies, so redundant applications have none."""
-        return None if application_id in self.doubles else self.applications.get(application_id)
-
-    def _tell_of(self, application_id: int) -> None:
-        if self.mirror is not None:
-            self.mirror.application_changed(application_id, self.mirrored(application_id))
+    def tell_mirror(self, application_id: int) -> None:
+        """A mirror knows no numbers: an application whose packets have them is not its own."""
+        if self.mirror is None:
+            return
+        if application_id in self.doubles:
+            self.mirror.application_withheld(application_id)
+        else:
+            self.mirror.application_changed(application_id, self.applications.get(application_id))
 
     def changed(self, entry: FlowEntry) -> None:
         """Whoever changes an entry by itself says so here."""
