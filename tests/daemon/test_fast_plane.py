@@ -249,18 +249,18 @@ def test_a_redundant_application_is_the_agents_at_once_and_after_an_adoption_sti
     world.add_tunnel(1), world.add_tunnel(2)
     world.paft.steer(ApplicationId(7), TunnelId(1))
     world.paft.double(ApplicationId(7), TunnelId(2))
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    assert world.way(7) == 0
     world.paft.steer(ApplicationId(7), TunnelId(2))
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    assert world.way(7) == 0
     world.start_again()
     world.add_tunnel(1), world.add_tunnel(2)
     world.paft.steer(ApplicationId(7), TunnelId(1))
     world.paft.double(ApplicationId(7), TunnelId(2))
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    assert world.way(7) == 0
     world.pass_time(ADOPTING + 1)
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    assert world.way(7) == 0
     world.paft.double(ApplicationId(7), None, is_numbered=False)
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(1)
+    assert world.way(7) == 1
 
 
 def test_late_packets_on_tunnels_that_were_left_are_told_of() -> None:
