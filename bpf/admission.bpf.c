@@ -22,7 +22,6 @@
 #define MAX_HIERARCHIES 32
 #define COMMON_BYTES 160 /* enough of struct sock_common to have the cookie in it */
 
-#define ANY_SOCKET (~0ULL) /* nobody has asked for cookies: then no rule asks for processes, and netfilter's mark says all */
 
 #define OF_THE_KERNEL __attribute__((preserve_access_index))
 
@@ -221,6 +220,8 @@ int admit(struct __sk_buff *skb)
 	told.socket = cookie_of(skb);
 	if (!told.socket)
 		told.socket = ANY_SOCKET;
+	if (flow && flow->socket == ANY_SOCKET && told.socket != ANY_SOCKET) /* it may be the same one */
+		return BPF_OK;
 	if (flow && flow->socket == told.socket &&
 	    (told.socket != ANY_SOCKET || flow->application == told.application)) {
 		/* When the rules have changed the agent looks at it once more, as at all others. */

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
+    ANY_SOCKET,
     EVENTS,
     NUMBER,
     TUNNEL,
@@ -206,7 +207,7 @@ class FastPlane:
             self._write(self._flows, key, row.with_counts(entry.offloaded).packed())
             return
         known = FlowRow.unpacked(packed)
-        if known.socket and known.socket != entry.socket:
+        if known.socket not in (0, ANY_SOCKET, entry.socket):
             # The kernel's, of another socket that is over: this one begins.
             self._write(self._flows, key, row.with_counts(entry.offloaded).packed())
             return
@@ -454,7 +455,8 @@ class FastPlane:
                     own = row.tunnel if entry.application_id else self._resolved(row)
                     self._change(key, row._replace(application=entry.application_id, tunnel=own))
                 entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = row.counts
-                entry.offloaded, entry.socket = row.counts, row.socket
+                entry.offloaded = row.counts
+                entry.socket = row.socket if row.socket != ANY_SOCKET else 0
                 flows += 1
         # All are read before one is written: numbers may change places.
         ways = {new: self._applications.lookup(NUMBER.pack(old)) for old, new in renumbered.items()}
@@ -522,7 +524,7 @@ class FastPlane:
                 elif row.socket and flow_bytes(key) not in self._doomed_flows:
                     self.let_in(flow_bytes(key), row)
                 continue
-            if row.socket and row.socket != entry.socket:
+            if row.socket not in (0, ANY_SOCKET, entry.socket):
                 # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
                 continue
             before = entry.offloaded

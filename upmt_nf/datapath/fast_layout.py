@@ -31,6 +31,8 @@ LAYOUT: Final = 3
 APPLICATIONS: Final = MAX_APPLICATION_ID + 1
 NAMED_BYTES: Final = 1024
 MAX_SECRETS: Final = 8
+ANY_SOCKET: Final = (1 << 64) - 1
+"""In place of a cookie, where no socket has one."""
 FORMAT_AGENT, FORMAT_PLAIN, FORMAT_COOKIE = 0, 1, 2
 EVENTS: Final = (
     "unknown_flow",

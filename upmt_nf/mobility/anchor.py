@@ -182,10 +182,10 @@ class Anchor:
         if self._is_stopped:
             return []
         match event:
-            case SipDatagramReceived(source, data):
+            case SipDatagramReceived(source, data, by):
                 if not self.limits.admits(packed_endpoint(source), data, now):
                     return []
-                self._endpoint.receive_datagram(data, AnchorPath(source), now)
+                self._endpoint.receive_datagram(data, AnchorPath(source, None, by), now)
             case TunnelSignalReceived(tunnel, remote, source, port, payload, by):
                 if port == MEASUREMENT_PORT:
                     answer = self._reflector.answer(tunnel, payload, now)
@@ -266,7 +266,7 @@ class Anchor:
     def _flush(self) -> None:
         for data, path in self._endpoint.datagrams_to_send():
             if path.inner is None:
-                self._commands.append(SendSip(path.remote, data))
+                self._commands.append(SendSip(path.remote, data, path.by))
             else:
                 port = self._settings.signalling_port
                 self._commands.append(SendTunnelSignal(path.remote, path.inner, port, data, path.by))

@@ -162,6 +162,8 @@ class HostSignalling:
         association_key: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self._settings = settings
+        self._sent_outside: dict[NetworkName, tuple[bytes, int]] = {}
+        """What went outside the tunnels last, and how often it had gone before."""
         self._random = random
         self._round_trip = round_trip
         self._association_key = association_key
@@ -420,9 +422,20 @@ class HostSignalling:
         return [
             SendTunnelSignal(path.network, self._settings.signalling_port, data)
             if path.is_inside
-            else SendSip(path.network, self._settings.anchor_signalling, data)
+            else SendSip(path.network, self._outside_port(path.network, data), data)
             for data, path in self._endpoint.datagrams_to_send()
         ]
+
+    def _outside_port(self, network: NetworkName, data: bytes) -> Endpoint:
+        """Where to send SIP outside the tunnels: what is sent again tries the anchor's further tunnel ports as well.
+
+        An access network that lets no tunnels pass by their usual port seldom lets SIP pass by its own.
+        """
+        before, tries = self._sent_outside.get(network, (b"", 0))
+        tries = tries + 1 if data == before else 0
+        self._sent_outside[network] = data, tries
+        ports = (self._settings.signalling_port, *self._settings.further_tunnel_ports)
+        return Endpoint(self._settings.anchor, ports[tries % len(ports)])
 
     @property
     def counters(self) -> dict[str, int]:

@@ -72,7 +72,6 @@ from upmt_nf.mobility.host_status import (
     NetworkStatus,
     application_status,
     association_status,
-    network_status,
 )
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.placement import Placement
@@ -166,16 +165,9 @@ class MobileHost:
     @property
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
+        paths = self._advisor.engine.paths
         return {
-            name: network_status(
-                tunnel,
-                self._upkeep.binding.binding_time(name),
-                self._upkeep.tests.result(name),
-                self._upkeep.paths.found(name),
-                self._upkeep.portals.found(name),
-                is_metered=self._advisor.engine.paths[name].facts.is_metered,
-            )
-            for name, tunnel in self._tunnels.items()
+            name: self._upkeep.status_of(tunnel, paths[name].facts) for name, tunnel in self._tunnels.items()
         }
 
     @property
@@ -393,10 +385,12 @@ class MobileHost:
         if tunnel.state is not TunnelState.DOWN:
             if tunnel.care_of_address == event.care_of_address and tunnel.interface == event.interface:
                 tunnel.gateway = event.gateway
-                return self._setups.set_mtu(tunnel, self._setups.inner_mtu(tunnel, event.mtu))
+                tunnel.widest = self._setups.inner_mtu(tunnel, event.mtu)
+                return self._setups.set_mtu(tunnel, self._upkeep.paths.capped(tunnel))
             self._vanish(event.network, f"its address is {event.care_of_address} now", now)
         tunnel.interface, tunnel.care_of_address = event.interface, event.care_of_address
-        tunnel.gateway, tunnel.mtu = event.gateway, self._setups.inner_mtu(tunnel, event.mtu)
+        tunnel.gateway = event.gateway
+        tunnel.mtu = tunnel.widest = self._setups.inner_mtu(tunnel, event.mtu)
         self._upkeep.appear(event, now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()

@@ -98,8 +98,8 @@ class TunnelSetups:
         self.ask(tunnel, rebind=True, now=now)
 
     def _heed_path(self, tunnel: HostTunnel, mtu: int) -> None:
-        """The largest inner packet that passes, as far as it is smaller than what was believed."""
-        if tunnel.tunnel is None or tunnel.reflexive is None or mtu >= tunnel.mtu:
+        """The largest inner packet that was seen to pass."""
+        if tunnel.tunnel is None or tunnel.reflexive is None or mtu == tunnel.mtu:
             return
         text = f"network {tunnel.network}: its path takes inner packets of {mtu} bytes, not {tunnel.mtu}"
         self._perform(Announce(Level.INFO, text))
