@@ -17,7 +17,15 @@ import pytest
 from kernel_namespace import Namespace
 
 from upmt_nf.datapath.admission_layout import ASKED, GATE, VERDICT, Begun, Identity
-from upmt_nf.datapath.fast_layout import ANY_SOCKET, FLOW_KEY, NUMBER, FlowRow, flow_key, tunnel_row
+from upmt_nf.datapath.fast_layout import (
+    ANY_SOCKET,
+    FLOW_KEY,
+    NUMBER,
+    ApplicationRow,
+    FlowRow,
+    flow_key,
+    tunnel_row,
+)
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.linux import routes
 from upmt_nf.linux.admission_program import AdmissionProgram
@@ -128,7 +136,7 @@ class Site:
         self.plane.maps["tunnels"].update(NUMBER.pack(TUNNEL_ID), row.value)
 
     def steer(self, application: int, id: int = TUNNEL_ID) -> None:
-        self.plane.maps["applications"].update(NUMBER.pack(application), NUMBER.pack(id))
+        self.plane.maps["applications"].update(NUMBER.pack(application), ApplicationRow(tunnel=id).packed())
 
     def open(self, generation: int = 7, rest: int = 0, *, cgroups: bool = False) -> None:
         self.program.maps["gate"].update(NUMBER.pack(0), GATE.pack(generation, rest, cgroups, 0))

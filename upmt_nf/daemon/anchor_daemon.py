@@ -90,7 +90,7 @@ class AnchorDaemon:
     def __init__(self, config: AnchorSection) -> None:
         self.config = config
         # No host may fill the table: a share of it is all that one association gets.
-        self.paft = Paft(max_flows=config.max_flows, max_flows_per_owner=max(1024, config.max_flows // 16))
+        self.paft = Paft(max_flows=config.max_flows, max_flows_per_owner=max(1024, config.max_flows // 8))
         self._events: deque[AnchorEvent] = deque()
         self.datapath = Choice(None, "not chosen yet")
         self._is_working = False

@@ -343,7 +343,7 @@ class AnchorForwarder:
             self.counters.add("cut_short")
             return DROPPED_OUT
         entry = self._paft.flows.get(reverse(key))
-        tunnel = entry.pinned if entry is not None else None
+        tunnel = self._paft.tunnel_of(entry) if entry is not None else None
         destination = destination_of(packet)
         if tunnel is None or tunnel.owner_packed != destination:
             # Never seen: where the host wants what others begin. Aged, or its tunnel is gone, or an error that quotes

@@ -14,6 +14,7 @@ from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_n
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.fast_layout import ANY_SOCKET
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.formats import PLAIN, decode, is_plain
 from upmt_nf.datapath.fragment import Reassembler
 from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, ErrorBudget
@@ -33,7 +34,7 @@ from upmt_nf.datapath.packet import (
     reverse,
     source_of,
 )
-from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.reordering import Resequencer
 from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
@@ -338,9 +339,8 @@ class HostForwarder:
         field = mark & MARK_MASK
         if field and not field & MARK_OUTER:
             classified = self._classify(entry.key, mark, entry.dscp)
-            entry.application_id, entry.why = classified.application_id, classified.why
-            entry.mark = field
-            self._paft.changed(entry)
+            entry.why, entry.mark = classified.why, field
+            self._paft.assign(entry, classified.application_id)
 
     def inbound(self, outer_packet: bytes, now: float) -> Inbound:
         """A packet that arrived at the port of one of our tunnels. `now` in seconds. Never raises."""

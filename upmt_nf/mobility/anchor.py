@@ -408,6 +408,7 @@ class Anchor:
             255,
             None if body.format == PLAIN.name else bytes(16),
             copies=True,
+            knows_applications=True,
         )
         room = self._room(request, longest, body.handover, inner)
         if len(body.handover) > (most := most_pairs(room)):
@@ -418,7 +419,15 @@ class Anchor:
         key_id, salt = self._protect(tunnel, lease, body.format)
         results = with_short_reasons(self._moves.apply(lease, body.handover, tunnel, cseq, now), room)
         answer = TunnelSetupResponse(
-            tunnel.id, remote.address, remote.port, results, body.format, key_id, salt, copies=True
+            tunnel.id,
+            remote.address,
+            remote.port,
+            results,
+            body.format,
+            key_id,
+            salt,
+            copies=True,
+            knows_applications=True,
         )
         return self._yes(request, encode(answer))
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.mobility.handover import FlowRequest
 from upmt_nf.mobility.host_commands import SendSip, SendTunnelSignal
+from upmt_nf.mobility.naming import NameRequest
 from upmt_nf.mobility.notice_proofs import NoticeProofs
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tallies import CountRequest
@@ -103,7 +104,15 @@ class Counting:
     request: CountRequest
 
 
-Purpose = Registering | SettingUp | Moving | Counting
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Purpose of a request that names flows."""
+
+    network: NetworkName
+    request: NameRequest
+
+
+Purpose = Registering | SettingUp | Moving | Counting | Naming
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +266,11 @@ class HostSignalling:
         request.flows = flows_in_groups(request.flows, room)[0]
         body = FlowCountsRequest(token, request.flows)
         self._send_message(body, request.network, virtual_address, Counting(request.network, request), now)
+
+    def name(self, token: str, virtual_address: IPAddress, request: NameRequest, now: float) -> None:
+        """Say which application flows are of, by the network where that is."""
+        body = HandoverRequest(token, (HandoverPair(request.flows, application=request.application),))
+        self._send_message(body, request.network, virtual_address, Naming(request.network, request), now)
 
     def room_for_flows(self, token: str, virtual_address: IPAddress, mtu: int) -> int:
         """Bytes of pairs for which a handover request has room, in a tunnel whose inner packets have up to `mtu`."""
@@ -445,5 +459,5 @@ def _renewed(purpose: Purpose, cseq: int, now: float) -> Purpose:
             return replace(purpose, cseq=cseq, asked_at=now)
         case SettingUp():
             return replace(purpose, asked_at=now)
-        case Moving() | Counting():
+        case Moving() | Counting() | Naming():
             return purpose

@@ -142,10 +142,12 @@ class TunnelSetups:
             is_disowned = isinstance(answer, Refusal) and answer.is_disowned
             return tunnel.fail_setup(now), reason if is_disowned else None
         self._open(tunnel, answer, address, now)
+        self._placement.running.naming.is_understood = answer.knows_applications
         was_resent = now - purpose.asked_at >= INSIDE_T1
         actions = tunnel.accept(now, None if was_resent else now - purpose.asked_at)
         if purpose.claimed and answer.results and all(result.accepted for result in answer.results):
-            self._placement.confirm_claims(tunnel.network, purpose.claimed, purpose.asked_at)
+            moved = sum(result.flows for result in answer.results)
+            self._placement.confirm_claims(tunnel.network, purpose.claimed, moved, purpose.asked_at)
         return actions, None
 
     def close(self, tunnel: HostTunnel) -> None:
