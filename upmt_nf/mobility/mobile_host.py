@@ -201,6 +201,7 @@ class MobileHost:
         tunnels = self._tunnels.values()
         return self._anchors.counters | {
             "keys_renewed": self._upkeep.rekeying.renewed,
+            "flows_named": self._placement.running.naming.named,
             "given_up_silent": sum(tunnel.given_up for tunnel in tunnels),
             "given_up_wrongly": sum(tunnel.given_up_wrongly for tunnel in tunnels),
         }
