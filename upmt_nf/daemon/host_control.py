@@ -71,6 +71,8 @@ class HostControl:
             "role": "mobile-host",
             "datapath": daemon.datapath.name,
             "datapath_reason": daemon.datapath.reason,
+            "admission": "kernel" if daemon.kernel.admits else "agent",
+            "admission_reason": daemon.kernel.lacks_admission or "the kernel has all it needs",
             "virtual_interface": daemon.kernel.interface.name,
             "association": association_report(daemon.machine.association, self._now()),
             "resolver": daemon.config.mobile_host.resolver,
