@@ -209,7 +209,7 @@ class HostControl:
                 failure = await self._move_to_best(application, policy)
             daemon.take(ApplicationAssigned(application.name, policy))
         if rule is not None and policy is not None:
-            moved = daemon.applications.reclassify(daemon.paft.flows.values(), rule)
+            moved = daemon.applications.reclassify(daemon.paft, rule)
             daemon.take(FlowsAdopted(application.name, tuple(moved)))
         if arguments.get("save"):
             daemon.declarations.save(application, policy, choice, rule)
