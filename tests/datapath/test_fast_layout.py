@@ -17,6 +17,7 @@ from upmt_nf.datapath.fast_layout import (
     END,
     EVENTS,
     FLOW,
+    FLOW_COUNTS_AT,
     FLOW_KEY,
     NAMED_BYTES,
     TUNNEL,
@@ -52,6 +53,11 @@ FIELDS = {
 }
 
 MEMBERS = {"left_too": "left[1]"}
+
+
+def test_a_flows_counts_are_where_they_are_read() -> None:
+    _, fields = FIELDS["flow"]
+    assert offsets(FLOW)[fields.split().index("packets_out")] == FLOW_COUNTS_AT
 
 
 def offsets(layout: struct.Struct) -> list[int]:

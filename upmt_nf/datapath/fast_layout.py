@@ -18,6 +18,9 @@ from upmt_nf.model.names import MAX_APPLICATION_ID
 
 FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
 FLOW: Final = struct.Struct("=IIIIQQQQQQ")
+FLOW_COUNTS: Final = struct.Struct("=QQQQ")
+FLOW_COUNTS_AT: Final = 32
+"""Where in FLOW packets and bytes out, packets and bytes in begin."""
 TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sHI8s64s")
 END: Final = struct.Struct("=4s4s2s2s")
 COUNTS: Final = struct.Struct("=QQQQQ")

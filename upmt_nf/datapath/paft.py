@@ -95,7 +95,7 @@ class FlowEntry:
     `previous` is the one that learnt data made it leave. `mark` and `dscp` are those of the packet that it was
     classified by, `why` what the classifier said of its reasons, `socket` the cookie of its socket if that was asked
     for, `introduced` how often a packet of it was looked at since. `is_permitted`: the anchor has judged its
-    correspondent.
+    correspondent. `is_mirrored`: a mirror has it, which alone sets that.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent. `offloaded` is how much of
     them a mirror has told so far: packets and bytes out, packets and bytes in.
     """
@@ -109,6 +109,7 @@ class FlowEntry:
         "created",
         "dscp",
         "introduced",
+        "is_mirrored",
         "is_permitted",
         "key",
         "last_seen",
@@ -135,7 +136,7 @@ class FlowEntry:
         self.created = self.last_seen = now
         self.mark = self.dscp = 0
         self.socket = self.introduced = 0
-        self.is_permitted = False
+        self.is_permitted = self.is_mirrored = False
         self.pid = pid
         self.command = command
         self.why: object = None

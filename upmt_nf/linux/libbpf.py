@@ -10,7 +10,8 @@ import ctypes.util
 import errno
 import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from upmt_nf.model.errors import FacilityError, KernelError
 
 log = logging.getLogger(__name__)
 
-_BATCH = 4096
+_BATCH = 2048
 _PERCPU = frozenset((5, 6))
 """BPF_MAP_TYPE_PERCPU_HASH and _ARRAY."""
 _LAST_LINES = 12
@@ -97,6 +98,7 @@ class _Library:
             ("bpf_map_lookup_elem", number, (number, text, pointer)),
             ("bpf_map_delete_elem", number, (number, text)),
             ("bpf_map_lookup_batch", number, (number, *(pointer,) * 5, pointer)),
+            ("bpf_map_update_batch", number, (number, text, text, pointer, pointer)),
             ("bpf_tc_hook_create", number, (pointer,)),
             ("bpf_tc_attach", number, (pointer, pointer)),
             ("bpf_tc_detach", number, (pointer, pointer)),
@@ -143,6 +145,7 @@ class BpfMap:
         if calls.bpf_map__type(pointer) in _PERCPU:
             self.value_size = (self.value_size + 7 & ~7) * library().cpus
         self._update = calls.bpf_map_update_elem
+        self._update_batch = calls.bpf_map_update_batch
         self._lookup = calls.bpf_map_lookup_elem
         self._delete = calls.bpf_map_delete_elem
         self._value = ctypes.create_string_buffer(self.value_size)
@@ -156,6 +159,15 @@ class BpfMap:
         if result < 0:
             raise KernelError(f"map {self.name}: {os.strerror(-result)}")
         return True
+
+    def update_many(self, rows: Sequence[tuple[bytes, bytes]]) -> int:
+        """Write entries in their order by one call; gives how many were written before one that could not be."""
+        for key, value in rows:
+            self._check(key, value)
+        count = ctypes.c_uint32(len(rows))
+        keys, values = b"".join(key for key, _ in rows), b"".join(value for _, value in rows)
+        result = self._update_batch(self._fd, keys, values, ctypes.byref(count), None)
+        return len(rows) if result == 0 else min(count.value, len(rows) - 1)
 
     def lookup(self, key: bytes) -> bytes | None:
         """An entry's value."""
@@ -196,6 +208,21 @@ class BpfMap:
             if result < 0:
                 return
             before = place
+
+    def values(self, first: int, count: int) -> list[bytes]:
+        """The values of an array at these places, read by one call; fewer at its end. Raises KernelError."""
+        keys = ctypes.create_string_buffer(count * self.key_size)
+        values = ctypes.create_string_buffer(count * self.value_size)
+        before = (first - 1).to_bytes(4, sys.byteorder) if first else None
+        found = ctypes.c_uint32(count)
+        place = ctypes.create_string_buffer(self.key_size)
+        result = library().calls.bpf_map_lookup_batch(
+            self._fd, before, place, keys, values, ctypes.byref(found), None
+        )
+        if result < 0 and result != -errno.ENOENT:
+            raise KernelError(f"map {self.name} cannot be read: {os.strerror(-result)}")
+        raw, size = values.raw, self.value_size
+        return [raw[at : at + size] for at in range(0, found.value * size, size)]
 
     def _check(self, key: bytes, value: bytes | None = None) -> None:
         # libbpf reads as many bytes as the map has, whatever it is given.
