@@ -6,7 +6,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from lab_driver import Lab, unique_lab_name
+
+# An example that takes long on a busy machine is no defect: only what an example shows is.
+settings.register_profile("usual", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=5000)
+settings.load_profile(os.environ.get("UPMT_TEST_EXAMPLES", "usual"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -70,13 +70,10 @@ class Namespace:
             pytest.skip(f"the kernel cannot take iptables-legacy {rule}: {done.stderr.strip()}")
 
     def rules(self, *, with_counters: bool = False) -> str:
-        """All of iptables-legacy-save, tables in a fixed order, but its dates and the counts of policies.
-
-        libiptc itself begins those anew with each change, also for iptables-legacy.
-        """
+        """All of iptables-legacy-save, tables in a fixed order, but its dates."""
         counters = "-c" if with_counters else ""
         return "".join(
-            (line.partition(" [")[0] if line.startswith(":") else line) + "\n"
+            (line.partition(" [")[0] if line.startswith(":") and not with_counters else line) + "\n"
             for table in ("raw", "mangle", "nat", "filter")
             for line in self.run(f"iptables-legacy-save -t {table} {counters}").splitlines()
             if not line.startswith("#")

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lab_driver import UPMT, Lab, wait_until
@@ -277,76 +276,6 @@ def daemon_of(lab: Lab) -> int:
         if "mobile-host" in Path(f"/proc/{pid}/cmdline").read_text():
             return int(pid)
     pytest.fail("no daemon runs")
-
-
-DOWNLOAD = """
-import socket, sys, time, os
-open("/proc/self/comm", "w").write(sys.argv[3])
-made = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-made.settimeout(30)
-print("ready", os.getpid(), flush=True)
-child = os.fork()
-if not child:
-    made.close()
-    made = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-    made.settimeout(30)
-sent = 0
-while not os.path.exists(sys.argv[4]):
-    made.sendall(bytes(20000))
-    left = 20000
-    while left:
-        left -= len(made.recv(left))
-    sent += 20000
-    time.sleep(0.01)
-made.close()
-sys.stdout.write(f"{'child' if not child else 'parent'} {sent}\\n"); sys.stdout.flush()
-if child:
-    os.waitpid(child, 0)
-"""
-
-
-@pytest.mark.parametrize(
-    "match", [{"pid": "PID"}, {"command": "fetcher", "children": True}], ids=["pid", "command"]
-)
-def test_a_running_program_and_its_child_are_adopted_without_a_new_start(
-    far: Lab, tmp_path: Path, match: dict[str, Any]
-) -> None:
-    end = tmp_path / "end"
-    program = far.start("mh", PYTHON, "-c", DOWNLOAD, FAR, str(PORT), "fetcher", str(end))
-    assert program.stdout is not None
-    pid = int(program.stdout.readline().split()[1])
-
-    def connections() -> list[dict[str, Any]]:
-        return [
-            flow
-            for flow in ask(far, "flows")
-            if flow["protocol"] == "tcp" and flow["packets"] > 20 and flow["pid"] in family
-        ]
-
-    family = {pid}
-
-    def both() -> bool:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        family.update(map(int, children))
-        return len(connections()) == 2
-
-    wait_until(both, "both connections run", PATIENCE)
-    assert {flow["network"] for flow in connections()} == {"net0"}
-    name = f"adopted-{'-'.join(match)}"
-    arguments = [
-        f"--{key}={pid if value == 'PID' else value}" for key, value in match.items() if key != "children"
-    ]
-    arguments += ["--children"] if match.get("children") else []
-    far.on("mh", *UPMT, "assign", *arguments, "--to", "net1", "--app", name)
-    assert {(flow["application"], flow["network"]) for flow in connections()} == {(name, "net1")}
-    before = far.counters()
-    wait_until(lambda: far.counters()["if1"] - before["if1"] > 200, "packets go by net1", PATIENCE)
-    after = far.counters()
-    assert after["if0"] - before["if0"] < (after["if1"] - before["if1"]) / 4
-    end.touch()
-    said = dict(line.split() for line in program.stdout.read().splitlines())
-    assert program.wait(timeout=PATIENCE) == 0
-    assert all(int(said[who]) > 0 for who in ("parent", "child"))
 
 
 def test_the_order_of_the_rules_is_to_be_seen(far: Lab) -> None:

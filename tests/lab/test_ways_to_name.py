@@ -19,7 +19,7 @@ from talking import ECHO, PATIENCE, SNIFFER, TALKER, Program, answers, ask, flow
 
 pytestmark = pytest.mark.lab
 
-SPECIAL, NAMED = "86.0.0.77", "86.0.0.78"
+CORRESPONDENT, SPECIAL, NAMED = "86.0.0.1", "86.0.0.77", "86.0.0.78"
 HOST_NAME = "talker.example"
 PORT, OTHER_PORT = 6010, 6020
 CONTAINER = "3f" * 32
@@ -68,15 +68,15 @@ WAYS = (
 )
 
 
-@pytest.fixture(scope="module")
-def named_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=["agent", "fast"])
+def named_lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab whose mobile host resolves a name of the test's own, with echo servers at the correspondent."""
     directory = tmp_path_factory.mktemp("lab")
     lab = Lab(unique_lab_name(), directory)
     hosts = directory / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n{NAMED} {HOST_NAME}\n")
     try:
-        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons")
+        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--datapath", request.param)
         config = lab.directory_of_state() / "mobile-host.toml"
         lab.start_daemon("an")
         mount = 'mount --bind "$0" /etc/hosts && exec "$@"'
@@ -164,3 +164,75 @@ def test_a_way_to_name_an_application(
     finally:
         for program in programs:
             program.end()
+
+
+DOWNLOAD = """
+import socket, sys, time, os
+open("/proc/self/comm", "w").write(sys.argv[3])
+made = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+made.settimeout(30)
+print("ready", os.getpid(), flush=True)
+child = os.fork()
+if not child:
+    made.close()
+    made = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+    made.settimeout(30)
+sent = 0
+while not os.path.exists(sys.argv[4]):
+    made.sendall(bytes(20000))
+    left = 20000
+    while left:
+        left -= len(made.recv(left))
+    sent += 20000
+    time.sleep(0.01)
+made.close()
+sys.stdout.write(f"{'child' if not child else 'parent'} {sent}\\n"); sys.stdout.flush()
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize(
+    "match", [{"pid": "PID"}, {"command": "fetcher", "children": True}], ids=["pid", "command"]
+)
+def test_a_running_program_and_its_child_are_adopted_without_a_new_start(
+    named_lab: Lab, tmp_path: Path, match: dict[str, Any]
+) -> None:
+    lab, end = named_lab, tmp_path / "end"
+    program = lab.start(
+        "mh", "/usr/bin/python3", "-c", DOWNLOAD, CORRESPONDENT, str(PORT), "fetcher", str(end)
+    )
+    assert program.stdout is not None
+    pid = int(program.stdout.readline().split()[1])
+
+    def connections() -> list[dict[str, Any]]:
+        return [
+            flow
+            for flow in ask(lab, "flows")
+            if flow["protocol"] == "tcp" and flow["packets"] > 20 and flow["pid"] in family
+        ]
+
+    family = {pid}
+
+    def both() -> bool:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        family.update(map(int, children))
+        return len(connections()) == 2
+
+    wait_until(both, "both connections run", PATIENCE)
+    assert {flow["network"] for flow in connections()} == {"net0"}
+    name = f"adopted-{'-'.join(match)}"
+    arguments = [
+        f"--{key}={pid if value == 'PID' else value}" for key, value in match.items() if key != "children"
+    ]
+    arguments += ["--children"] if match.get("children") else []
+    lab.on("mh", *UPMT, "assign", *arguments, "--to", "net1", "--app", name)
+    assert {(flow["application"], flow["network"]) for flow in connections()} == {(name, "net1")}
+    before = lab.counters()
+    wait_until(lambda: lab.counters()["if1"] - before["if1"] > 200, "packets go by net1", PATIENCE)
+    after = lab.counters()
+    assert after["if0"] - before["if0"] < (after["if1"] - before["if1"]) / 4
+    end.touch()
+    said = dict(line.split() for line in program.stdout.read().splitlines())
+    assert program.wait(timeout=PATIENCE) == 0
+    assert all(int(said[who]) > 0 for who in ("parent", "child"))

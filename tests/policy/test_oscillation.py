@@ -53,7 +53,7 @@ def test_a_hundred_random_hours_stay_within_the_bound(name: str) -> None:
 def test_networks_that_also_fall_and_return_add_only_what_they_force(name: str) -> None:
     policy = profile(name)
     bound = policy.most_moves(len(NETWORKS), HOUR)
-    for seed in SEEDS:
+    for seed in SEEDS[:40]:
         course = replay(random_trace(seed), NETWORKS, {APP: policy}, count_every=600).courses[APP]
         assert own_moves(course) <= bound + len(NETWORKS) * forced_moves(course), seed
         assert_penalties_were_served(course, policy)
@@ -74,4 +74,5 @@ def test_the_stated_bound_in_numbers() -> None:
     assert voice.most_returns(29) == 1
     assert voice.most_returns(60) == 2
     assert voice.most_returns(HOUR) == 10
+    assert voice.most_moves(0, HOUR) == 0
     assert course_of(voice, [], 10).moves == []

@@ -1,7 +1,7 @@
 """Rule sets in and out of the kernel's iptables tables (python-iptables). Touches chains UPMT-* and jumps to them.
 
 python-iptables replaces a table as a whole; when somebody else changed it meanwhile the kernel says EAGAIN and the
-work is done again on the new state, so nobody's change is lost.
+work is done again on the new state, so nobody's change is lost. Nor is a count, also of a built-in chain's policy.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import iptc
 from iptc import easy
 
+from upmt_nf.linux import policy_counters
 from upmt_nf.linux.journal import Journal, RulesInstalled
 from upmt_nf.model.errors import FacilityError, KernelError
 from upmt_nf.model.names import CHAIN_PREFIX
@@ -334,7 +335,11 @@ def _put(table: Any, wanted: dict[str, list[Rule]]) -> None:
 def _change(name: str, version: int, work: Callable[[Any], None]) -> None:
     for attempt in range(_ATTEMPTS):
         table = _table(name, version)
-        table.autocommit = False
+        counted = {
+            chain: table.get_policy(chain)[1]
+            for chain in policy_counters.CHAINS
+            if table.builtin_chain(chain)
+        }
         try:
             work(table)
             table.commit()
@@ -344,16 +349,18 @@ def _change(name: str, version: int, work: Callable[[Any], None]) -> None:
             time.sleep(0.005 * (attempt + 1))
             continue
         finally:
-            table.autocommit = True
             table.refresh()
+        policy_counters.add(name, version, counted)
         return
 
 
 def _table(name: str, version: int) -> Any:
-    """The table as it is now: the library keeps one object a name for the life of the process."""
+    """The table as it is now: the library keeps one object a name for the life of the process.
+
+    Never with autocommit: a refresh would then commit once more what was committed, or half of what failed.
+    """
     try:
-        table = iptc.Table(name) if version == 4 else iptc.Table6(name)
-        table.autocommit = True
+        table = iptc.Table(name, False) if version == 4 else iptc.Table6(name, False)
         table.refresh()
     except iptc.IPTCError as reason:
         raise FacilityError(

@@ -116,4 +116,4 @@ class Policy:
         at most `networks` - 1 steps.
         """
         disappointments = networks * (self.most_returns(window) + 1)
-        return disappointments + (networks - 1) * (disappointments + 1)
+        return max(0, disappointments + (networks - 1) * (disappointments + 1))

@@ -6,10 +6,11 @@ not known (None) is held against nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import Enum
 from math import log
+from operator import attrgetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +68,14 @@ class Thresholds:
 
     def violated_by(self, quality: Quality) -> Violation | None:
         """The first limit that the quality is beyond; None when it keeps all of them."""
-        for criterion in Criterion:
-            limit = getattr(self, criterion.value)
+        for criterion, limit_of, value_of, is_more_better in _TRIALS:
+            limit = limit_of(self)
             if limit is None:
                 continue
-            value = _VALUE[criterion](quality)
+            value = value_of(quality)
             if value is None:
                 continue
-            if value < limit if criterion in MORE_IS_BETTER else value > limit:
+            if value < limit if is_more_better else value > limit:
                 return Violation(criterion, value, limit)
         return None
 
@@ -108,13 +109,18 @@ def voice_score(quality: Quality) -> float | None:
     return 1 + 0.035 * rating + 7e-6 * rating * (rating - 60) * (100 - rating)
 
 
-_VALUE: Mapping[Criterion, Callable[[Quality], float | None]] = {
-    Criterion.DELAY: lambda quality: quality.delay,
-    Criterion.JITTER: lambda quality: quality.jitter,
-    Criterion.LOSS: lambda quality: quality.loss,
-    Criterion.THROUGHPUT: lambda quality: quality.throughput,
-    Criterion.VOICE_SCORE: voice_score,
-}
+_TRIALS: tuple[
+    tuple[Criterion, Callable[[Thresholds], float | None], Callable[[Quality], float | None], bool], ...
+] = tuple(
+    (
+        criterion,
+        attrgetter(criterion.value),
+        voice_score if criterion is Criterion.VOICE_SCORE else attrgetter(criterion.value),
+        criterion in MORE_IS_BETTER,
+    )
+    for criterion in Criterion
+)
+"""Each criterion in turn: its limit, its value, whether more is better. Asked for with each change of each path."""
 
 
 @dataclass(frozen=True, slots=True)
