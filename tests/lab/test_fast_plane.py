@@ -198,13 +198,13 @@ def start_daemon(lab: Lab, host: str) -> None:
 
 def daemon_of(lab: Lab, host: str) -> int:
     role = {"mh": "mobile-host", "an": "anchor"}[host]
+    config = str(lab.directory_of_state() / f"{role}.toml").encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            config = str(lab.directory_of_state() / f"{role}.toml").encode()
             if role.encode() in words and config in words and b"--watchdog" not in words:
                 return int(entry.name)
     raise AssertionError(f"no daemon runs on {host}")
