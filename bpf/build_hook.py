@@ -18,7 +18,8 @@ except ImportError:  # run as a program, or read by a test
     BuildHookInterface = object
 
 SOURCES = Path(__file__).resolve().parent
-OBJECT = SOURCES.parent / "upmt_nf" / "bpf" / "upmt.bpf.o"
+OBJECTS = SOURCES.parent / "upmt_nf" / "bpf"
+OBJECT = OBJECTS / "upmt.bpf.o"
 
 
 class CannotCompile(Exception):
@@ -48,22 +49,32 @@ def compile_programs(
         raise CannotCompile(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
 
 
+def compile_all() -> list[Path]:
+    """Every object, with the one that the others are of no use without first. Raises CannotCompile."""
+    sources = sorted(SOURCES.glob("*.bpf.c"), key=lambda source: source.stem != OBJECT.stem)
+    targets = [OBJECTS / f"{source.stem}.o" for source in sources]
+    for source, target in zip(sources, targets, strict=True):
+        compile_programs(target, source=source)
+    return targets
+
+
 class BpfBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg, unused-ignore]
     """Called by hatchling, for wheels and for editable installs."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before files are gathered."""
         try:
-            compile_programs()
+            made = compile_all()
         except CannotCompile as reason:
-            OBJECT.unlink(missing_ok=True)
+            for left in OBJECTS.glob("*.bpf.o"):
+                left.unlink()
             self.app.display_warning(str(reason))
             return
-        build_data["artifacts"].append("upmt_nf/bpf/upmt.bpf.o")
+        build_data["artifacts"] += [f"upmt_nf/bpf/{target.name}" for target in made]
 
 
 if __name__ == "__main__":
     try:
-        compile_programs()
+        compile_all()
     except CannotCompile as reason:
         sys.exit(str(reason))

@@ -40,6 +40,9 @@ struct flow {
 	__u64 bytes_out;
 	__u64 packets_in;
 	__u64 bytes_in;
+	__u64 socket;     /* at the host: the cookie of its socket, when the kernel itself let it in ... */
+	__u32 generation; /* ... by the application rules of that generation (admission.h) */
+	__u32 unused;
 };
 
 struct tunnel {

@@ -12,7 +12,7 @@ from upmt_nf.linux.host_facts import HostFacts, PolicyRule
 HEALTHY = HostFacts(
     facilities=dict.fromkeys(
         (
-            *RULES, "network_namespace", "policy_routing", "packet_queue", "fast_plane",
+            *RULES, "network_namespace", "policy_routing", "packet_queue", "fast_plane", "kernel_admission",
             "process_events", "socket_record",
             "interface_dummy", "interface_ifb", "interface_tun",
         )

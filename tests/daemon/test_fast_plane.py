@@ -1,7 +1,7 @@
 """The mirror: whatever happens to PAFT, the maps say the same; what the kernel counts comes back."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import ip_address
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from pretend_kernel import PretendLoop, PretendMap
 
 from upmt_nf.daemon.datapath_choice import choose
 from upmt_nf.daemon.fast_plane import FastPlane, Near
@@ -35,79 +36,6 @@ from upmt_nf.model.identity import ApplicationId, TunnelId
 
 HERE = Near(Endpoint(ip_address("192.0.2.1"), 4000), 3, 0x1001)
 OWNER = ip_address("10.9.0.1")
-
-
-class PretendMap:
-    """A map in memory that counts what is written."""
-
-    def __init__(self, key_size: int, value_size: int, max_entries: int = 64) -> None:
-        self.key_size, self.value_size, self.max_entries = key_size, value_size, max_entries
-        self.rows: dict[bytes, bytes] = {}
-        self.writes = 0
-        self.fails = False
-
-    def update(self, key: bytes, value: bytes) -> bool:
-        assert (len(key), len(value)) == (self.key_size, self.value_size)
-        if self.fails:
-            raise KernelError("no memory")
-        self.writes += 1
-        if key not in self.rows and len(self.rows) >= self.max_entries:
-            return False
-        self.rows[key] = value
-        return True
-
-    def update_many(self, rows: list[tuple[bytes, bytes]]) -> int:
-        for written, row in enumerate(rows):
-            try:
-                if not self.update(*row):
-                    return written
-            except KernelError:
-                return written
-        return len(rows)
-
-    def lookup(self, key: bytes) -> bytes | None:
-        return self.rows.get(key)
-
-    def values(self, first: int, count: int) -> list[bytes]:
-        return [
-            self.rows.get(NUMBER.pack(at), bytes(self.value_size))
-            for at in range(first, min(first + count, self.max_entries))
-        ]
-
-    def delete(self, key: bytes) -> bool:
-        return self.rows.pop(key, None) is not None
-
-    def items(self) -> Iterator[list[tuple[bytes, bytes]]]:
-        yield list(self.rows.items())
-
-
-class PretendLoop:
-    """Keeps what it is to call later."""
-
-    def __init__(self) -> None:
-        self.later: list[Callable[[], None]] = []
-        self.soon: list[Callable[[], None]] = []
-        self.now = 100.0
-
-    def time(self) -> float:
-        return self.now
-
-    def call_later(self, _: float, call: Callable[[], None]) -> SimpleNamespace:
-        self.later.append(call)
-        return SimpleNamespace(cancel=lambda: None)
-
-    def call_soon(self, call: Callable[[], None]) -> None:
-        self.soon.append(call)
-
-    def turn(self) -> None:
-        calls, self.soon = self.soon, []
-        for call in calls:
-            call()
-
-    def tick(self) -> None:
-        calls, self.later = self.later, []
-        for call in calls:
-            call()
 
 
 class World:

@@ -32,6 +32,12 @@ STATUS: dict[str, Any] = {
             "loss_down": None,
             "delay_variation_ms": {"up": 1.5, "down": None},
             "cost": 0.0,
+            "throughput": {"up": 1000, "down": 2_000_000, "offered_up": None, "offered_down": 3_000_000},
+            "carried": {"up": 5, "down": 6},
+            "usage": {
+                "day": {"bytes_up": 5, "bytes_down": 6, "cost": 0.25},
+                "month": {"bytes_up": 50, "bytes_down": 60, "cost": 2.5},
+            },
         },
         {"name": "lte", "state": "dead", "rtt_ms": None, "loss_up": None, "loss_down": None, "cost": 4.0},
     ],
@@ -62,6 +68,11 @@ def test_every_line_is_a_comment_or_a_sample() -> None:
     assert 'upmt_application_network{application="a\\"b",network="wifi"} 1' in text
     assert 'upmt_handovers_total{application="a\\"b",outcome="done"} 2' in text
     assert 'upmt_tunnel_bytes_total{network="wifi",way="down"} 20' in text
+    assert 'upmt_network_throughput_bits_per_second{network="wifi",way="down"} 2000000' in text
+    assert 'upmt_network_offered_bits_per_second{network="wifi",way="up"}' not in text
+    assert 'upmt_network_bytes_total{network="wifi",way="up"} 5' in text
+    assert 'upmt_network_used_bytes{network="wifi",period="month",way="down"} 60' in text
+    assert 'upmt_network_cost{network="wifi",period="day"} 0.25' in text
 
 
 def test_the_server_answers_what_prometheus_asks_and_nothing_else() -> None:

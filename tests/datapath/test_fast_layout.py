@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from c_layout import SOURCES, offsets
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,12 +36,12 @@ from upmt_nf.model.flow import Endpoint, FlowKey
 from upmt_nf.model.identity import TunnelId
 from upmt_nf.model.names import MARK_MASK
 
-SOURCES = Path(__file__).parents[2] / "bpf"
 FIELDS = {
     "flow_key": (FLOW_KEY, "source destination source_port destination_port protocol"),
     "flow": (
         FLOW,
-        "application tunnel left left_too left_until last_seen packets_out bytes_out packets_in bytes_in",
+        "application tunnel left left_too left_until last_seen packets_out bytes_out packets_in bytes_in "
+        "socket generation unused",
     ),
     "tunnel": (
         TUNNEL,
@@ -58,26 +59,6 @@ MEMBERS = {"left_too": "left[1]"}
 def test_a_flows_counts_are_where_they_are_read() -> None:
     _, fields = FIELDS["flow"]
     assert offsets(FLOW)[fields.split().index("packets_out")] == FLOW_COUNTS_AT
-
-
-def offsets(layout: struct.Struct) -> list[int]:
-    """Where each field of a struct begins: a field more, and its place is the size of those before it."""
-    form = layout.format.lstrip("=")
-    fields, count = [], ""
-    for letter in form:
-        if letter.isdigit():
-            count += letter
-            continue
-        if letter in "sx":
-            fields.append(count + letter)
-        else:
-            fields += [letter] * int(count or 1)
-        count = ""
-    return [
-        struct.calcsize("=" + "".join(fields[:at]))
-        for at, field in enumerate(fields)
-        if not field.endswith("x")
-    ]
 
 
 def test_structs_are_laid_out_as_the_compiler_does(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """What the probes tell of a real path: round trip, delay variation and loss, each direction for itself."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_driver import Lab, unique_lab_name, wait_until
+from lab_driver import UPMT, Lab, unique_lab_name, wait_until
+from wire_schema import complaints
 
 pytestmark = pytest.mark.lab
 
@@ -66,3 +68,59 @@ def test_networks_and_tunnels_say_the_same_and_the_anchor_says_nothing(brisk: La
     for row in brisk.ask("tunnels", host="an"):
         assert row["rtt_ms"] is None
         assert row["delay_variation_ms"] == {"up": None, "down": None}
+
+
+def test_what_a_network_carries_is_counted_on_its_wire_and_kept(brisk: Lab) -> None:
+    """An independent count, the kernel's of the interface, agrees; a restart forgets nothing."""
+
+    def on_wire() -> dict[str, int]:
+        (link,) = json.loads(brisk.on("mh", "ip", "-s", "-j", "link", "show", "dev", "if0").stdout)
+        counts = {"up": link["stats64"]["tx"], "down": link["stats64"]["rx"]}
+        return {way: each["bytes"] - 14 * each["packets"] for way, each in counts.items()}
+
+    brisk.ask("assign", "--uid", "0", "--to", "net0", "--app", "all")
+    before, counted = on_wire(), network(brisk, "net0")["carried"]
+    brisk.on("mh", "ping", "-q", "-c", "300", "-i", "0.002", "-s", "1000", "86.0.0.1")
+    wait_until(
+        lambda: network(brisk, "net0")["carried"]["down"] - counted["down"] > 300_000, "the bytes are counted"
+    )
+    after, row = on_wire(), network(brisk, "net0")
+    for way in ("up", "down"):
+        passed = after[way] - before[way]
+        assert abs(row["carried"][way] - counted[way] - passed) < 0.05 * passed
+        assert row["throughput"][way] > 0
+        assert row["throughput"][f"offered_{way}"] >= row["throughput"][way]
+    day = row["usage"]["day"]
+    assert day["bytes_down"] >= 300_000
+    assert row["usage"]["month"]["bytes_down"] >= day["bytes_down"]
+    wait_until(lambda: brisk.ask("networks", "history", "net0"), "a first sample is kept", 20)
+    samples = brisk.ask("networks", "history", "net0")
+    assert complaints("networks-history", samples) == []
+    sample = samples[-1]
+    assert sample["up"] == 1
+    assert sample["rtt_ms"] > 0
+    picture = brisk.directory / "net0.svg"
+    brisk.upmt(
+        "lab",
+        "exec",
+        "--name",
+        brisk.name,
+        "mh",
+        "--",
+        *UPMT,
+        "networks",
+        "history",
+        "net0",
+        "--svg",
+        str(picture),
+    )
+    assert "round trip" in picture.read_text()
+    brisk.end_programs()
+    brisk.start_daemon("an")
+    brisk.start_daemon("mh", brisk.directory / "mobile-host.toml")
+    wait_until(lambda: brisk.is_answering("mh"), "the daemon answers", 40)
+    assert complaints("usage", brisk.ask("usage")) == []
+    assert complaints("networks", brisk.ask("networks")) == []
+    (kept,) = [each for each in brisk.ask("usage") if each["network"] == "net0"]
+    assert kept["days"][-1]["bytes_down"] >= day["bytes_down"]
+    assert kept["months"][-1]["bytes_down"] >= kept["days"][-1]["bytes_down"]

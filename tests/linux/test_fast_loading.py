@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from kernel_namespace import Namespace
 
+from upmt_nf.datapath.fast_layout import FLOW
 from upmt_nf.linux import fast_programs
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.fast_programs import FastPrograms
@@ -106,11 +107,11 @@ def test_a_clsact_of_ours_stays_while_others_use_it(host: Namespace, journal: Jo
 def test_the_next_daemon_takes_the_maps_over(host: Namespace, journal: Journal) -> None:
     first = loaded(journal)
     assert not first.took_over
-    first.maps["flows"].update(bytes(16), bytes(64))
+    first.maps["flows"].update(bytes(16), bytes(FLOW.size))
     first.close()
     second = loaded(Journal(journal.directory))
     assert second.took_over
-    assert second.maps["flows"].lookup(bytes(16)) == bytes(64)
+    assert second.maps["flows"].lookup(bytes(16)) == bytes(FLOW.size)
     second.close()
 
 
@@ -118,7 +119,7 @@ def test_maps_of_another_layout_are_replaced(
     host: Namespace, journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = loaded(journal, flows=100)
-    first.maps["flows"].update(bytes(16), bytes(64))
+    first.maps["flows"].update(bytes(16), bytes(FLOW.size))
     first.close()
     second = loaded(Journal(journal.directory), flows=200)
     assert not second.took_over
@@ -134,7 +135,7 @@ def test_rubbish_where_maps_are_pinned_is_replaced(host: Namespace, journal: Jou
     (pins(journal) / "flows").unlink()
     (pins(journal) / "flows").symlink_to("nowhere")
     second = loaded(Journal(journal.directory))
-    assert second.maps["flows"].update(bytes(16), bytes(64))
+    assert second.maps["flows"].update(bytes(16), bytes(FLOW.size))
     second.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
@@ -133,9 +134,9 @@ def test_a_swap_has_no_moment_without_a_route(
     routes.apply(host_routing(None, [old], anchor), journal)
     perform, steps = routes._perform, 0
 
-    def perform_and_look(kernel: IPRoute, change: Change) -> None:
+    def perform_and_look(kernel: IPRoute, change: Change, programs: Mapping[str, int]) -> None:
         nonlocal steps
-        perform(kernel, change)
+        perform(kernel, change, programs)
         steps += 1
         assert host.succeeds(f"ip route get {question}"), f"no way after {change}"
 

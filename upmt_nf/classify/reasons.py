@@ -13,6 +13,8 @@ class Decider(Enum):
 
     NETFILTER = "netfilter"
     """A rule in mangle OUTPUT wrote the application's id into the mark, before the agent saw the packet."""
+    KERNEL = "kernel"
+    """An eBPF program let it in by what the agent had found out of the same process before."""
     AGENT = "agent"
     """The agent held the flow, and its process where needed, against the rules."""
 

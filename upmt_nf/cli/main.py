@@ -18,6 +18,7 @@ from upmt_nf.cli import (
     forwards,
     handovers,
     leases,
+    networks,
     policy,
     reading,
     rules,
@@ -50,6 +51,7 @@ app.add_typer(policy.policy_app, name="policy")
 app.add_typer(trace.trace_app, name="trace")
 for noun in (
     reading,
+    networks,
     assignments,
     why,
     steering,

@@ -1,4 +1,4 @@
-"""`upmt status|networks|tunnels|apps|flows`: what the daemon of this namespace knows, as JSON or as tables."""
+"""`upmt status|tunnels|apps|flows`: what the daemon of this namespace knows, as JSON or as tables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from upmt_nf.cli.tables import console, data_size, print_json, print_table
+from upmt_nf.cli.tables import console, data_rate, data_size, print_json, print_table
 from upmt_nf.daemon.control_client import call
-from upmt_nf.model.errors import NoDaemonError, UpmtError, UsageError
+from upmt_nf.model.errors import NoDaemonError, UpmtError
 
 _POLL = 0.1
 """Seconds between two looks of `status --wait`."""
@@ -20,7 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys.
 
 def register(app: typer.Typer) -> None:
     """Add the reading commands to `app`."""
-    for command in (status, networks, tunnels, apps, flows):
+    for command in (status, tunnels, apps, flows):
         app.command()(command)
 
 
@@ -93,7 +93,7 @@ def _print_host(value: dict[str, Any]) -> None:
         reason = f": {anchor['reason']}" if anchor["reason"] else ""
         out.print(f"  anchor {anchor['address']} {anchor['state']}{reason}{', in use' * anchor['in_use']}")
     out.print()
-    _print_networks(value["networks"])
+    print_networks(value["networks"])
     out.print()
     _print_apps(value["applications"])
 
@@ -121,30 +121,8 @@ def _print_anchor(value: dict[str, Any]) -> None:
     print_table(None, columns, value["associations"])
 
 
-def networks(
-    action: Annotated[
-        str | None, typer.Argument(help="`test`: say what is known of one network's way.")
-    ] = None,
-    name: Annotated[str | None, typer.Argument(help="The network to test.")] = None,
-    json: Json = False,
-) -> None:
-    """The access networks of this host; `networks test NAME`: what is known of one's way to the anchor."""
-    if action is not None:
-        if action != "test" or name is None:
-            raise UsageError("say `upmt networks`, or `upmt networks test NAME`")
-        trial = call("network-test", network=name)
-        if json:
-            print_json(trial)
-        else:
-            print_table(None, {"CHECK": "check", "STATE": "state", "DETAIL": "detail"}, trial["checks"])
-        if not trial["passed"]:
-            raise typer.Exit(1)
-        return
-    value = call("networks")
-    print_json(value) if json else _print_networks(value)
-
-
-def _print_networks(rows: list[dict[str, Any]]) -> None:
+def print_networks(rows: list[dict[str, Any]]) -> None:
+    """A table of the rows of `networks`."""
     columns = {
         "NETWORK": "name",
         "INTERFACE": "interface",
@@ -153,9 +131,23 @@ def _print_networks(rows: list[dict[str, Any]]) -> None:
         "TUNNEL": "tunnel_id",
         "RTT (ms)": "rtt_ms",
         "LOSS": "loss",
+        "SENDS": "sends",
+        "RECEIVES": "receives",
+        "TODAY": "today",
         "COST": "cost",
     }
-    print_table(None, columns, rows)
+    shown = []
+    for row in rows:
+        today = row["usage"]["day"]
+        shown.append(
+            {
+                **row,
+                "sends": data_rate(row["throughput"]["up"]),
+                "receives": data_rate(row["throughput"]["down"]),
+                "today": data_size(today["bytes_up"] + today["bytes_down"]),
+            }
+        )
+    print_table(None, columns, shown)
 
 
 def tunnels(json: Json = False) -> None:

@@ -164,24 +164,27 @@ def _rule_sets(role: Role, config: Path | None) -> _RuleSets:
     ports = {network.interface: network.tunnel_port for network in settings.network if network.tunnel_port}
     applications = Applications(settings.application, settings.mobile_host.default)
     leaves_alone = applications.is_any_native
+    judged, admits = _marks_in_place()
     ipv4 = host_rules(
         settings.anchor.tunnels,
         ports,
         applications.netfilter_lines(4, QUEUE_FIRST),
         likely_kind(settings.mobile_host.virtual_interface),
-        _judged_in_place(),
+        judged,
         leaves_alone=leaves_alone,
+        admits=admits,
     )
     lines = applications.netfilter_lines(6)
     return _RuleSets(ipv4, host_rules_ipv6(lines, leaves_alone=leaves_alone) if lines else RuleSet(()))
 
 
-def _judged_in_place() -> int:
-    """The mark of known flows that a running daemon uses, else that of a first one."""
+def _marks_in_place() -> tuple[int, bool]:
+    """The mark of known flows that a running daemon uses, else that of a first one; whether the kernel lets some in."""
     with contextlib.suppress(NoDaemonError):
-        if judged := call("rules").get("judged"):
-            return int(judged)
-    return judged_mark(0)
+        answer = call("rules")
+        if judged := answer.get("judged"):
+            return int(judged), bool(answer.get("admits"))
+    return judged_mark(0), False
 
 
 def _running_rules(role: Role) -> _RuleSets:

@@ -59,3 +59,13 @@ def data_size(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError
+
+
+def data_rate(bits: float | None) -> str:
+    """Bit/s with a unit: 2500000 is `2.5 Mbit/s`; what is not known is `-`."""
+    if bits is None:
+        return "-"
+    for unit, factor in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
+        if bits >= factor:
+            return f"{bits / factor:.3g} {unit}"
+    return f"{bits:.0f} bit/s"

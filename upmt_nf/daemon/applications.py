@@ -102,6 +102,10 @@ class Applications:
         self.sections: dict[Source, tuple[ApplicationSection, ...]] = dict.fromkeys(Source, ())
         self._addresses: dict[str, tuple[IPAddress, ...]] = {}
         self.owners = FlowOwners()
+        self.rules_changed: Callable[[], None] = lambda: None
+        """Is called when the rules are not what they were, before any flow is held against the new ones."""
+        self.found: Callable[[FlowKey, Owner], None] = lambda flow, owner: None
+        """Is told whose flow was looked up."""
         self._is_settled = is_settled
         self._add(DEFAULT_APPLICATION).is_native = default == "native"
         self.declare(Source.CONFIGURATION, tuple(configured))
@@ -114,6 +118,10 @@ class Applications:
             self._order = [*self.started, *self._assigned, *declared]
             self.owners.are_cgroups_asked = any(rule.asks_for_cgroup for rule in self._order)
         return self._order
+
+    def _reorder(self) -> None:
+        self._order = None
+        self.rules_changed()
 
     def declare(
         self, source: Source, sections: tuple[ApplicationSection, ...]
@@ -137,7 +145,8 @@ class Applications:
             for given in made[section.name]:
                 self._declared[source].append(self._declared_rule(application.id, given))
                 application.conditions.append(conditions_said(given))
-        self.sections[source], self._order = sections, None
+        self.sections[source] = sections
+        self._reorder()
         after = self._effective()
         changed: dict[ApplicationName, tuple[str, ...] | None] = {}
         for name in {**before, **after}:
@@ -198,8 +207,7 @@ class Applications:
 
         `queue`: where first packets go that the agent must tell apart before they are routed.
         """
-        native = frozenset(each.id for each in self.by_name.values() if each.goes_native)
-        return netfilter_lines(self.rules, native, version, queue, self._is_decidable)
+        return netfilter_lines(self.rules, self.native_ids(), version, queue, self._is_decidable)
 
     def is_left_alone(self, key: FlowBytes, mark: int, dscp: int = 0) -> bool:
         """Whether a flow that begins is an application's that is left alone."""
@@ -209,6 +217,15 @@ class Applications:
         """Netfilter takes a cgroup's path for the directory of that moment: only our own live as long as the rules."""
         path = (rule.cgroup or "").strip("/")
         return rule.cgroup is None or (path.startswith(f"{CGROUP_ROOT}/") and self._is_settled(path))
+
+    @property
+    def decided_by_netfilter(self) -> int:
+        """How many of the rules netfilter decides alone, the first ones."""
+        return len(netfilter_part(self.rules, self._is_decidable))
+
+    def native_ids(self) -> frozenset[ApplicationId]:
+        """Applications whose new flows are left alone now."""
+        return frozenset(each.id for each in self.by_name.values() if each.goes_native)
 
     @property
     def needs_lookup(self) -> bool:
@@ -238,7 +255,7 @@ class Applications:
         if rule in self.started:
             return False
         self.started.append(rule)
-        self._order = None
+        self._reorder()
         return True
 
     def assign(
@@ -255,7 +272,7 @@ class Applications:
         rule = self._addressed(rule_of(application.id, match, self._began))
         # The same conditions for another application before would make this one dead.
         self._assigned = [rule, *(old for old in self._assigned if not _same_conditions(old, rule))]
-        self._order = None
+        self._reorder()
         self._words[rule] = said
         if said not in application.conditions:
             application.conditions.append(said)
@@ -274,7 +291,7 @@ class Applications:
             and (wanted is None or _same_conditions(replace(rule, started=None), wanted))
         ]
         self._assigned = [rule for rule in self._assigned if rule not in found]
-        self._order = None
+        self._reorder()
         for rule in found:
             said, application = self._words.pop(rule, ""), self.by_id[rule.application]
             section = self.section_of(application.name)
@@ -329,7 +346,7 @@ class Applications:
                 for rule in rules
             ]
 
-        self._order = None
+        self._reorder()
         self._assigned = renewed(self._assigned)
         self._declared = {source: renewed(rules) for source, rules in self._declared.items()}
         return True
@@ -361,6 +378,7 @@ class Applications:
     def _look_up(self, flow: FlowKey, dscp: int, *, is_needed: bool) -> Classified:
         rules = self.rules
         owner = self.owners.behind(flow) if is_needed else UNASKED
+        self.found(flow, owner)
         facts = owner.process
         rule = first_match(rules, flow, facts, dscp)
         why = Reason(Decider.AGENT, rule, owner.found_by, _is_guess(owner, rules, rule, flow, dscp))
@@ -428,7 +446,7 @@ class Applications:
         reason = entry.why if isinstance(entry.why, Reason) else Reason(Decider.AGENT)
         if reason.rule is not None:
             return mechanism_of(reason.rule)
-        if reason.decider is Decider.AGENT:
+        if reason.decider is not Decider.NETFILTER:
             return Mechanism.DEFAULT
         fitting = {
             mechanism_of(rule)
@@ -439,7 +457,7 @@ class Applications:
 
     def assignments(self) -> list[dict[str, Any]]:
         """Every rule in the order of trial, as `upmt assignments --json` prints it."""
-        by_netfilter = len(netfilter_part(self.rules, self._is_decidable))
+        by_netfilter = self.decided_by_netfilter
         return [
             {
                 "place": place,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from upmt_nf.linux.tunnel_socket import SignallingSocket
 from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.host_events import BindingAnswerReceived
+from upmt_nf.mobility.traffic import OwnTraffic
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import NetworkName
@@ -27,17 +28,20 @@ class BindingProbes:
         anchor: Callable[[], Endpoint],
         routing_of: Callable[[NetworkName], NetworkRouting | None],
         heard: Callable[[BindingAnswerReceived], None],
+        own: OwnTraffic,
     ) -> None:
         self._loop = loop
         self._anchor = anchor
         self._routing_of = routing_of
         self._heard = heard
+        self._own = own
         self._sockets: dict[tuple[NetworkName, ProbeFlow], SignallingSocket] = {}
 
     def send(self, network: NetworkName, flow: ProbeFlow, data: bytes) -> None:
         """Send to the anchor; what the kernel refuses is as good as lost on the way."""
         socket = self._sockets.get((network, flow)) or self._open(network, flow)
         if socket is not None:
+            self._own.sent(network, len(data))
             socket.send_to(data, self._anchor())
 
     def _open(self, network: NetworkName, flow: ProbeFlow) -> SignallingSocket | None:
@@ -55,6 +59,7 @@ class BindingProbes:
 
     def _read(self, network: NetworkName, flow: ProbeFlow, socket: SignallingSocket) -> None:
         for data, source in socket.receive():
+            self._own.received(network, len(data))
             if source == self._anchor():
                 self._heard(BindingAnswerReceived(network, flow, data))
 

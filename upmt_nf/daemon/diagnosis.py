@@ -98,6 +98,14 @@ _NEEDED = {
         "libbpf1, clang when the package is built, CONFIG_NET_CLS_BPF; the agent datapath works without",
         State.WARNING,
     ),
+    "kernel_admission": (
+        "first packets let in by the kernel (LWT eBPF)",
+        "CONFIG_LWTUNNEL_BPF, CONFIG_DEBUG_INFO_BTF and CAP_PERFMON; without it first packets go through the agent",
+        State.WARNING,
+    ),
+    "checksum_target": (
+        "CHECKSUM target", "load xt_CHECKSUM; without it first packets go through the agent", State.WARNING,
+    ),
     "policy_routing": ("policy routing", "CONFIG_IP_MULTIPLE_TABLES is needed", State.ERROR),
 }  # fmt: skip
 

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 _TICK = 0.05
 """Seconds between looks at a part of the kernel's counters."""
-_ROUND = 2.0
+_ROUND = 0.5
 """Seconds between the beginnings of two sweeps over the flows: nothing waits for their counts but people, who ask."""
 GRACE = 5.0
 """Seconds that the kernel still knows what PAFT forgot: an end that starts anew is back within that time."""
@@ -96,7 +96,7 @@ class FastPlane:
         self._adopting_until = self._adopting_longest = 0.0
         self._steered: dict[int, int] = {}
         self._held: dict[int, tuple[int, float]] = {}
-        self._programs = programs
+        self.programs = programs
         self._paft = paft
         self._near = near
         self._virtual_interface = virtual_interface
@@ -118,6 +118,8 @@ class FastPlane:
         self._sweep_at = 0.0
         self._unattached: dict[str, str] = {}
         self.counters = Counters()
+        self.let_in: Callable[[FlowBytes, FlowRow], None] = lambda key, row: None
+        """Is told of flows that the kernel has let in by itself and PAFT does not know."""
         if programs.took_over:
             self._adopt(adopted_as)
         paft.mirror = self
@@ -127,12 +129,12 @@ class FastPlane:
         """Let go of the maps, which live on as long as they are pinned or used."""
         self._paft.mirror = None
         self._timer.cancel()
-        self._programs.close()
+        self.programs.close()
 
     def attach(self, interface: str) -> None:
         """Take tunnel packets off an access interface. One that cannot have a program stays with the agent."""
         try:
-            self._programs.attach(interface, Hook.INGRESS)
+            self.programs.attach(interface, Hook.INGRESS)
             self._unattached.pop(interface, None)
         except UpmtError as reason:
             if self._unattached.get(interface) != str(reason):
@@ -173,17 +175,19 @@ class FastPlane:
         """
         new, self._unwritten = self._unwritten, {}
         rows: list[tuple[bytes, bytes]] = []
+        entries: list[FlowEntry] = []
         for entry in new.values():
             if self._paft.flows.get(entry.key) is entry and (key := flow_key(entry.key)) is not None:
                 entry.is_mirrored = True
+                entries.append(entry)
                 rows.append((key, self._row_of(entry).packed()))
-        written = 0
-        while rows := rows[written:]:
-            written = self._flows.update_many(rows)
-            if written < len(rows):
-                # Alone, so that it is said what is wrong with it.
-                self._write(self._flows, *rows[written])
-                written += 1
+        at = 0
+        while at < len(rows):
+            at += self._flows.insert_many(rows[at:])
+            if at < len(rows):
+                # The kernel knows it already, or has no room: one by one.
+                self._write_flow(rows[at][0], entries[at])
+                at += 1
 
     def _row_of(self, entry: FlowEntry) -> FlowRow:
         left = left_too = 0
@@ -200,7 +204,9 @@ class FastPlane:
         row = self._row_of(entry)
         if (packed := self._flows.lookup(key)) is not None:
             known = FlowRow.unpacked(packed)
-            row = row.with_counts(known[6:])
+            if not known.socket or known.socket == entry.socket:
+                row = row.with_counts(known.counts)
+                row = row._replace(socket=known.socket, generation=known.generation)
             if self._is_in_grace(entry, known):
                 row = row._replace(tunnel=known.tunnel)
         self._write(self._flows, key, row.packed())
@@ -394,9 +400,8 @@ class FastPlane:
                 if entry.application_id != row.application:
                     renumbered[row.application] = entry.application_id
                     self._write(self._flows, key, row._replace(application=entry.application_id).packed())
-                counted = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
-                entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = counted
-                entry.offloaded = counted
+                entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = row.counts
+                entry.offloaded, entry.socket = row.counts, row.socket
                 flows += 1
         # All are read before one is written: numbers may change places.
         ways = {new: self._applications.lookup(NUMBER.pack(old)) for old, new in renumbered.items()}
@@ -463,13 +468,18 @@ class FastPlane:
                 learnt = tunnels.get(TunnelId(row.tunnel))
                 if learnt is not None and flow_bytes(key) in self._doomed_flows:
                     self._take_back(flow_bytes(key), learnt, row)
+                elif row.socket and flow_bytes(key) not in self._doomed_flows:
+                    self.let_in(flow_bytes(key), row)
+                continue
+            if row.socket and row.socket != entry.socket:
+                # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
                 continue
             before = entry.offloaded
             entry.packets_out += row.packets_out - before[0]
             entry.bytes_out += row.bytes_out - before[1]
             entry.packets_in += row.packets_in - before[2]
             entry.bytes_in += row.bytes_in - before[3]
-            entry.offloaded = row.packets_out, row.bytes_out, row.packets_in, row.bytes_in
+            entry.offloaded = row.counts
             entry.last_seen = max(entry.last_seen, self._heard_as(row.last_seen))
             own = entry.pinned.id if entry.pinned is not None else 0
             if row.tunnel != own and (learnt := tunnels.get(TunnelId(row.tunnel))) is not None:

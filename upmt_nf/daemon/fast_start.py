@@ -8,13 +8,15 @@ from collections.abc import Callable
 from socket import if_nametoindex
 from typing import TYPE_CHECKING
 
+from upmt_nf.daemon.admission import Admission
 from upmt_nf.daemon.fast_plane import FastPlane, Near
 from upmt_nf.datapath import fast_layout
 from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.linux.admission_program import AdmissionProgram
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import Hook
-from upmt_nf.model.errors import UpmtError
+from upmt_nf.model.errors import FacilityError, UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes
 from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
 from upmt_nf.model.names import MAX_NETWORKS, VIRTUAL_INTERFACE, outer_mark
@@ -44,6 +46,25 @@ def host_fast_plane(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Fast
         return numbers.get(number, DEFAULT_APPLICATION_ID)
 
     return _attached(loop, programs, daemon.paft, near, adopted_as)
+
+
+def host_admission(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Admission | None:
+    """What lets flows in without the agent, beside the fast plane; None where that cannot be had, and the kernel's
+    `lacks_admission` says why.
+    """
+    kernel, fast = daemon.kernel, daemon.datapath.fast
+    try:
+        if fast is None:
+            raise FacilityError("it needs the fast datapath")
+        program = AdmissionProgram(fast.programs)
+    except FacilityError as reason:
+        kernel.lacks_admission = str(reason)
+        log.info("every first packet is the agent's: %s", reason)
+        return None
+    kernel.admit_by(program.name, program.fileno())
+    made = Admission(loop, program, daemon.paft, daemon.applications)
+    fast.let_in = made.find
+    return made
 
 
 def _names_before(programs: FastPrograms, daemon: HostDaemon) -> dict[int, ApplicationId]:

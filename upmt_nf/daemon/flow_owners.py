@@ -23,6 +23,7 @@ from upmt_nf.model.flow import TCP, FlowKey
 log = logging.getLogger(__name__)
 
 _NAMED_AT_ONCE = 100
+_UNKNOWN = -1
 _STILL_ALIVE = 10.0
 """Seconds of silence after which a flow's socket is not looked for any more."""
 
@@ -51,6 +52,8 @@ class FlowOwners:
         self._known = KnownProcesses(time.monotonic, self._processes.facts_of)
         self._record: SocketRecord | None = None
         self._unfound = 0
+        self.makers: int | None = None
+        """A map for the record of sockets, where another program in the kernel reads it."""
         self.cookie_of_ended: Callable[[FlowKey], int] = lambda _: 0
         """Tells of sockets that were closed a moment ago."""
         self.are_cgroups_asked = True
@@ -70,7 +73,7 @@ class FlowOwners:
         try:
             if hierarchy is None:
                 raise FacilityError("there is no cgroup v2")
-            self._record = SocketRecord(hierarchy)
+            self._record = SocketRecord(hierarchy, table=self.makers)
         except FacilityError as reason:
             log.info("sockets are searched for in /proc: %s", reason)
         return events
@@ -138,6 +141,8 @@ class FlowOwners:
             facts, is_there = self._that_made(maker)
             if facts is not None:
                 return Owner(facts, Finder.SOCKET_RECORD if is_there else Finder.REMEMBERED)
+            # It ended before anybody could look: of what it was called the kernel has kept the short name.
+            return Owner(_as_recorded(maker), Finder.SOCKET_RECORD, is_certain=False)
         return self._nobody()
 
     def _that_made(self, maker: Maker) -> tuple[ProcessFacts | None, bool]:
@@ -176,3 +181,8 @@ class FlowOwners:
         for entry in unnamed:
             entry.pid = owners.get(sockets.get(entry.key, 0), 0)
             entry.command = self._processes.command_of(entry.pid) if entry.pid else ""
+
+
+def _as_recorded(maker: Maker) -> ProcessFacts:
+    """As much of a process that is gone as stands in the record of sockets: no file, no arguments, no ancestors."""
+    return ProcessFacts(maker.pid, maker.command, "", (), maker.uid, _UNKNOWN, "", ())

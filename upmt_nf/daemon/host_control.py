@@ -80,6 +80,7 @@ class HostControl:
                 **daemon.plane.counters(),
                 **(daemon.datapath.fast.as_counters() if daemon.datapath.fast is not None else {}),
                 **daemon.applications.counters,
+                **(daemon.admission.counters.as_dict() if daemon.admission is not None else {}),
                 "socket_ends_lost": daemon.watch.ends.lost,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
@@ -136,12 +137,16 @@ class HostControl:
             "rules_ipv6": str(kernel.rules_ipv6),
             "routing": str(kernel.routing).splitlines(),
             "judged": kernel.judged,
+            "admits": kernel.admits,
         }
 
     def _network_rows(self) -> list[dict[str, Any]]:
         statuses = self._daemon.machine.networks
         return [
-            network_report(statuses[NetworkName(section.name)], section.interface, section.cost)
+            {
+                **network_report(statuses[NetworkName(section.name)], section.interface, section.cost),
+                **self._daemon.measurements.report(NetworkName(section.name)),
+            }
             for section in self._daemon.config.network
         ]
 

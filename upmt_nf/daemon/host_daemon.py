@@ -13,23 +13,28 @@ from pathlib import Path
 from random import SystemRandom
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.daemon.admission import Admission
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.declarations import Declarations
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
-from upmt_nf.daemon.fast_start import host_fast_plane
+from upmt_nf.daemon.fast_start import host_admission, host_fast_plane
 from upmt_nf.daemon.glancing import Glancing
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
 from upmt_nf.daemon.host_networks import HostNetworks
 from upmt_nf.daemon.host_plane import HostPlane
 from upmt_nf.daemon.host_policies import HostPolicies
+from upmt_nf.daemon.host_settings import host_settings
 from upmt_nf.daemon.host_watch import HostWatch
 from upmt_nf.daemon.left_behind import left_behind
+from upmt_nf.daemon.measurements import HostMeasurements
 from upmt_nf.daemon.metrics import metrics_text
 from upmt_nf.daemon.metrics_server import MetricsServer
+from upmt_nf.daemon.network_control import READING as NETWORK_READING
+from upmt_nf.daemon.network_control import NetworkControl
 from upmt_nf.daemon.policy_control import READING as POLICY_READING
 from upmt_nf.daemon.policy_control import PolicyControl
 from upmt_nf.daemon.repairs import Repairs
@@ -74,11 +79,11 @@ from upmt_nf.mobility.host_events import (
     TunnelSignalReceived,
 )
 from upmt_nf.mobility.mobile_host import MobileHost
-from upmt_nf.mobility.settings import AnchorPeer, HostSettings
 from upmt_nf.mobility.tallies import Counted
+from upmt_nf.mobility.traffic import OwnTraffic
 from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
-from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName, TerminalId
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import QUEUE_FIRST, VIRTUAL_INTERFACE
 from upmt_nf.policy.policy import Policy
 
@@ -90,9 +95,11 @@ LEVELS = {Level.DEBUG: logging.DEBUG, Level.INFO: logging.INFO, Level.WARNING: l
 class HostDaemon:
     """One mobile host, from `start` to the end of `run` (see `daemon.lifetime`)."""
 
+    admission: Admission | None
     machine: MobileHost
     networks: HostNetworks
     policies: HostPolicies
+    measurements: HostMeasurements
     plane: HostPlane
     _wake_up: WakeUp
     _glancing: Glancing
@@ -109,6 +116,7 @@ class HostDaemon:
         self.forwarder: HostForwarder | None = None
         self._events: deque[HostEvent] = deque()
         self._is_working = False
+        self._own = OwnTraffic(config.anchor.address.version)
         self._tokens = itertools.count(1)
         self.datapath = Choice(None, "not chosen yet")
         self.networks_before: dict[ApplicationName, tuple[str, ...]] = {}
@@ -120,9 +128,10 @@ class HostDaemon:
         self._rules_in_place: tuple[object, ...] | None = None
         self._signalling_port = config.anchor.signalling_port
         control = HostControl(self)
-        commands = {**control.commands(), **PolicyControl(self).commands()}
+        handlers = (control, PolicyControl(self), NetworkControl(self))
+        commands = {name: each for some in handlers for name, each in some.commands().items()}
         self._metrics = MetricsServer(lambda: self._metrics_text(control))
-        self._control = ControlServer(commands, READING | POLICY_READING)
+        self._control = ControlServer(commands, READING | POLICY_READING | NETWORK_READING)
 
     # --- life ---
 
@@ -134,6 +143,7 @@ class HostDaemon:
         files = map(self.config.secret_file_of, self.config.anchors)
         self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
         self.policies = HostPolicies(self.config)
+        self.measurements = HostMeasurements(self.config, self._own, self.paft, self._count_tunnels)
         self.kernel = HostKernel(self.config)
         self.applications = Applications(
             self.config.application, self.config.mobile_host.default, self.kernel.cgroup_is_settled
@@ -168,6 +178,7 @@ class HostDaemon:
             self.kernel.anchor.address,
             lambda: host_fast_plane(loop, self),
         )
+        self.admission = host_admission(loop, self)
         self.plane = HostPlane(
             loop,
             self.kernel.anchor,
@@ -175,18 +186,26 @@ class HostDaemon:
             heard=self._hear,
             lost=self._lose_path,
             narrowed=self._narrow_path,
+            own=self._own,
             merges=self.datapath.fast is None,
             is_left_alone=self.applications.is_left_alone,
         )
         if self.datapath.fast is not None:
             self.plane.introduced = self.datapath.fast.write_new
-        self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip)
+        self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip, self._own)
         if left is not None and self.datapath.fast is not None:
             self.networks.virtual_address = left.virtual_address
             self.networks.ports_before = self.datapath.fast.ports_before()
             loop.call_later(ADOPTING, self._end_adoption)
         self._state = HostState(Path(self.config.mobile_host.state))
-        self.machine = MobileHost(self._settings(), self.paft, SystemRandom())
+        settings = host_settings(
+            self.config,
+            self._secrets,
+            self._state.binding_times(),
+            self.policies.default,
+            self.policies.ledger(loop.time()),
+        )
+        self.machine = MobileHost(settings, self.paft, SystemRandom())
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         if self.kernel.steering.guards:
             # Netfilter's part of the kill switch first; then what a killed daemon left may go.
@@ -198,7 +217,10 @@ class HostDaemon:
                 policy = self.policy_of(name) or self.networks_before.get(name)
                 self.take(ApplicationDefined(name, application.id, policy))
         self.policies.begin(self.take, lambda: self.machine.ledger)
-        self._probes = BindingProbes(loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take)
+        self.measurements.begin(self.machine)
+        self._probes = BindingProbes(
+            loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take, self._own
+        )
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -216,42 +238,6 @@ class HostDaemon:
         for name, path in self.kernel.cgroups_in_place().items():
             self.applications.add_cgroup(self.applications.define(name), path)
 
-    def _settings(self) -> HostSettings:
-        host = self.config.mobile_host
-        first, *further = (
-            AnchorPeer(
-                anchor.address,
-                TerminalId(self.config.identity_at(anchor)),
-                anchor.tunnel_port,
-                anchor.signalling_port,
-                secret,
-            )
-            for anchor, secret in zip(self.config.anchors, self._secrets, strict=True)
-        )
-        return HostSettings(
-            identity=first.identity,
-            anchor=first.address,
-            networks=tuple(NetworkName(section.name) for section in self.config.network),
-            tunnel_port=first.tunnel_port,
-            signalling_port=first.signalling_port,
-            keepalive_interval=host.keepalive_interval,
-            rekey_after=host.rekey_after,
-            rekey_after_packets=host.rekey_after_packets,
-            idle_after=host.idle_after,
-            keepalive_idle=host.keepalive_idle,
-            keepalive_longest=host.keepalive_longest,
-            probe_binding_time=host.probe_binding_time,
-            binding_times=self._state.binding_times(),
-            return_after=host.return_after,
-            lifetime=host.lease_time,
-            default_policy=self.policies.default,
-            facts=self.config.facts(),
-            ledger=self.policies.ledger(self._loop.time()),
-            secret=first.secret,
-            further_anchors=tuple(further),
-            protection={NetworkName(section.name): section.protection for section in self.config.network},
-        )
-
     async def run(self) -> None:
         """Work until asked to stop, say goodbye to the anchor, put everything back."""
         try:
@@ -260,6 +246,7 @@ class HostDaemon:
             self._wake_up.cancel()
             self._glancing.stop()
             self.policies.close(self.machine.ledger)
+            self.measurements.close()
             self._metrics.close()
             if self.repairs is not None:
                 self.repairs.close()
@@ -269,6 +256,8 @@ class HostDaemon:
             self._probes.close_all()
             self.networks.close()
             self.plane.stop()
+            if self.admission is not None:
+                self.admission.close()
             if self.datapath.fast is not None:
                 self.datapath.fast.close()
             self.kernel.restore()
@@ -354,6 +343,8 @@ class HostDaemon:
                 log.warning("%s: %s", type(command).__name__, reason)
 
     def _count_tunnels(self) -> None:
+        if self.admission is not None:
+            self.admission.catch_up()
         if (fast := self.datapath.fast) is not None:
             fast.count_tunnels(self.paft.tunnels.values())
 
@@ -385,8 +376,8 @@ class HostDaemon:
 
     def count(self) -> None:
         """Bring the counters of flows and tunnels up to date."""
+        self._count_tunnels()
         if (fast := self.datapath.fast) is not None:
-            fast.count_tunnels(self.paft.tunnels.values())
             fast.count_flows()
 
     def _note_stranded(self) -> None:
@@ -483,7 +474,7 @@ class HostDaemon:
 
         An address before it goes last: without its route, which goes with it, packets would leave natively.
         """
-        self.forwarder = HostForwarder(
+        forwarder = HostForwarder(
             self.paft,
             address,
             self.kernel.anchor.address,
@@ -494,8 +485,8 @@ class HostDaemon:
             refusing=self.applications.refusing,
         )
         for tunnel in self.paft.tunnels.values():
-            self.forwarder.use_tunnel(tunnel.network, tunnel)
-        self.plane.use(self.forwarder)
+            forwarder.use_tunnel(tunnel.network, tunnel)
+        self._use(forwarder)
         before = self.networks.virtual_address
         self.kernel.interface.set_addresses((address,) if before is None else (before, address))
         self.networks.virtual_address = address
@@ -505,10 +496,16 @@ class HostDaemon:
         if before not in (None, address):
             self.kernel.interface.set_addresses((address,))
 
+    def _use(self, forwarder: HostForwarder | None) -> None:
+        self.forwarder = forwarder
+        self.plane.use(forwarder)
+        if self.admission is not None:
+            self.admission.use(forwarder)
+
     def _use_anchor(self, tunnels: Endpoint, signalling: Endpoint) -> None:
         """Rules and routes for the new anchor are there before those for the old one go."""
         self.plane.use_anchor(tunnels)
-        self.forwarder = None
+        self._use(None)
         self.kernel.anchor, self._signalling_port = tunnels, signalling.port
         self.networks.apply_routing()
         self.update_rules()
@@ -522,8 +519,7 @@ class HostDaemon:
         self.networks.virtual_address = None
         self.networks.apply_routing()
         self.kernel.interface.set_addresses(())
-        self.plane.use(None)
-        self.forwarder = None
+        self._use(None)
 
     def _finish_handover(self, finished: HandoverFinished) -> None:
         self.policies.note(finished)
@@ -565,3 +561,5 @@ class HostDaemon:
             self._rules_in_place = wanted
             if self.repairs is not None:
                 self.repairs.note_own_change()
+        if self.admission is not None:
+            self.admission.fit_rules()

@@ -18,14 +18,16 @@ from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.journal import Journal
 from upmt_nf.linux.rule_files import read_rules
 from upmt_nf.linux.virtual_interface import KINDS, VirtualInterface, interface_kinds
-from upmt_nf.model.errors import FacilityError
+from upmt_nf.model.errors import FacilityError, KernelError, UpmtError
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import ApplicationName
 from upmt_nf.model.names import (
+    MARK_ADMITTED,
     MARK_MASK,
     MARK_NATIVE,
     MARK_OUTER,
     MARK_TUNNELLED,
+    MARK_UNANSWERED,
     MARKS_OF_KNOWN,
     QUEUE_INBOUND,
     QUEUE_OUTBOUND,
@@ -50,11 +52,12 @@ def host_rules(
     virtual_address: IPAddress | None = None,
     *,
     leaves_alone: bool = False,
+    admits: bool = False,
 ) -> RuleSet:
     """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel to `anchor`.
 
     `kind` is that of the virtual interface, `judged` the conntrack mark of flows that the agent knows; with
-    `leaves_alone` something is, or may become, left alone by name.
+    `leaves_alone` something is, or may become, left alone by name; `admits`: the kernel lets flows in by itself.
     """
     by_queue = kind != "tun"
     values = {
@@ -65,6 +68,9 @@ def host_rules(
         "queue_inbound": str(QUEUE_INBOUND) if by_queue else "",
         "mark_outer": f"{MARK_OUTER:#x}",
         "judged": "" if by_queue else f"{judged:#x}",
+        "admitted": f"{MARK_ADMITTED:#x}" if admits else "",
+        "unanswered": f"{MARK_UNANSWERED:#x}" if admits else "",
+        "marks_of_admitted": f"{MARK_MASK & ~(MARK_ADMITTED ^ MARK_UNANSWERED):#x}",
         "mark_mask": f"{MARK_MASK:#x}",
         "virtual_address": str(virtual_address or ""),
         **_marks_of_left_alone(leaves_alone),
@@ -112,6 +118,18 @@ class HostKernel:
         self._generation = int(time.clock_gettime(time.CLOCK_BOOTTIME))
         self.rules = RuleSet(())
         self.routing = Routing()
+        self._programs: dict[str, int] = {}
+        self.lacks_admission: str | None = None
+        """Why the kernel lets no flow in by itself."""
+
+    def admit_by(self, name: str, program: int) -> None:
+        """Let this program see what is sent to the virtual interface from now on."""
+        self._programs = {name: program}
+
+    @property
+    def admits(self) -> bool:
+        """Whether flows may be let in by the kernel itself."""
+        return bool(self._programs)
 
     def go_on_with(self, left: LeftBehind, application_lines: Iterable[str]) -> None:
         """Before `prepare`: flows that are known stay known, and routes stay until there are others."""
@@ -142,17 +160,33 @@ class HostKernel:
         if lines != self._application_lines:
             self._application_lines = lines
             self._generation += 1
+        try:
+            self._install(ports, virtual_address, leaves_alone)
+        except UpmtError as reason:
+            if not self._programs:
+                raise
+            self._give_up_admission(reason)
+            self._install(ports, virtual_address, leaves_alone)
+        self._is_guarding = True
+
+    def _install(
+        self, ports: Mapping[str, int], virtual_address: IPAddress | None, leaves_alone: bool
+    ) -> None:
         self.rules = host_rules(
             self.anchor,
             ports,
-            lines,
+            self._application_lines,
             self.interface.kind,
             judged_mark(self._generation),
             virtual_address,
             leaves_alone=leaves_alone,
+            admits=self.admits,
         )
         netfilter.install(self.rules, self.journal)
-        self._is_guarding = True
+
+    def _give_up_admission(self, reason: UpmtError) -> None:
+        self._programs, self.lacks_admission = {}, str(reason)
+        log.info("the kernel lets no flow in by itself: %s", reason)
 
     def set_rules_ipv6(self, application_lines: Iterable[str], *, leaves_alone: bool = False) -> None:
         """Bring the IPv6 tables into line. A kernel without them is said once and remembered."""
@@ -198,14 +232,27 @@ class HostKernel:
         removes: bool = True,
     ) -> None:
         """Bring policy routing into line; without `removes` nothing goes yet."""
+        places = list(networks)
+        try:
+            self._route(virtual_address, places, removes=removes)
+        except KernelError as reason:
+            if not self._programs or virtual_address is None:
+                raise
+            self._give_up_admission(reason)
+            self._route(virtual_address, places, removes=removes)
+
+    def _route(
+        self, virtual_address: IPAddress | None, networks: list[NetworkRouting], *, removes: bool
+    ) -> None:
         self.routing = host_routing(
             virtual_address,
             networks,
             self.anchor.address,
             self.steering,
             has_other_family=self._has_other_family,
+            program=next(iter(self._programs), ""),
         )
-        routes.apply(self.routing, self.journal, removes=removes)
+        routes.apply(self.routing, self.journal, removes=removes, programs=self._programs)
 
     def drift(self) -> list[str]:
         """What others changed of rules and routes, rule by rule; empty when nothing differs."""
@@ -216,7 +263,7 @@ class HostKernel:
 
     def repair(self) -> None:
         """Put back what others changed. Raises UpmtError."""
-        routes.apply(self.routing, self.journal)
+        routes.apply(self.routing, self.journal, programs=self._programs)
         netfilter.install(self.rules, self.journal)
         if self.rules_ipv6.rules:
             netfilter.install(self.rules_ipv6, self.journal, 6)

@@ -17,6 +17,7 @@ from upmt_nf.daemon.host_plane import HostPlane
 from upmt_nf.linux.link_monitor import InterfaceState
 from upmt_nf.linux.tunnel_socket import SignallingSocket
 from upmt_nf.mobility.host_events import NetworkAppeared, NetworkVanished
+from upmt_nf.mobility.traffic import OwnTraffic
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName
@@ -45,11 +46,13 @@ class HostNetworks:
         kernel: HostKernel,
         plane: HostPlane,
         heard: Callable[[NetworkName, bytes, IPAddress], None],
+        own: OwnTraffic,
     ) -> None:
         self._anchors = frozenset(anchor.address for anchor in config.anchors)
         self._kernel = kernel
         self._plane = plane
         self._heard = heard
+        self._own = own
         self._loop = asyncio.get_running_loop()
         self._version = config.anchor.address.version
         self._by_interface = {
@@ -143,6 +146,7 @@ class HostNetworks:
     def send_sip(self, network: NetworkName, destination: Endpoint, data: bytes) -> None:
         """Send SIP outside the tunnels; retransmission takes care of what the kernel refuses."""
         if (present := self._present.get(network)) is not None:
+            self._own.sent(network, len(data))
             present.signalling.send_to(data, destination)
 
     def close(self) -> None:
@@ -169,5 +173,6 @@ class HostNetworks:
 
     def _read(self, network: NetworkName, signalling: SignallingSocket) -> None:
         for data, source in signalling.receive():
+            self._own.received(network, len(data))
             if source.address in self._anchors:
                 self._heard(network, data, source.address)

@@ -20,6 +20,7 @@ from upmt_nf.linux.inject import inject
 from upmt_nf.linux.packet_queue import Packet, PacketQueue
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.tunnel_socket import PathLost, PathTooSmall, TunnelSocket
+from upmt_nf.mobility.traffic import OwnTraffic
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import NetworkName
@@ -47,7 +48,8 @@ class HostPlane:
     `narrowed` with the outer path MTU when a packet was too large for it. `is_left_alone` tells from a flow's key,
     mark and DSCP whether it is to go on as if UPMT were not there. `judged` is the mark that a flow gets once
     it is known, 0 for none: then netfilter's queue goes on giving all of its packets. `introduced` is called when flows
-    have become known, before their packets go on. `merges` as for `TunnelSocket`.
+    have become known, before their packets go on. `merges` as for `TunnelSocket`; `own` counts what no application
+    sent.
     """
 
     judged = 0
@@ -61,10 +63,12 @@ class HostPlane:
         heard: Callable[[TunnelSignal], None],
         lost: Callable[[NetworkName, str], None],
         narrowed: Callable[[NetworkName, int], None],
+        own: OwnTraffic,
         merges: bool = True,
         is_left_alone: Callable[[FlowBytes, int, int], bool] = lambda key, mark, dscp: False,
     ) -> None:
         self._loop = loop
+        self._own = own
         self._merges = merges
         self._anchor = anchor
         self._heard = heard
@@ -146,11 +150,11 @@ class HostPlane:
         if self._forwarder is not None:
             if port == MEASUREMENT_PORT:
                 payload = stamped(payload, self._loop.time())
-            self._send(network, self._forwarder.signal(network, port, payload), 0)
+            self._send_own(network, self._forwarder.signal(network, port, payload))
 
     def keep_mapping(self, network: NetworkName) -> None:
         """Send what only the NATs on the way care for."""
-        self._send(network, NAT_KEEPALIVE, 0)
+        self._send_own(network, NAT_KEEPALIVE)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""
@@ -297,6 +301,10 @@ class HostPlane:
 
     def _send_all(self, tunnel: Tunnel, payloads: bytes, tos: int, size: int) -> None:
         self._send(tunnel.network, payloads, tos, size)
+
+    def _send_own(self, network: NetworkName, payload: bytes) -> None:
+        self._own.sent(network, len(payload))
+        self._send(network, payload, 0)
 
     def _send(self, network: NetworkName, payload: bytes, tos: int, size: int = 0) -> None:
         socket = self._sockets.get(network)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.daemon.wall_clock import local_offset
 from upmt_nf.linux.record_store import RecordStore
 from upmt_nf.mobility.host_commands import HandoverFinished
 from upmt_nf.mobility.host_events import ClockRead, HostEvent
@@ -61,7 +61,9 @@ class HostPolicies:
         names = list(self._chosen) if self._has_budgets() else []
         try:
             rows = self._store.spent()
-            return Ledger.recovered(rows, names, guards if rows else None, CivilClock(_offset(now)).at(now))
+            return Ledger.recovered(
+                rows, names, guards if rows else None, CivilClock(local_offset(now)).at(now)
+            )
         except (ValueError, sqlite3.Error) as reason:
             raise UpmtError(
                 f"{self.config.mobile_host.records}: what was spent is damaged: {reason}"
@@ -75,7 +77,7 @@ class HostPolicies:
 
     def _tick(self, take: Callable[[HostEvent], None], ledger: Callable[[], Ledger]) -> None:
         loop = asyncio.get_running_loop()
-        offset = _offset(loop.time())
+        offset = local_offset(loop.time())
         if self._offset is None or abs(offset - self._offset) > 1.0:
             self._offset = offset
             take(ClockRead(offset))
@@ -186,10 +188,3 @@ def counts_report(counted: Counted) -> dict[str, Any]:
         "down": asdict(counted.down) if counted.down is not None else None,
         "reason": counted.reason,
     }
-
-
-def _offset(now: float) -> float:
-    """What to add to `now` to have seconds since 1970-01-01 00:00 local time."""
-    wall = time.time()
-    zone = datetime.fromtimestamp(wall).astimezone().utcoffset()
-    return wall + (zone.total_seconds() if zone is not None else 0.0) - now

@@ -56,6 +56,49 @@ def metrics_text(
             for way in ways
         ),
     )
+    for name, kind, meaning, key in (
+        ("throughput_bits_per_second", "gauge", "Throughput in use, smoothed.", "throughput"),
+        ("bytes_total", "counter", "Bytes on the wire since the start, outer headers included.", "carried"),
+    ):
+        add(
+            f"network_{name}",
+            kind,
+            meaning,
+            (
+                ({"network": row["name"], "way": way}, (row.get(key) or {}).get(way))
+                for row in networks
+                for way in ways
+            ),
+        )
+    add(
+        "network_offered_bits_per_second",
+        "gauge",
+        "The most that passed lately.",
+        (
+            ({"network": row["name"], "way": way}, (row.get("throughput") or {}).get(f"offered_{way}"))
+            for row in networks
+            for way in ways
+        ),
+    )
+    used = [
+        (row["name"], period, usage) for row in networks for period, usage in (row.get("usage") or {}).items()
+    ]
+    add(
+        "network_used_bytes",
+        "gauge",
+        "Bytes on the wire of the running day and month.",
+        (
+            ({"network": name, "period": period, "way": way}, usage[f"bytes_{way}"])
+            for name, period, usage in used
+            for way in ways
+        ),
+    )
+    add(
+        "network_cost",
+        "gauge",
+        "Cost of the running day and month, in the administrator's unit.",
+        (({"network": name, "period": period}, usage["cost"]) for name, period, usage in used),
+    )
     add(
         "tunnel_bytes_total",
         "counter",

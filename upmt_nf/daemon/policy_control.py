@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from upmt_nf.daemon.control_server import Handler
-from upmt_nf.daemon.network_trial import network_trial
 from upmt_nf.mobility.host_events import ApplicationLocked
 from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.identity import ApplicationName, NetworkName
@@ -14,7 +13,7 @@ from upmt_nf.model.identity import ApplicationName, NetworkName
 if TYPE_CHECKING:
     from upmt_nf.daemon.host_daemon import HostDaemon
 
-READING = frozenset(("handovers", "network-test"))
+READING = frozenset(("handovers",))
 """What any user may ask."""
 _MOST_AT_ONCE = 1000
 
@@ -31,7 +30,6 @@ class PolicyControl:
             "lock": self.lock,
             "release": self.release,
             "handovers": self.handovers,
-            "network-test": self.try_network,
         }
 
     async def lock(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
@@ -64,13 +62,6 @@ class PolicyControl:
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**62:
                 raise UsageError("handovers takes two whole numbers: after, most")
         return self._daemon.policies.handovers(after, min(most, _MOST_AT_ONCE))
-
-    async def try_network(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
-        """What is known of a network's way to the anchor."""
-        networks, name = self._daemon.machine.networks, arguments.get("network")
-        if not isinstance(name, str) or name not in networks:
-            raise UsageError(f"there is no network {name!r}; there are {', '.join(networks)}")
-        return network_trial(networks[NetworkName(name)])
 
     def _application(self, arguments: Mapping[str, Any]) -> ApplicationName:
         name, known = arguments.get("application"), self._daemon.machine.applications

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from upmt_nf.classify.rules import ApplicationRule
 from upmt_nf.daemon.applications import Application, Applications
-from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId
+from upmt_nf.model.identity import DEFAULT_APPLICATION
 from upmt_nf.model.names import MARK_NATIVE, MARK_TUNNELLED
 from upmt_nf.routing.plan import Steering, Step
 
@@ -72,8 +72,3 @@ def socket_marks(applications: Applications) -> Mapping[str, int]:
 
 def _socket_mark(application: Application) -> int:
     return MARK_NATIVE if application.goes_native else MARK_TUNNELLED
-
-
-def native_ids(applications: Applications) -> frozenset[ApplicationId]:
-    """Applications whose new flows are left alone now."""
-    return frozenset(each.id for each in applications.by_name.values() if each.goes_native)

@@ -17,7 +17,7 @@ from upmt_nf.model.flow import Endpoint, FlowBytes
 from upmt_nf.model.names import MAX_APPLICATION_ID
 
 FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
-FLOW: Final = struct.Struct("=IIIIQQQQQQ")
+FLOW: Final = struct.Struct("=IIIIQQQQQQQII")
 FLOW_COUNTS: Final = struct.Struct("=QQQQ")
 FLOW_COUNTS_AT: Final = 32
 """Where in FLOW packets and bytes out, packets and bytes in begin."""
@@ -27,7 +27,7 @@ COUNTS: Final = struct.Struct("=QQQQQ")
 NUMBER: Final = struct.Struct("=I")
 EVENT: Final = struct.Struct("=Q")
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Goes up with every change of what the maps mean: pinned maps of another layout are not taken over."""
 APPLICATIONS: Final = MAX_APPLICATION_ID + 1
 NAMED_BYTES: Final = 1024
@@ -75,14 +75,24 @@ class FlowRow(NamedTuple):
     bytes_out: int = 0
     packets_in: int = 0
     bytes_in: int = 0
+    socket: int = 0
+    """The cookie of its socket if the kernel let it in by itself (`daemon/admission.py`) ..."""
+    generation: int = 0
+    """... by the application rules of that generation."""
+    unused: int = 0
 
     def packed(self) -> bytes:
         """As the map holds it."""
         return FLOW.pack(*self)
 
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Packets and bytes out, packets and bytes in."""
+        return self.packets_out, self.bytes_out, self.packets_in, self.bytes_in
+
     def with_counts(self, counts: Iterable[int]) -> FlowRow:
         """This, with packets and bytes out, packets and bytes in as given."""
-        return FlowRow._make((*self[:6], *counts))
+        return FlowRow._make((*self[:6], *counts, *self[10:]))
 
     @classmethod
     def unpacked(cls, row: bytes) -> FlowRow:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
+from upmt_nf.datapath.admission_layout import Begun
 from upmt_nf.datapath.coalescing import merge, runs
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
@@ -112,6 +113,8 @@ class HostForwarder:
         self._path_of: dict[NetworkName, Path] = {}
         self._tunnels: dict[NetworkName, Tunnel] = {}
         self._over: set[FlowBytes] = set()
+        self.catch_up: Callable[[], None] = lambda: None
+        """Is called before a flow is taken for unknown: the kernel may have let it in by itself (`begun`)."""
         self.counters = Counters()
         self._sender = Sender(virtual_address, self.counters, ErrorBudget())
         self._outgoing = Reassembler(self.counters)
@@ -138,7 +141,7 @@ class HostForwarder:
         if is_fragment(packet):
             return True, None
         key = flow_of(packet)
-        entry = self._paft.flows.get(key) if key is not None else None
+        entry = self._entry_of(key)
         if entry is not None and key is not None and self._begins_anew(entry, packet):
             self._paft.forget(key)
             entry = None
@@ -150,6 +153,26 @@ class HostForwarder:
             self._mark_changed(entry, mark)
         is_known = entry is not None and key not in self._over and not self.is_on_trial(entry)
         return entry is not None, key if is_known else None
+
+    def _entry_of(self, key: FlowBytes | None) -> FlowEntry | None:
+        if key is None:
+            return None
+        entry = self._paft.flows.get(key)
+        if entry is None:
+            self.catch_up()
+            entry = self._paft.flows.get(key)
+        return entry
+
+    def begun(self, flow: Begun, why: object, now: float) -> None:
+        """A flow that the kernel has let in by itself, and its next packets with it."""
+        entry = self._paft.flows.get(flow.key)
+        if entry is not None and entry.socket == flow.socket:
+            return
+        entry = self._paft.take_from_mirror(flow.key, flow.application, now, flow.pid, flow.command)
+        entry.mark, entry.dscp, entry.why = flow.mark, flow.dscp, why
+        # What of it comes our way is looked at: the kernel tells by the socket when the flow is another one.
+        entry.socket, entry.introduced = flow.socket, 1
+        self._over.discard(flow.key)
 
     @staticmethod
     def is_on_trial(entry: FlowEntry) -> bool:
@@ -199,7 +222,7 @@ class HostForwarder:
         if offload is not None and not offload.segment:
             packet, offload = finished(packet, offload), None
         key = flow_of(packet)
-        entry = self._paft.flows.get(key) if key is not None else None
+        entry = self._entry_of(key)
         if entry is None or is_fragment(packet):
             whole, entry = self._first_packet(packet, key, mark, now)
             if entry is None:
@@ -350,7 +373,7 @@ class HostForwarder:
         if tunnel is not None:
             tunnel.used = now
         key = flow_of(inner)
-        entry = self._paft.flows.get(reverse(key)) if key is not None else None
+        entry = self._entry_of(reverse(key)) if key is not None else None
         if entry is None and key is not None and not is_icmp_error(inner):
             entry = self._begun_by_other(reverse(key), now)
         if entry is not None:

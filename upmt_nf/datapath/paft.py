@@ -346,12 +346,24 @@ class Paft:
         entry = self.flows.get(key)
         if entry is not None:
             entry.application_id, entry.pid, entry.command = application_id, pid, command
-            self.changed(entry)
-            return entry
+        else:
+            entry = self._add(key, application_id, now, pid, command)
+        self.changed(entry)
+        return entry
+
+    def take_from_mirror(
+        self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int = 0, command: str = ""
+    ) -> FlowEntry:
+        """The mirror has a new flow, ahead of us: an entry for it, in place of one that is over."""
+        self._remove(key)
+        return self._add(key, application_id, now, pid, command)
+
+    def _add(
+        self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int, command: str
+    ) -> FlowEntry:
         entry = FlowEntry(key, application_id, now, pid, command)
         self._make_room(entry.owner, now)
         self.flows[key] = self._owned.setdefault(entry.owner, OrderedDict())[key] = entry
-        self.changed(entry)
         return entry
 
     def learn(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
@@ -391,16 +403,20 @@ class Paft:
 
     def forget(self, key: FlowBytes) -> None:
         """Remove one entry, if it is there."""
+        if self._remove(key) and self.mirror is not None:
+            self.mirror.flow_forgotten(key)
+
+    def _remove(self, key: FlowBytes) -> bool:
         entry = self.flows.pop(key, None)
-        if entry is not None:
-            owned = self._owned[entry.owner]
-            del owned[key]
-            if not owned:
-                del self._owned[entry.owner]
-            if self.left is not None:
-                self.left(entry)
-            if self.mirror is not None:
-                self.mirror.flow_forgotten(key)
+        if entry is None:
+            return False
+        owned = self._owned[entry.owner]
+        del owned[key]
+        if not owned:
+            del self._owned[entry.owner]
+        if self.left is not None:
+            self.left(entry)
+        return True
 
     def age(self, now: float) -> int:
         """Forget flows that were silent too long; gives how many. Call it every second or so.

@@ -27,6 +27,7 @@ RULES: Mapping[str, tuple[str, str]] = {
     "cgroup_match": ("mangle", '-m cgroup --path "/" -j RETURN'),
     "dscp_match": ("mangle", "-m dscp --dscp 0x2e -j RETURN"),
     "mark_target": ("mangle", "-m mark --mark 0x0/0x1fff -j MARK --set-xmark 0x1/0x1fff"),
+    "checksum_target": ("mangle", "-j CHECKSUM --checksum-fill"),
     "notrack_target": ("raw", "-j CT --notrack"),
     "masquerade_target": ("nat", "-m iprange --src-range 10.0.0.1-10.0.0.2 -j MASQUERADE"),
     "forward_targets": (
@@ -79,6 +80,7 @@ def try_all() -> dict[str, Outcome]:
         found["policy_routing"] = _outcome(lambda: _route(Path(scratch)))
     found["packet_queue"] = _outcome(_take_queue)
     found["fast_plane"] = _outcome(_load_programs)
+    found["kernel_admission"] = _outcome(_load_admission)
     found["process_events"] = _outcome(_hear_of_processes)
     found["socket_record"] = _outcome(_record_sockets)
     return found
@@ -144,6 +146,22 @@ def _load_programs() -> None:
     for _, name in socket.if_nameindex():
         attach(socket.if_nametoindex(name), Hook.INGRESS, programs.program("host_in"), handle=1, priority=1)
     programs.close()
+
+
+def _load_admission() -> None:
+    from pyroute2 import IPRoute
+
+    from upmt_nf.linux.admission_program import OBJECT, check_compiled
+    from upmt_nf.linux.libbpf import BpfObject
+
+    check_compiled()
+    program = BpfObject(OBJECT)
+    out = {"fd": program.program("admit"), "name": "trial"}
+    with IPRoute() as route:
+        loopback = route.link_lookup(ifname="lo")[0]
+        route.link("set", index=loopback, state="up")
+        route.route("add", dst="192.0.2.0/24", oif=loopback, encap={"type": "bpf", "out": out})
+    program.close()
 
 
 def _hear_of_processes() -> None:

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ _BATCH = 2048
 _PERCPU = frozenset((5, 6))
 """BPF_MAP_TYPE_PERCPU_HASH and _ARRAY."""
 _LAST_LINES = 12
-_REPLACE = 1
+_REPLACE, _NOEXIST = 1, 1
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -42,6 +42,10 @@ class _TcHook(ctypes.Structure):
         ("attach_point", ctypes.c_int),
         ("parent", ctypes.c_uint32),
     )
+
+
+class _BatchOptions(ctypes.Structure):
+    _fields_ = (("sz", ctypes.c_size_t), ("elem_flags", ctypes.c_uint64), ("flags", ctypes.c_uint64))
 
 
 class _TcOptions(ctypes.Structure):
@@ -93,9 +97,11 @@ class _Library:
             ("bpf_map__max_entries", ctypes.c_uint32, (pointer,)),
             ("bpf_map__set_max_entries", number, (pointer, ctypes.c_uint32)),
             ("bpf_map__set_pin_path", number, (pointer, text)),
+            ("bpf_map__reuse_fd", number, (pointer, number)),
             ("bpf_program__fd", number, (pointer,)),
             ("bpf_map_update_elem", number, (number, text, text, ctypes.c_uint64)),
             ("bpf_map_lookup_elem", number, (number, text, pointer)),
+            ("bpf_map_lookup_and_delete_elem", number, (number, text, pointer)),
             ("bpf_map_delete_elem", number, (number, text)),
             ("bpf_map_lookup_batch", number, (number, *(pointer,) * 5, pointer)),
             ("bpf_map_update_batch", number, (number, text, text, pointer, pointer)),
@@ -148,6 +154,7 @@ class BpfMap:
         self._update_batch = calls.bpf_map_update_batch
         self._lookup = calls.bpf_map_lookup_elem
         self._delete = calls.bpf_map_delete_elem
+        self._take = calls.bpf_map_lookup_and_delete_elem
         self._value = ctypes.create_string_buffer(self.value_size)
 
     def update(self, key: bytes, value: bytes) -> bool:
@@ -160,13 +167,17 @@ class BpfMap:
             raise KernelError(f"map {self.name}: {os.strerror(-result)}")
         return True
 
-    def update_many(self, rows: Sequence[tuple[bytes, bytes]]) -> int:
-        """Write entries in their order by one call; gives how many were written before one that could not be."""
+    def insert_many(self, rows: Sequence[tuple[bytes, bytes]]) -> int:
+        """Write entries that are new, in their order, by one call.
+
+        Gives how many were written before one that is there already, or that the map has no room for.
+        """
         for key, value in rows:
             self._check(key, value)
         count = ctypes.c_uint32(len(rows))
         keys, values = b"".join(key for key, _ in rows), b"".join(value for _, value in rows)
-        result = self._update_batch(self._fd, keys, values, ctypes.byref(count), None)
+        options = _BatchOptions(ctypes.sizeof(_BatchOptions), _NOEXIST, 0)
+        result = self._update_batch(self._fd, keys, values, ctypes.byref(count), ctypes.byref(options))
         return len(rows) if result == 0 else min(count.value, len(rows) - 1)
 
     def lookup(self, key: bytes) -> bytes | None:
@@ -175,6 +186,14 @@ class BpfMap:
         if self._lookup(self._fd, key, self._value) < 0:
             return None
         return self._value.raw
+
+    def pop(self) -> bytes | None:
+        """The oldest entry of a queue, which it takes out; None when there is none."""
+        return self._value.raw if self._take(self._fd, None, self._value) == 0 else None
+
+    def fileno(self) -> int:
+        """The map's descriptor, as long as its object is not closed."""
+        return self._fd
 
     def delete(self, key: bytes) -> bool:
         """Remove an entry; False when it was not there."""
@@ -236,11 +255,19 @@ class BpfObject:
     """A compiled object, loaded: its maps by name, its programs by name.
 
     `sizes` sets how many entries maps have. With `pins`, maps are kept in that directory of a bpffs, and those that
-    are there already are taken over with what they hold. Raises FacilityError with libbpf's last words when the kernel
-    cannot take it, or a map that is there is of another layout.
+    are there already are taken over with what they hold. `shared`: maps of another object in place of its own.
+    Raises FacilityError with libbpf's last words when the kernel cannot take it, or a map that is there is of another
+    layout.
     """
 
-    def __init__(self, file: Path, *, sizes: dict[str, int] | None = None, pins: Path | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        sizes: dict[str, int] | None = None,
+        pins: Path | None = None,
+        shared: Mapping[str, BpfMap] | None = None,
+    ) -> None:
         self._library = library()
         calls = self._library.calls
         self._library.said()
@@ -253,6 +280,9 @@ class BpfObject:
             pointers = dict(self._pointers())
             for name, entries in (sizes or {}).items():
                 calls.bpf_map__set_max_entries(pointers[name], entries)
+            for name, table in (shared or {}).items():
+                if name in pointers and (result := calls.bpf_map__reuse_fd(pointers[name], table.fileno())):
+                    raise FacilityError(f"{file.name} cannot share map {name}: {os.strerror(-result)}")
             if pins is not None:
                 for name, pointer in pointers.items():
                     calls.bpf_map__set_pin_path(pointer, str(pins / name).encode())

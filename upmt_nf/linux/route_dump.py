@@ -26,6 +26,9 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 """Family, lengths of destination and source, TOS, table, protocol, scope, type, flags."""
 _NUMBER = struct.Struct("=I")
 _DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _TABLE = 1, 4, 5, 6, 7, 15
+_ENCAP = 22
+_LWT_BPF_OUT, _PROGRAM_NAME = 2, 2
+_KIND_BITS = 0x3FFF
 UNICAST = 1
 SCOPE_LINK = 253
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -78,7 +81,16 @@ def _route_of(body: bytes, version: int, interfaces: dict[int, str]) -> RouteSpe
         source=_address(found.get(_PREFSRC)),
         metric=0 if version == 6 and metric == IPV6_METRIC else metric,
         is_link_scope=kind is Kind.UNICAST and (scope == SCOPE_LINK if version == 4 else gateway is None),
+        program=_program_in(found.get(_ENCAP, b"")),
     )
+
+
+def _program_in(encapsulation: bytes) -> str:
+    """The name of the program that sees what leaves by a route (linux/lwtunnel.h); nothing when there is none."""
+    for kind, value in attributes(encapsulation):
+        if kind & _KIND_BITS == _LWT_BPF_OUT:
+            return dict(attributes(value)).get(_PROGRAM_NAME, b"").rstrip(b"\0").decode(errors="replace")
+    return ""
 
 
 def _address(value: bytes | None) -> IPAddress | None:

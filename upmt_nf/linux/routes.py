@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Mapping
 from ipaddress import ip_network
 from typing import Any
 
@@ -24,13 +25,17 @@ _UNREACHABLE = 7
 _IFF_UP = 1
 _SCOPE_UNIVERSE = 0
 _FR_ACT_TO_TBL, _FR_ACT_GOTO, _FR_ACT_NOP = 1, 2, 3
+_NO_PROGRAMS: Mapping[str, int] = {}
 _GONE = frozenset((errno.ESRCH, errno.ENOENT, errno.ENODEV))
 
 
 @off_loop
-def apply(wanted: Routing, journal: Journal, *, removes: bool = True) -> list[Change]:
+def apply(
+    wanted: Routing, journal: Journal, *, removes: bool = True, programs: Mapping[str, int] = _NO_PROGRAMS
+) -> list[Change]:
     """Make our part of policy routing as wanted; gives what was changed. Without `removes` nothing goes yet.
 
+    `programs` are the descriptors of those that routes name.
     What the kernel refuses does not keep the rest from being done: it is named in a KernelError at the end.
     """
     journal.note(RoutingChanged())
@@ -39,7 +44,7 @@ def apply(wanted: Routing, journal: Journal, *, removes: bool = True) -> list[Ch
         changes = [change for change in difference(wanted, present(kernel)) if removes or change.is_addition]
         for change in changes:
             try:
-                _perform(kernel, change)
+                _perform(kernel, change, programs)
             except KernelError as reason:
                 refused.append(str(reason))
     if refused:
@@ -108,14 +113,15 @@ def _first_of(span: Any) -> int | None:
     return int(str(span).partition(":")[0]) if span else None
 
 
-def _perform(kernel: IPRoute, change: Change) -> None:
+def _perform(kernel: IPRoute, change: Change, programs: Mapping[str, int]) -> None:
     log.debug("%s", change)
     try:
         match change.what:
             case RouteSpec():
                 # `replace`: a route that differs from one in its place takes its place in one step.
                 kernel.route(
-                    "replace" if change.is_addition else "del", **_route_request(kernel, change.what)
+                    "replace" if change.is_addition else "del",
+                    **_route_request(kernel, change.what, programs if change.is_addition else {}),
                 )
             case RuleSpec():
                 kernel.rule("add" if change.is_addition else "del", **_rule_request(change.what))
@@ -127,7 +133,7 @@ def _perform(kernel: IPRoute, change: Change) -> None:
         raise KernelError(f"{change}: {reason}") from reason
 
 
-def _route_request(kernel: IPRoute, route: RouteSpec) -> dict[str, Any]:
+def _route_request(kernel: IPRoute, route: RouteSpec, programs: Mapping[str, int]) -> dict[str, Any]:
     request: dict[str, Any] = {
         "family": FAMILIES[route.destination.version],
         "dst": str(route.destination),
@@ -148,6 +154,9 @@ def _route_request(kernel: IPRoute, route: RouteSpec) -> dict[str, Any]:
         request["prefsrc"] = str(route.source)
     if route.metric or route.destination.version == 6:
         request["priority"] = route.metric or IPV6_METRIC
+    if route.program in programs:
+        seen = {"fd": programs[route.program], "name": route.program}
+        request["encap"] = {"type": "bpf", "out": seen}
     return request
 
 

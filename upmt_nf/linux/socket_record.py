@@ -52,18 +52,19 @@ class Maker(NamedTuple):
 class SocketRecord:
     """The record of this network namespace's sockets, from now on.
 
-    `hierarchy` is where cgroup v2 is mounted. Raises FacilityError when the kernel cannot do it, or when it counts
-    processes differently than we do (another pid namespace).
+    `hierarchy` is where cgroup v2 is mounted, `table` a map of the record's layout, if others read it, too.
+    Raises FacilityError when the kernel cannot do it, or when it counts processes differently than we do (another pid
+    namespace).
     """
 
-    def __init__(self, hierarchy: Path, entries: int = _ENTRIES) -> None:
+    def __init__(self, hierarchy: Path, entries: int = _ENTRIES, table: int | None = None) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 (here,) = _KEY.unpack(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))
             except OSError as reason:
                 raise FacilityError("the kernel gives network namespaces no cookies") from reason
         with contextlib.ExitStack() as made:
-            self._map = bpf.make_map(_KEY.size, _VALUE.size, entries)
+            self._map = os.dup(table) if table is not None else bpf.make_map(_KEY.size, _VALUE.size, entries)
             made.callback(os.close, self._map)
             self._attach(made, hierarchy, here, Deed.MADE, bpf.CGROUP_INET_SOCK_CREATE)
             self._check()

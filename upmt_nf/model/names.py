@@ -9,6 +9,7 @@ alone. We read and write these bits only, always with the mask.
     +--------------------------------------+--+------------------------+
       K = 0: N is an application's id (1..4095), 0 = not yet classified
       K = 1: N = 1..254: an outer packet of access network N: never to be tunnelled again
+             N = 0x100, 0x101: to the virtual interface, and the kernel itself knows whose it is
              N = 0xf00..0xffd: in a conntrack mark: the agent knows this flow, as of this generation of rules
              N = 0xffe:  a socket of an application that goes by the tunnels: whose it is netfilter says later
              N = 0xfff:  left alone: goes out as if UPMT were not there
@@ -28,6 +29,10 @@ MARK_NATIVE: Final = 0x1FFF
 """Left alone."""
 MARK_TUNNELLED: Final = 0x1FFE
 """On a socket from its creation: its source address is to be the virtual one."""
+MARK_ADMITTED: Final = 0x1100
+"""A packet that the kernel let in by itself (`bpf/admission.bpf.c`): it passes the agent's queue by."""
+MARK_UNANSWERED: Final = 0x1101
+"""The same, and nothing has come back yet: at the other end it is, perhaps, for the agent."""
 MARKS_OF_KNOWN: Final = 0x1F00
 """`connmark 0x1f00/0x1f00`: any of the conntrack marks, whatever their generation."""
 _MARK_JUDGED: Final = 0x1F00

@@ -75,12 +75,16 @@ class RouteSpec:
     source: IPAddress | None = None
     metric: int = 0
     is_link_scope: bool = False
+    program: str = ""
+    """The name of an eBPF program that sees each packet which leaves by it (lwtunnel)."""
 
     def __str__(self) -> str:
         """As `ip route add` takes it."""
         words = ["default" if self.destination.prefixlen == 0 else str(self.destination)]
         if self.kind is not Kind.UNICAST:
             words.insert(0, self.kind.value)
+        if self.program:
+            words += ["encap", "bpf", "out", self.program]
         if self.gateway is not None:
             words += ["via", str(self.gateway)]
         if self.interface is not None:
@@ -231,8 +235,11 @@ def host_routing(
     steering: Steering = TUNNEL_ALL,
     *,
     has_other_family: bool = False,
+    program: str = "",
 ) -> Routing:
     """What a mobile host wants. Without a virtual address nothing is sent to the virtual interface.
+
+    `program`: what looks at the packets that are sent there (`RouteSpec.program`).
 
     `has_other_family`: the kernel has the family that the tunnels do not carry, too. What would go by the tunnels is
     unreachable in it, so that programs take the one that works, and nothing goes past the tunnels. Raises UsageError
@@ -274,6 +281,7 @@ def host_routing(
                 interface=VIRTUAL_INTERFACE,
                 source=virtual_address,
                 is_link_scope=True,
+                program=program,
             )
         )
     if is_steering:

@@ -1,0 +1,112 @@
+"""What a network carries: bytes on its wire, throughput in use, and the most that it was seen to carry lately.
+
+Passive: fed from counters that are kept anyway. Knows neither where they come from nor what a byte costs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import exp
+
+from upmt_nf.datapath.outer import OVERHEAD
+from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.model.identity import NetworkName
+
+SMOOTHING = 3.0
+"""Seconds in which a change of throughput is seen by two thirds."""
+MEMORY = 600.0
+"""Seconds for which the most that passed is remembered, at least half of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Bytes on the wire since the last look, outer headers included."""
+
+    up: int
+    down: int
+
+
+class Throughput:
+    """One direction, bit/s; None until something was counted."""
+
+    __slots__ = ("_best", "_best_before", "_turn_at", "used")
+
+    def __init__(self) -> None:
+        self.used: float | None = None
+        self._best = self._best_before = 0.0
+        self._turn_at: float | None = None
+
+    @property
+    def offered(self) -> float | None:
+        """The most that passed lately: the network offers so much at least."""
+        return max(self._best, self._best_before) or None
+
+    def take(self, count: int, seconds: float, now: float) -> None:
+        """So many bytes passed within the last `seconds`."""
+        rate = 8 * count / seconds
+        old = self.used or 0.0
+        self.used = old + (1 - exp(-seconds / SMOOTHING)) * (rate - old)
+        if self.used < 1:
+            self.used = 0.0
+        if self._turn_at is None or now >= self._turn_at:
+            self._best_before, self._best = self._best, 0.0
+            self._turn_at = now + MEMORY / 2
+        self._best = max(self._best, self.used)
+
+
+class OwnTraffic:
+    """Bytes on the wire of what the daemon says itself outside the counters of tunnels: probes, SIP, keepalives."""
+
+    def __init__(self, outer_version: int) -> None:
+        self._headers = OVERHEAD[outer_version]
+        self.up: Counter[NetworkName] = Counter()
+        self.down: Counter[NetworkName] = Counter()
+
+    def sent(self, network: NetworkName, payload: int) -> None:
+        """A UDP payload of so many bytes left."""
+        self.up[network] += payload + self._headers
+
+    def received(self, network: NetworkName, payload: int) -> None:
+        """One came that no tunnel counts."""
+        self.down[network] += payload + self._headers
+
+
+class TrafficMeter:
+    """One network's, over all of its tunnels one after the other. `total` is what was counted since the start."""
+
+    def __init__(self, network: NetworkName, own: OwnTraffic, outer_version: int, now: float) -> None:
+        self.up, self.down = Throughput(), Throughput()
+        self.total = Carried(0, 0)
+        self._network = network
+        self._own = own
+        self._version = outer_version
+        self._looked_at = now
+        self._tunnel: Tunnel | None = None
+        self._done = Carried(0, 0)
+        """By tunnels that are gone."""
+
+    def look(self, tunnel: Tunnel | None, now: float) -> Carried:
+        """What passed since the last look; `tunnel` is the network's present one."""
+        if tunnel is not self._tunnel:
+            # What the former one carried last is in its counters still.
+            self._done = self._with(self._tunnel)
+            self._tunnel = tunnel
+        current, before = self._with(tunnel), self.total
+        own = Carried(self._own.up[self._network], self._own.down[self._network])
+        self.total = Carried(current.up + own.up, current.down + own.down)
+        new = Carried(max(0, self.total.up - before.up), max(0, self.total.down - before.down))
+        seconds, self._looked_at = now - self._looked_at, now
+        if seconds > 0:
+            self.up.take(new.up, seconds, now)
+            self.down.take(new.down, seconds, now)
+        return new
+
+    def _with(self, tunnel: Tunnel | None) -> Carried:
+        if tunnel is None:
+            return self._done
+        overhead = tunnel.format.overhead(self._version)
+        return Carried(
+            self._done.up + tunnel.bytes_out + overhead * tunnel.packets_out,
+            self._done.down + tunnel.bytes_in + overhead * tunnel.packets_in,
+        )
