@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest
 
 SYSTEM_PACKAGES := iptables iproute2 iputils-ping tcpdump curl dnsutils iperf3 openssh-server openssh-client \
 	socat conntrack procps build-essential python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev \
-	clang libbpf-dev libbpf1 ethtool
+	clang libbpf-dev libbpf1 ethtool zsh fish dbus-daemon
 
 # What a host needs to have the program built and run: no peers, no test tools.
 HOST_PACKAGES := iptables iproute2 conntrack build-essential python3-dev python3-venv libnetfilter-queue-dev \

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* In: from an access interface's ingress out of a tunnel and in by the virtual interface.
  *
  * Believes an inner packet only from the other end of a tunnel, with that tunnel's virtual address, of a flow that the
@@ -9,6 +9,9 @@
 #define UPMT_DECAP_H
 
 #include "packet.h"
+#ifdef SHORTCUT
+#include "shortcut.h"
+#endif
 
 #define LARGEST_HEAD (PLAIN_HEADER + COOKIE_HEADER + sizeof(struct iphdr) + 8)
 
@@ -65,8 +68,10 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anch
 	if (outer->version != 4 || outer->ihl != 5 || outer->protocol != IPPROTO_UDP ||
 	    outer->frag_off & bpf_htons(MORE_FRAGMENTS | FRAGMENT_OFFSET))
 		return NOT_OURS;
-	/* One with a checksum is verified by the socket. It may also be one whose sum the kernel still has to fill in. */
-	if (udp->check)
+	/* One with a checksum is verified by the socket, unless the receiving device did it. It may also be one whose sum the
+	 * kernel still has to fill in, at a place that decapsulation would shift.
+	 */
+	if (udp->check && bpf_csum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
 		return NOT_OURS;
 	length = bpf_ntohs(udp->len);
 	if (bpf_ntohs(outer->tot_len) != skb->len - link || length != skb->len - link - sizeof(*outer))
@@ -156,6 +161,14 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anch
 		counts->bytes_in += length;
 		counts->heard = now;
 	}
+#ifdef SHORTCUT
+	if (is_anchor) {
+		int done = take_shortcut(skb, tunnel->virtual_interface);
+
+		if (done != NOT_OURS)
+			return done;
+	}
+#endif
 	return bpf_redirect(tunnel->virtual_interface, BPF_F_INGRESS);
 }
 

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* Out: from the virtual interface's egress into a tunnel and on to its access interface.
  *
  * What this cannot do goes on to the virtual interface as if there were no program, where the agent reads it.
@@ -133,6 +133,16 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const bool is_anch
 		counts->bytes_out += length;
 	}
 	skb->mark = (skb->mark & ~MARK_MASK) | tunnel->mark;
+	if (tunnel->next_hop) {
+		struct bpf_redir_neigh hop = {.nh_family = AF_INET, .ipv4_nh = tunnel->next_hop};
+		struct bpf_tunnel_key none = {};
+
+		/* The packet still has its route by the virtual interface, and would go that way after it has waited for
+		 * the next hop's address. Nothing but this takes it off.
+		 */
+		bpf_skb_set_tunnel_key(skb, &none, sizeof(none), 0);
+		return bpf_redirect_neigh(tunnel->interface, &hop, sizeof(hop), 0);
+	}
 	return bpf_redirect_neigh(tunnel->interface, NULL, 0, 0);
 }
 

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* What the maps hold. The Python twins are in upmt_nf/datapath/fast_layout.py; a test compares every offset.
  *
  *    flows         flow -> application, or a tunnel of its own          (the mobile host's view: source = virtual address)
@@ -61,7 +61,7 @@ struct tunnel {
 	__u8 unheard; /* so many of `receiving` are the other end's sign that it has new keys: the agent must see it */
 	__be16 id;       /* lower 16 bits of the tunnel's id, as the cookie format writes them */
 	__u16 secrets;   /* how many of `receiving` are valid */
-	__u32 unused;
+	__be32 next_hop; /* of outer packets, where the agent knows it; 0: as the kernel's routes say */
 	__u64 sending;   /* secrets of the cookie format, in the bytes' own order */
 	__u64 receiving[MAX_SECRETS];
 };

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* The maps. Sizes marked 1 are set by the loader. */
 #ifndef UPMT_MAPS_H
 #define UPMT_MAPS_H
@@ -53,6 +53,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counts);
 } tunnel_counts SEC(".maps");
+
+#ifdef SHORTCUT
+struct { /* milliseconds that conntrack keeps a UDP flow: without answers, with them; 0: no shortcut */
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u32);
+} udp_timeouts SEC(".maps");
+#endif
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

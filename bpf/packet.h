@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* Reading IPv4 packets: whose flow, how many packets a large one stands for. */
 #ifndef UPMT_PACKET_H
 #define UPMT_PACKET_H
@@ -16,6 +16,7 @@
 #include "layout.h"
 #include "maps.h"
 
+#define AF_INET 2 /* the C library's header has it */
 #define PLAIN_HEADER (sizeof(struct iphdr) + sizeof(struct udphdr))
 #define COOKIE_HEADER 12
 #define COOKIE_TYPE 0x10

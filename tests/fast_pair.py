@@ -25,7 +25,7 @@ from upmt_nf.datapath.formats import PLAIN, TunnelFormat
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.linux.libbpf import BpfObject, Hook, attach
 from upmt_nf.model.errors import FacilityError
-from upmt_nf.model.flow import Endpoint, FlowKey
+from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import TunnelId
 
 OBJECT = Path(__file__).parents[1] / "upmt_nf" / "bpf" / "upmt.bpf.o"
@@ -50,12 +50,13 @@ class End:
         format: TunnelFormat = PLAIN,
         id: TunnelId = TUNNEL_ID,
         host_port: int = HOST_PORT,
+        next_hop: IPAddress | None = None,
     ) -> None:
         """Let the programs know a tunnel to the other end; each has a port of its own at the host."""
         at_host, at_anchor = Endpoint(ip_address(HOST), host_port), Endpoint(ip_address(ANCHOR), ANCHOR_PORT)
         local, other = (at_host, at_anchor) if self.local.port == HOST_PORT else (at_anchor, at_host)
         tunnel = Tunnel(id, ip_address(OWNER), other, mtu, format=format)
-        row = tunnel_row(tunnel, local, self.interface, self.virtual_interface, 0, 1)
+        row = tunnel_row(tunnel, local, self.interface, self.virtual_interface, 0, 1, next_hop)
         assert row is not None
         self.programs.maps["tunnels"].update(NUMBER.pack(id), row.value)
         self.programs.maps["ends"].update(row.end, NUMBER.pack(id))
@@ -168,7 +169,7 @@ def _loaded(role: str, interface: str, local: Endpoint) -> End:
         programs = BpfObject(OBJECT, sizes=_SIZES)
         outer, inner = if_nametoindex(interface), if_nametoindex("upmt0")
         attach(inner, Hook.EGRESS, programs.program(f"{role}_out"), handle=1, priority=1)
-        attach(outer, Hook.INGRESS, programs.program(f"{role}_in"), handle=1, priority=1)
+        attach(outer, Hook.INGRESS, programs.program(f"{role}_in"), handle=1, priority=2)
     except FacilityError as reason:
         pytest.skip(f"no fast plane here: {reason}")
     return End(programs, local, outer, inner)

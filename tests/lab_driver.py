@@ -1,4 +1,7 @@
-"""A running lab as a test drives it: by the commands that an administrator types."""
+"""A running lab as a test drives it: by the commands that an administrator types.
+
+What tests ask for again and again (`ask`, `link`) is the same commands without a process for each.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
+
+from upmt_nf.cli.main import app
+from upmt_nf.daemon.control_client import call
+from upmt_nf.lab import links, namespaces
+from upmt_nf.lab.topology import LinkAction
+from upmt_nf.model.errors import UpmtError
 
 BOTH_PLANES = pytest.mark.parametrize("lab_of_module", ["agent", "fast"], indirect=True)
 """For tests that are the same with either datapath."""
@@ -53,12 +63,16 @@ class Lab:
         return _run((*self.words(host), *command), check, timeout)
 
     def words(self, host: str) -> tuple[str, ...]:
-        """What stands before a command so that it runs on `host`."""
-        return (*UPMT, "lab", "exec", "--name", self.name, host, "--")
+        """What stands before a command so that it runs on `host`: as `upmt lab exec`, in a fiftieth of the time."""
+        return ("nsenter", f"--net=/run/netns/{namespaces.namespace(self.name, host)}", "--")
 
     def ask(self, *arguments: str, host: str = "mh") -> Any:
         """`upmt ARGUMENTS --json` on a host, parsed."""
-        return json.loads(self.on(host, *UPMT, *arguments, "--json").stdout)
+        with namespaces.entered(self.name, host):
+            done = CliRunner().invoke(app, [*arguments, "--json"])
+        if done.exit_code != 0:
+            pytest.fail(f"upmt {' '.join(arguments)} on {host}: {done.exception}\n{done.output}")
+        return json.loads(done.stdout)
 
     def start(self, host: str, *command: str) -> subprocess.Popen[str]:
         """Start a program on a host; it is ended with the test."""
@@ -70,7 +84,7 @@ class Lab:
 
     def link(self, network: str, action: str) -> None:
         """`upmt lab link NETWORK ACTION`."""
-        self.upmt("lab", "link", "--name", self.name, network, action)
+        links.change_link(self.name, links.network_named(network), LinkAction(action))
 
     def await_listener(self, host: str, port: int) -> None:
         """Wait until something on `host` listens on `port`."""
@@ -112,22 +126,38 @@ class Lab:
 
     def is_answering(self, host: str) -> bool:
         """Whether a daemon answers there."""
-        return self.on(host, *UPMT, "status", check=False).returncode == 0
+        try:
+            with namespaces.entered(self.name, host):
+                call("status")
+        except UpmtError:
+            return False
+        return True
+
+    def end_programs_on(self, host: str) -> None:
+        """End what `start` began on a host."""
+        namespace = self.words(host)
+        ended = [process for process in self._programs if tuple(process.args)[: len(namespace)] == namespace]  # type: ignore[arg-type]
+        _end(ended)
+        self._programs = [process for process in self._programs if process not in ended]
 
     def end_programs(self) -> None:
         """End what `start` began."""
-        for process in self._programs:
-            if process.poll() is None:
-                process.terminate()
-        for process in self._programs:
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+        _end(self._programs)
         self._programs.clear()
+
+
+def _end(programs: list[subprocess.Popen[str]]) -> None:
+    for process in programs:
+        if process.poll() is None:
+            process.terminate()
+    for process in programs:
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _run(command: tuple[str, ...], check: bool, timeout: float = 60) -> subprocess.CompletedProcess[str]:

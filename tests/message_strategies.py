@@ -134,6 +134,7 @@ ONE_OF_EACH: tuple[UpmtMessage, ...] = (
         "sealed",
         9,
         bytes(16),
+        True,
     ),
     HandoverRequest("token", (HandoverPair((FLOW,), (TunnelId(7), ANY)),)),
     HandoverResponse((HandoverResult(False, None, 0, "no such tunnel"),)),

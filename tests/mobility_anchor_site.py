@@ -24,7 +24,7 @@ from upmt_nf.mobility.commands import Announce, Stopped
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import TerminalId
-from upmt_nf.model.names import SIGNALLING_PORT
+from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
 from upmt_nf.signaling.digest import REALM, DigestServer, secret_hash
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ class AnchorSite:
             return
         if tunnel is None and packet.port != SIGNALLING_PORT:
             return
-        self.take(TunnelSignalReceived(tunnel, packet.host, packet.inner, packet.port, packet.payload))
+        by = packet.link.anchor_port if packet.link.anchor_port != TUNNEL_PORT else 0
+        self.take(TunnelSignalReceived(tunnel, packet.host, packet.inner, packet.port, packet.payload, by))
 
     def send_to(self, remote: Endpoint, inner: Endpoint, kind: str, port: int, payload: bytes) -> None:
         """A datagram to whoever has that public address."""
@@ -117,8 +118,8 @@ class AnchorSite:
                     self.send_to(destination, destination, "sip", 0, data)
                 case SendTunnelSignal(remote, destination, port, payload):
                     self.send_to(remote, destination, "signal", port, payload)
-                case SendBindingAnswer(remote, data):
-                    self.world.answer_probe(remote, data)
+                case SendBindingAnswer(remote, data, by):
+                    self.world.answer_probe(remote, data, by or TUNNEL_PORT)
                 case LeaseGranted():
                     self.granted.append(command)
                 case LeaseEnded():

@@ -14,9 +14,10 @@ from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.binding_time import BindingTime
 from upmt_nf.mobility.binding_trial import ProbeFlow
-from upmt_nf.mobility.commands import Announce, Stopped
+from upmt_nf.mobility.commands import Announce, Happened, Stopped
 from upmt_nf.mobility.events import StopAsked
 from upmt_nf.mobility.host_commands import (
+    CheckPortal,
     CloseBindingProbe,
     CloseTunnel,
     ConfigureVirtualAddress,
@@ -48,7 +49,7 @@ from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tallies import Counted
 from upmt_nf.model.flow import TCP, Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName, NetworkName, TunnelId
-from upmt_nf.model.names import SIGNALLING_PORT
+from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
 
 if TYPE_CHECKING:
     from mobility_world import World
@@ -99,6 +100,10 @@ class Link:
     """Largest outer packet, bytes."""
     port: int = 40000
     """Of the tunnel's mapping in the NAT."""
+    anchor_port: int = TUNNEL_PORT
+    """Of the anchor's tunnel ports, that which the tunnel goes to."""
+    blocked: set[int] = field(default_factory=set)
+    """Those of the anchor's tunnel ports to which UDP does not pass."""
     dead_ports: set[int] = field(default_factory=set)
     """Mappings that carry nothing any more, though the host's socket does not know."""
     binding_time: float = inf
@@ -137,6 +142,8 @@ class Link:
             return False
         if not packet.is_up and packet.kind != "sip" and self.is_forgotten(self.terminal.world.now):
             return False
+        if packet.kind != "sip" and self.anchor_port in self.blocked:
+            return False
         return packet.kind == "sip" or (packet.host == self.reflexive and self.port not in self.dead_ports)
 
 
@@ -153,6 +160,8 @@ class Terminal:
         self.binding_times: dict[str, BindingTime] = dict(settings.binding_times)
         self.releases = 0
         self.rebinds: list[NetworkName] = []
+        self.portal_checks: list[NetworkName] = []
+        self.happened: list[Happened] = []
         self.configured: list[tuple[IPAddress, IPAddress]] = []
         """Each virtual address that applications got, and the anchor that it is of."""
         self.said: list[tuple[float, str]] = []
@@ -298,10 +307,14 @@ class Terminal:
             case KeepNatMapping(name):
                 self.links[name].use(self.world.now)
                 self.world.probe_bytes += 29
-            case SendBindingProbe(name, flow, data):
-                self.world.carry_probe(self.links[name], flow, data)
-            case CloseBindingProbe(name):
-                self.links[name].probes.clear()
+            case SendBindingProbe(name, flow, data, port):
+                self.world.carry_probe(self.links[name], flow, data, port)
+            case CloseBindingProbe(name, flows):
+                probes = self.links[name].probes
+                for port in [port for port, (flow, _) in probes.items() if flow in flows]:
+                    del probes[port]
+            case CheckPortal(name):
+                self.portal_checks.append(name)
             case RememberBindingTime(place, known):
                 self.binding_times[place] = known
             case ConfigureVirtualAddress(address):
@@ -322,7 +335,8 @@ class Terminal:
                 self.open_tunnels[name] = id
             case CloseTunnel(name):
                 assert self.open_tunnels.pop(name) not in self.paft.tunnels
-            case RebindTunnel(name):
+            case RebindTunnel(name, port):
+                self.links[name].anchor_port = port
                 self.links[name].rebind()
                 self.rebinds.append(name)
             case HandoverFinished():
@@ -330,6 +344,8 @@ class Terminal:
                 self.finished.append(command)
             case Counted():
                 self.counted.append(command)
+            case Happened():
+                self.happened.append(command)
             case Announce(_, text):
                 self.said.append((self.world.now, text))
             case Stopped():

@@ -33,7 +33,7 @@ from upmt_nf.model.identity import (
     NetworkName,
     TerminalId,
 )
-from upmt_nf.model.names import SIGNALLING_PORT
+from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
 from upmt_nf.signaling.digest import REALM, DigestServer, secret_hash
 
 OUTER_BYTES = 28
@@ -159,7 +159,7 @@ class World:
                 delay = link.delay + self.random.random() * link.jitter
                 self.after(delay, lambda: self._deliver(packet))
 
-    def carry_probe(self, link: Link, flow: ProbeFlow, data: bytes) -> None:
+    def carry_probe(self, link: Link, flow: ProbeFlow, data: bytes, anchor_port: int) -> None:
         """A packet of a binding trial to the anchor, by a mapping of its own, and the answers to it."""
         self.probe_bytes += len(data) + OUTER_BYTES
         ports = [port for port, (owner, used) in link.probes.items() if owner is flow]
@@ -167,27 +167,33 @@ class World:
         if port is None:
             port = 50000 + next(self._order) % 10000
         link.probes[port] = (flow, self.now)
-        if not link.is_up or link.is_black_hole or self.random.random() < link.loss:
+        if not link.is_up or link.is_black_hole or anchor_port in link.blocked:
             return
+        if self.random.random() < link.loss:
+            return
+        by = anchor_port if anchor_port != TUNNEL_PORT else 0
         remote = Endpoint(link.public, port)
 
         def arrive() -> None:
-            self.site_of(link.terminal).take(BindingProbeReceived(remote, data))
+            self.site_of(link.terminal).take(BindingProbeReceived(remote, data, by))
 
         self.after(link.delay, arrive)
 
-    def answer_probe(self, remote: Endpoint, data: bytes) -> None:
+    def answer_probe(self, remote: Endpoint, data: bytes, anchor_port: int) -> None:
         self.probe_bytes += len(data) + OUTER_BYTES
         for terminal in self.terminals:
             for link in terminal.links.values():
                 if link.public == remote.address and self.random.random() >= link.loss:
-                    self.after(link.delay, lambda link=link: self._hear_probe(link, remote.port, data))  # type: ignore[misc]
+                    self.after(
+                        link.delay,
+                        lambda link=link: self._hear_probe(link, remote.port, data, anchor_port),  # type: ignore[misc]
+                    )
 
-    def _hear_probe(self, link: Link, port: int, data: bytes) -> None:
+    def _hear_probe(self, link: Link, port: int, data: bytes, anchor_port: int) -> None:
         flow, used = link.probes.get(port, (ProbeFlow.ASKING, -inf))
         if link.is_up and not link.is_black_hole and self.now - used <= link.binding_time:
             link.probes[port] = (flow, self.now)
-            link.terminal.take(BindingAnswerReceived(link.name, flow, data))
+            link.terminal.take(BindingAnswerReceived(link.name, flow, data, anchor_port))
 
     def _deliver(self, packet: Packet) -> None:
         if not packet.is_up:

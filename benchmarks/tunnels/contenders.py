@@ -7,6 +7,7 @@ of the datapaths has a lab. All go from mh by if0 and gw0's NAT to the anchor, w
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from benchmarks.places import Place, place
 from benchmarks.tunnels import peers
 from upmt_nf.lab import namespaces
 from upmt_nf.lab.topology import CORRESPONDENT
+from upmt_nf.model.errors import UpmtError
 
 NAMES = (
     "direct",
@@ -50,6 +52,10 @@ class Contender:
     """Process numbers of its programs at both ends; a tunnel of the kernel has none."""
 
 
+_FAILURES = (peers.NotHereError, UpmtError, TimeoutError, subprocess.SubprocessError)
+"""Who cannot be set up is left out, with the reason: the others are measured all the same."""
+
+
 @contextlib.contextmanager
 def contenders(
     prefix: str, names: Sequence[str], say: Callable[[str], None]
@@ -66,16 +72,20 @@ def contenders(
             say(f"setting up {name}")
             try:
                 path = peers.SET_UP[name](bare, directory)
-            except (peers.NotHereError, TimeoutError) as reason:
-                missing[name] = str(reason).splitlines()[0]
+            except _FAILURES as reason:
+                missing[name] = _said(reason)
                 continue
             ready[name] = Contender(name, bare, path.bound, path.destination, path.commands, path.daemons)
         for name in (name for name in names if name in _OURS):
             say(f"setting up {name}")
             datapath, protection = _OURS[name]
-            lab = stack.enter_context(
-                place(f"{prefix}{datapath[0]}{protection[0]}", datapath, protection, daemons=True)
-            )
+            try:
+                lab = stack.enter_context(
+                    place(f"{prefix}{datapath[0]}{protection[0]}", datapath, protection, daemons=True)
+                )
+            except _FAILURES as reason:
+                missing[name] = _said(reason)
+                continue
             commands = (
                 "an: upmt anchor run --config anchor.toml",
                 "mh: upmt mobile-host run --config mobile-host.toml",
@@ -84,3 +94,11 @@ def contenders(
             daemons = [pid for host in ("mh", "an") for pid in namespaces.processes_in(lab.name, host)]
             ready[name] = Contender(name, lab, "0.0.0.0", CORRESPONDENT, commands, daemons)
         yield [ready[name] for name in names if name in ready], missing
+
+
+def _said(reason: Exception) -> str:
+    """Its first line, with what a command that failed said."""
+    said = str(reason)
+    if isinstance(reason, subprocess.CalledProcessError):
+        said = f"`{' '.join(reason.cmd)}` failed: {reason.stderr.strip()}"
+    return (said.splitlines() or [type(reason).__name__])[0]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+from benchmarks.tunnels.bars import Verdict, verdicts
 from benchmarks.tunnels.figures import Figures, median, ratio, spread
 from benchmarks.tunnels.measures import measure_of
 
@@ -51,11 +52,14 @@ def as_json(result: Result) -> str:
         }
         for name, row in found.items()
     }
-    return json.dumps({**asdict(result), "summary": summary}, indent=2) + "\n"
+    bars = [
+        {**asdict(each.bar), "found": each.found, "is_reached": each.is_reached} for each in verdicts(found)
+    ]
+    return json.dumps({**asdict(result), "summary": summary, "bars": bars}, indent=2) + "\n"
 
 
 def as_markdown(result: Result) -> str:
-    """The machine, the table (median and its ratio to `relay`, or else to `direct`), the set-ups."""
+    """The machine, the table (median and its ratio to `relay`, or else to `direct`), the bars, the set-ups."""
     base = next((base for base in reversed(BASES) if base in result.set_up), None)
     lines = [
         f"    {result.command}",
@@ -74,11 +78,25 @@ def as_markdown(result: Result) -> str:
             share = ratio(row, contender, base) if base else None
             cells.append(_shown(row[contender]) + ("" if share is None else f" ({share:.2f})"))
         lines.append(f"| {name}, {measure_of(name).unit} | " + " | ".join(cells) + " |")
+    lines += _judged(verdicts(medians(result)))
     lines += [f"\nNot here: {name}: {why}." for name, why in result.missing.items()]
     lines.append("\nSet up by:\n")
     for contender, commands in result.set_up.items():
         lines += [f"    # {contender}", *(f"    {command}" for command in commands)]
     return "\n".join(lines) + "\n"
+
+
+def _judged(found: Sequence[Verdict]) -> list[str]:
+    if not found:
+        return []
+    lines = ["", "| bar | asked | found | reached |", "|---|---|---|---|"]
+    for each in found:
+        unit = "" if each.bar.than else f" {measure_of(each.bar.measure).unit}"
+        said = {True: "yes", False: "**no**", None: "nothing to compare with"}[each.is_reached]
+        shown = "-" if each.found is None else _shown(each.found) if unit else f"{each.found:.2f}"
+        bar = f"{each.bar.contender}: {each.bar.measure}"
+        lines.append(f"| {bar} | {each.bar.asked()}{unit} | {shown}{unit} | {said} |")
+    return lines
 
 
 def _shown(value: float | None) -> str:

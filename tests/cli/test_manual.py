@@ -56,19 +56,43 @@ def test_the_shell_takes_its_completion(shell: str, file: str) -> None:
     subprocess.run((shell, "-n", str(PACKAGING / "completions" / file)), check=True)
 
 
-def test_bash_completes_commands(tmp_path: Path) -> None:
+BASH = """
+source {script}
+COMP_WORDS=(upmt rules ver) COMP_CWORD=2
+"$(complete -p upmt | sed 's/.*-F \\([^ ]*\\).*/\\1/')" upmt
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+ZSH = """
+compdef() {{ }}
+_arguments() {{ print -r -- "$@"; }}
+fpath=({directory} $fpath)
+autoload -U _upmt
+words=(upmt rules ver) CURRENT=3
+_upmt
+"""
+FISH = "source {script}; complete --do-complete 'upmt rules ver'"
+
+
+@pytest.mark.parametrize(
+    ("shell", "file", "text"),
+    [("bash", "upmt.bash", BASH), ("zsh", "_upmt", ZSH), ("fish", "upmt.fish", FISH)],
+    ids=["bash", "zsh", "fish"],
+)
+def test_the_shell_completes_commands(shell: str, file: str, text: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
     upmt = tmp_path / "upmt"
     upmt.write_text(f'#!/bin/sh\nexec {sys.executable} -m upmt_nf.cli.main "$@"\n')
     upmt.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "_UPMT_COMPLETE": "complete_bash",
-        "COMP_WORDS": "upmt rules ver",
-        "COMP_CWORD": "2",
-    }
-    done = subprocess.run((str(upmt),), env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["verify"]
+    environment = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = (
+        shell,
+        "-c",
+        text.format(directory=PACKAGING / "completions", script=PACKAGING / "completions" / file),
+    )
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert "verify" in done.stdout, done.stderr
+    assert "install" not in done.stdout.split()
 
 
 @pytest.mark.parametrize("unit", sorted(file.name for file in (PACKAGING / "systemd").iterdir()))

@@ -55,6 +55,15 @@ def test_a_pool_may_be_a_network(text: str, first: str, last: str) -> None:
             '"wan"\ntunnel_port = 5060',
             "an.toml:1: anchor: tunnel_port and signalling_port are the same",
         ),
+        (
+            '"wan"',
+            '"wan"\nfurther_tunnel_ports = [443, 443]',
+            "an.toml:1: anchor: further_tunnel_ports: each",
+        ),
+        ('"wan"', '"wan"\nfurther_tunnel_ports = [1800]', "an.toml:1: anchor: further_tunnel_ports: each"),
+        ('"wan"', '"wan"\nfurther_tunnel_ports = [5060]', "an.toml:1: anchor: further_tunnel_ports: each"),
+        ('"wan"', '"wan"\nfurther_tunnel_ports = [0]', "an.toml:4: anchor.further_tunnel_ports.0: "),
+        ('"wan"', '"wan"\nportal_check_port = 65536', "an.toml:4: anchor.portal_check_port: "),
     ],
 )
 def test_a_wrong_line_is_named_with_its_key_and_reason(old: str, new: str, complaint: str) -> None:

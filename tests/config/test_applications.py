@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from upmt_nf.config.application_sections import ApplicationSection
 from upmt_nf.config.applications import (
     check_applications,
     differences,
@@ -13,7 +14,7 @@ from upmt_nf.config.applications import (
     with_assignment,
     written,
 )
-from upmt_nf.config.mobile_host import ApplicationSection, read_mobile_host_config
+from upmt_nf.config.mobile_host import read_mobile_host_config
 from upmt_nf.model.errors import ConfigError, UsageError
 
 CONFIG = """\
@@ -38,15 +39,25 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 MATCHES = st.fixed_dictionaries(
     {}, optional={"command": TEXTS, "cgroup": TEXTS, "uid": st.integers(0, 2**32 - 1), "destination": TEXTS}
 ).filter(bool)
+FLOWS = st.fixed_dictionaries(
+    {"port": st.integers(1, 65535)},
+    optional={"networks": st.just(("lte",)), "policy": st.just("voice"), "protocol": st.just("udp")},
+)
 SECTIONS = st.builds(
-    lambda name, networks, policy, choice, match: section(
-        name, *match, networks=networks, policy=policy, on_no_network=choice if policy == "tunnel" else None
+    lambda name, networks, policy, choice, match, flow: section(
+        name,
+        *match,
+        networks=networks,
+        policy=policy,
+        on_no_network=choice if policy == "tunnel" else None,
+        flow=flow if policy == "tunnel" else (),
     ),
     st.from_regex(r"[a-z][a-z0-9]{0,5}", fullmatch=True),
     st.lists(st.sampled_from(["wifi", "lte", "any"]), min_size=1, max_size=3),
     st.sampled_from(["tunnel", "native"]),
     st.sampled_from([None, "hold", "reject", "native"]),
     st.lists(MATCHES, max_size=3),
+    st.lists(FLOWS, max_size=2, unique_by=lambda flow: flow["port"]),
 )
 
 

@@ -99,6 +99,12 @@ def test_policies_that_contradict_each_other_are_named(
             'interface = "a/b"',
             "mh.toml:14: network.1.interface: 'a/b' is not an interface name",
         ),
+        ("cost = 4.5", 'metered = "perhaps"', "mh.toml:15: network.1.metered"),
+        (
+            '"45.0.0.1"',
+            '"45.0.0.1"\nfurther_tunnel_ports = [5060]',
+            "mh.toml:4: anchor: further_tunnel_ports: each",
+        ),
         ("cost = 4.5", "prize = 4.5", "mh.toml:15: network.1.prize: no such key"),
         ("cost = 4.5", "cost = nan", "mh.toml:15: network.1.cost: "),
         ('name = "lte"', 'name = "wifi"', "mh.toml:13: network.1.name: 'wifi' is there twice"),

@@ -50,6 +50,22 @@ def refusal(text: str) -> str:
     return str(raised.value)
 
 
+def test_what_only_policies_know_of_a_network_may_change_and_its_sockets_may_not() -> None:
+    before, wifi = read("").network
+    soft = {"cost": 9.0, "trusted": False, "kind": "wired", "throughput": 1e6, "budgets": ()}
+    assert before.model_copy(update=soft).fixed == before.fixed
+    assert before.model_copy(update=soft).facts() != before.facts()
+    for fixed in (
+        {"metered": True},
+        {"protection": "sealed"},
+        {"interface": "x0"},
+        {"tunnel_port": 7},
+        {"name": "x"},
+    ):
+        assert before.model_copy(update=fixed).fixed != before.fixed
+    assert wifi.fixed != before.fixed
+
+
 def test_a_policy_extends_a_profile_and_says_what_is_different() -> None:
     found = policy(
         """
@@ -147,6 +163,15 @@ BAD = [
     ('extends = "voice"\nleave = { voice_score = 4.9 }', 3, "less than or equal to 4.42"),
     ('extends = "voice"\nleave = { colour = "1 s" }', 3, "no such key"),
     ('extends = "voice"\nbad_for = 2', 3, "bad_for: a time needs a unit: 2"),
+    (
+        'extends = "voice"\nnetworks = "lte"\nredundant = true',
+        4,
+        "redundant: needs two networks, and lte is one",
+    ),
+    ('kind = "Block"\nredundant = true', 3, "means nothing where everything is blocked"),
+    ('extends = "voice"\nreorder = 20', 3, "reorder: a time needs a unit"),
+    ('extends = "voice"\nreorder = "2 s"', 3, "reorder: no packet waits longer than 500 ms for another"),
+    ('extends = "voice"\nredundant = 2', 3, "redundant: "),
     ('extends = "voice"\nforgive = "10 s"', 3, "forgive is shorter than penalty_longest"),
     ('extends = "voice"\ngood_for = "1 h"', 3, "penalty_longest is shorter than good_for"),
     ('extends = "voice"\nbudgets = ["200/day on lte"]', 3, "a budget needs a unit"),
@@ -213,6 +238,30 @@ def test_what_makes_no_sense_is_refused_with_its_line(text: str, line: int, reas
             '[[application]]\nname = "a"\npolicy = "backup"\nnetworks = "lte"\n',
             "can never be satisfied: lte: not free",
         ),
+        *(
+            (f'[[application]]\nname = "a"\n[[application.flow]]\n{text}\n', reason)
+            for text, reason in (
+                ("port = 5004\npolicy = 'nope'", "policy: there is no policy 'nope'; there are"),
+                ("port = 5004\nnetworks = '5g'", "networks: there is no network '5g'"),
+                ("port = 5004\npolicy = 'backup'\nnetworks = 'lte'", "can never be satisfied: lte: not free"),
+                (
+                    "policy = 'voice'",
+                    "a flow needs at least one condition: port, destination, dscp or protocol",
+                ),
+                ("port = 5004\npolicy = 'native'", "a part of an application cannot be native"),
+                ("port = 70000\npolicy = 'voice'", "port: "),
+                ("port = 7\nprotocol = 'icmp'", "icmp has no ports"),
+                ("command = 'x'\nport = 7", "command: "),
+                (
+                    "port = 7\n[[application.flow]]\nport = 7\npolicy = 'voice'",
+                    "the same conditions before it",
+                ),
+                ("port = 7\nname = 'x'\n[[application.flow]]\nport = 8\nname = 'x'", "'a/x' is there twice"),
+            )
+        ),
+        ('[signalling]\nnetworks = ["lte", "5g"]\n', "signalling.networks: there is no network '5g'"),
+        ("[signalling]\nnetworks = []\n", "signalling.networks: "),
+        ('[signalling]\npolicy = "voice"\n', "signalling.policy: "),
         ('[[policy]]\nname = "voice"\nextends = "bulk"\n', "ready-made policy: extend it by another name"),
         (
             '[[policy]]\nname = "p"\nextends = "bulk"\n[[policy]]\nname = "p"\nextends = "bulk"\n',

@@ -12,8 +12,9 @@ from pretend_kernel import PretendLoop, PretendMap
 
 from upmt_nf.classify.facts import ProcessFacts
 from upmt_nf.classify.reasons import MARKED, Decider, Finder, Reason
+from upmt_nf.config.application_sections import ApplicationSection
 from upmt_nf.daemon.admission import Admission
-from upmt_nf.daemon.applications import Applications
+from upmt_nf.daemon.applications import Applications, Source
 from upmt_nf.daemon.flow_owners import Owner
 from upmt_nf.datapath.admission_layout import ASKED, BEGUN, GATE, IDENTITY, VERDICT
 from upmt_nf.datapath.fast_layout import FLOW, FLOW_KEY, NUMBER, FlowRow, flow_key
@@ -143,6 +144,21 @@ def test_what_depends_on_the_flow_or_is_left_alone_stays_the_agents() -> None:
     world.ask()
     world.find()
     assert world.verdicts == {}
+
+
+def test_while_flows_have_policies_of_their_own_the_gate_stays_shut() -> None:
+    world, flow = World(), {"port": 5004, "policy": "voice"}
+    call = ApplicationSection.model_validate(
+        {"name": "call", "match": [{"command": "talker"}], "flow": [flow]}
+    )
+    world.admission.fit_rules()
+    assert world.gate[0] != 0
+    world.applications.declare(Source.CONFIGURATION, (call,))
+    world.admission.fit_rules()
+    assert world.gate[0] == 0
+    world.applications.declare(Source.CONFIGURATION, (call.model_copy(update={"flow": ()}),))
+    world.admission.fit_rules()
+    assert world.gate[0] != 0
 
 
 def test_a_change_of_the_rules_shuts_the_gate_until_netfilter_has_them() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from upmt_nf.config.application_sections import ApplicationSection, MatchSection
 from upmt_nf.config.applications import without_assignment
-from upmt_nf.config.mobile_host import ApplicationSection, MatchSection
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.model.flow import UDP, FlowKey
 from upmt_nf.model.identity import ApplicationName

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upmt_nf.classify.rules import ApplicationRule
+from upmt_nf.config.application_sections import MatchSection
 from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
-from upmt_nf.config.mobile_host import MatchSection
 from upmt_nf.daemon.matches import conditions_said, rule_of
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.identity import ApplicationId

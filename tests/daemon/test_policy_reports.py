@@ -34,6 +34,8 @@ STATUS: dict[str, Any] = {
             "cost": 0.0,
             "throughput": {"up": 1000, "down": 2_000_000, "offered_up": None, "offered_down": 3_000_000},
             "carried": {"up": 5, "down": 6},
+            "metered": True,
+            "signal": {"dbm": -61, "bitrate": None},
             "usage": {
                 "day": {"bytes_up": 5, "bytes_down": 6, "cost": 0.25},
                 "month": {"bytes_up": 50, "bytes_down": 60, "cost": 2.5},
@@ -70,6 +72,8 @@ def test_every_line_is_a_comment_or_a_sample() -> None:
     assert 'upmt_tunnel_bytes_total{network="wifi",way="down"} 20' in text
     assert 'upmt_network_throughput_bits_per_second{network="wifi",way="down"} 2000000' in text
     assert 'upmt_network_offered_bits_per_second{network="wifi",way="up"}' not in text
+    assert 'upmt_network_metered{network="wifi"} 1' in text
+    assert 'upmt_network_signal_dbm{network="wifi"} -61' in text
     assert 'upmt_network_bytes_total{network="wifi",way="up"} 5' in text
     assert 'upmt_network_used_bytes{network="wifi",period="month",way="down"} 60' in text
     assert 'upmt_network_cost{network="wifi",period="day"} 0.25' in text
@@ -138,6 +142,9 @@ def test_the_live_view_fits_eighty_columns() -> None:
     assert "voice (locked to wifi)" in text
     assert "8 of 20" in text
     assert "delay 300 ms" in text
+    assert "2 Mb/s" in text
+    assert "11 B" in text, "of today"
+    assert "…" not in lines[1] + lines[2], "no column of the networks is cut"
 
 
 def test_a_networks_trial_says_what_passed_and_why_not() -> None:

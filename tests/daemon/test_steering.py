@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from upmt_nf.config.mobile_host import ApplicationSection
+from upmt_nf.config.application_sections import ApplicationSection
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.model.identity import ApplicationName

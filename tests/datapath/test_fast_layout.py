@@ -46,7 +46,7 @@ FIELDS = {
     "tunnel": (
         TUNNEL,
         "local remote local_port remote_port owner interface virtual_interface mark mtu slot sum format unheard id "
-        "secrets unused sending receiving",
+        "secrets next_hop sending receiving",
     ),
     "named": (struct.Struct(f"={NAMED_BYTES}s"), "said"),
     "end": (END, "remote owner remote_port local_port"),
@@ -185,10 +185,19 @@ def test_a_tunnel_says_its_format(format: str, number: int) -> None:
     )  # fmt: skip
     assert fields[11] == number
     if format == "cookie":
-        assert fields[12:] == (0, b"\xcc\xdd", 1, 0, b"A" * 8, b"B" * 8 + bytes(56))
+        assert fields[12:] == (0, b"\xcc\xdd", 1, bytes(4), b"A" * 8, b"B" * 8 + bytes(56))
     assert END.unpack(row.end) == (
         bytes((192, 0, 2, 7)), bytes((10, 9, 0, 1)), (1800).to_bytes(2, "big"), (5000).to_bytes(2, "big"),
     )  # fmt: skip
+
+
+def test_a_tunnel_names_the_next_hop_of_its_outer_packets() -> None:
+    tunnel = Tunnel(TunnelId(1), ip_address("10.9.0.1"), Endpoint(ip_address("192.0.2.7"), 1800), 1400)
+    row = tunnel_row(
+        tunnel, Endpoint(ip_address("10.0.0.1"), 5000), 3, 4, 0, 5, next_hop=ip_address("10.0.0.254")
+    )
+    assert row is not None
+    assert TUNNEL.unpack(row.value)[-3] == bytes((10, 0, 0, 254))
 
 
 def test_a_tunnel_over_ipv6_is_the_agents() -> None:

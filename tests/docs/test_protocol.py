@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from upmt_nf.datapath.copies import Number, Numbering, number_of
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.datapath.protected import PROTECTED
 from upmt_nf.model.flow import Endpoint
@@ -30,6 +31,17 @@ def test_the_vectors_are_so(name: str) -> None:
     tunnel = Tunnel(TunnelId(0x12345678), ip_address("1.2.3.4"), Endpoint(ip_address("45.0.0.1"), 1800), 1400)
     tunnel.format = PROTECTED[name](secrets.up, secrets.down, 7)
     assert tunnel.format.encode(tunnel, bytes.fromhex(inner[1])).hex() == found[2]
+
+
+def test_the_numbered_vector_is_so() -> None:
+    found = re.search(r"numbered, run abcdef, number 1, plain\n\s+([0-9a-f]+)\n", TEXT)
+    inner = re.search(r"inner\s+([0-9a-f]+)\n", TEXT)
+    assert found is not None
+    assert inner is not None
+    numbering = Numbering(0xABCDEF)
+    numbering.head()
+    assert numbering.head().hex() + inner[1] == found[1]
+    assert number_of(bytes.fromhex(found[1])) == Number(0xABCDEF, 1)
 
 
 def test_the_probes_vector_is_so() -> None:

@@ -1,4 +1,7 @@
-"""The kill switch: not one packet outside of a tunnel, whatever happens to the daemon and whenever it happens."""
+"""The kill switch: not one packet outside of a tunnel, whatever happens to the daemon and whenever it happens.
+
+And when `upmt cleanup` has lifted it, the host is byte for byte as before, whatever moment it was.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,11 @@ from talking import ECHO, Program
 
 pytestmark = pytest.mark.lab
 
-KINDS = ("work", "start", "start", "handover", "loss", "start", "stop", "stop", "start", "stopped")
+KINDS = ("work", "start", "install", "handover", "loss", "stop", "cleanup", "stopped", "start", "install")
+"""When the daemon is killed: at work, as it starts over what an earlier one left, as it starts where none has ever
+been, in a handover, as a network is lost, as it stops, before a cleanup that is killed as well, after its end."""
 MOMENTS = int(os.environ.get("UPMT_TEST_MOMENTS", len(KINDS)))
-"""How often the daemon is killed; `UPMT_TEST_MOMENTS=50` for a long look."""
+"""How often; `UPMT_TEST_MOMENTS=50` for a long look."""
 CORRESPONDENT, CORRESPONDENT6 = "86.0.0.1", "2001:db8:86::1"
 GUARDED = """
 [[application]]
@@ -52,14 +57,18 @@ number, bound = 0, sys.argv[1:]
 while True:
     number += 1
     for family, address in ((socket.AF_INET, "{CORRESPONDENT}"), (socket.AF_INET6, "{CORRESPONDENT6}")):
-        for kind, port in ((socket.SOCK_DGRAM, 9009), (socket.SOCK_STREAM, 9010)):
-            with socket.socket(family, kind) as opened:
+        echo = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
+        datagram, stream = socket.SOCK_DGRAM, socket.SOCK_STREAM
+        for kind, port, protocol in ((datagram, 9009, 0), (stream, 9010, 0), (datagram, 0, echo)):
+            with socket.socket(family, kind, protocol) as opened:
                 opened.setblocking(False)
                 try:
                     if bound and family == socket.AF_INET:
                         opened.bind((bound[0], 0))
                     opened.connect_ex((address, port))
-                    if kind == socket.SOCK_DGRAM:
+                    if protocol:
+                        opened.send(bytes((8 if family == socket.AF_INET else 128, 0, 0, 0, 0, 0, 0, 1)))
+                    elif kind == socket.SOCK_DGRAM:
                         opened.send(b"%d" % number)
                 except OSError:
                     pass
@@ -126,17 +135,59 @@ class Sniffer:
             log = Path(f"{file}.log")
             wait_until(partial(is_listening, log), "tcpdump listens", 30)
             self._files.append(file)
+        self._known = 0
 
     def seen(self) -> list[str]:
-        return [line for file in self._files for line in file.read_text().splitlines()]
+        """Since it was told to forget."""
+        return self._lines()[self._known :]
+
+    def forget(self) -> None:
+        self._known = len(self._lines())
+
+    def _lines(self) -> list[str]:
+        lines = (line for file in self._files for line in file.read_text().splitlines(keepends=True))
+        return sorted(line for line in lines if line.endswith("\n"))
 
 
-@pytest.fixture
-def bare_lab(tmp_path: Path) -> Iterator[Lab]:
+class Talkers:
+    """Programs of every guarded application that never stop talking, but when they are told to."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        talker = (sys.executable, "-c", TALKER)
+        self._running = [
+            lab.start("mh", *as_user(34), *talker),
+            lab.start("mh", *as_user(34), *talker, "192.168.100.25"),
+            lab.start("mh", *as_user(0, 35), *talker),
+            lab.start("mh", *as_user(36), *talker),
+        ]
+        self._start_one_by_upmt()
+
+    def _start_one_by_upmt(self) -> None:
+        self._started = self._lab.start(
+            "mh", *UPMT, "run", "--app", "started", "--", sys.executable, "-c", TALKER
+        )
+
+    def pause(self) -> None:
+        """All are silent; the one of `upmt run` ends, as `upmt cleanup` takes its cgroup away."""
+        self._started.kill()
+        self._started.wait()
+        for process in self._running:
+            process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        for process in self._running:
+            process.send_signal(signal.SIGCONT)
+        self._start_one_by_upmt()
+
+
+@pytest.fixture(params=["agent", "fast"])
+def bare_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     """A lab whose access networks would carry IPv6 to the correspondent as well."""
     lab = Lab(unique_lab_name(), tmp_path)
     try:
-        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons")
+        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--datapath", request.param)
+        lab.on("mh", "sysctl", "-qw", "net.ipv4.ping_group_range=0 100000")
         lab.on("mh", "ip", "-6", "address", "add", "2001:db8:1::25/64", "dev", "if0", "nodad")
         lab.on("mh", "ip", "-6", "neigh", "add", "2001:db8:1::1", "lladdr", "02:00:00:00:00:01", "dev", "if0")
         lab.on("mh", "ip", "-6", "route", "add", "default", "via", "2001:db8:1::1", "dev", "if0")
@@ -164,52 +215,82 @@ def kill(pid: int, number: int = signal.SIGKILL) -> None:
         wait_until(lambda: not Path(f"/proc/{pid}/fd").exists() or is_zombie(pid), "it is dead", 30)
 
 
+def started(lab: Lab, config: Path) -> int:
+    """A daemon that answers: what it guards is guarded."""
+    pid = lab.start_daemon("mh", config)
+    wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 30)
+    return pid
+
+
+def killed_at(moment: str, lab: Lab, config: Path, pid: int, rounds: random.Random) -> int:
+    """Kill the daemon at such a moment; gives the pid of the one that was killed last."""
+    match moment:
+        case "handover":
+            lab.await_networks_up()
+            lab.start("mh", *UPMT, "handover", "user", "--to", "net1")
+            time.sleep(rounds.uniform(0.2, 0.6))
+        case "loss":
+            lab.await_networks_up()
+            lab.link("net1", "down")
+            time.sleep(rounds.uniform(0, 0.4))
+        case "stop":
+            kill(pid, signal.SIGTERM)
+            time.sleep(rounds.uniform(0, 0.3))
+        case "stopped":
+            kill(pid, signal.SIGTERM)
+            wait_until(lambda: not lab.is_answering("mh"), "the daemon has ended", 30)
+        case "start":
+            kill(pid)
+            pid = lab.start_daemon("mh", config)
+            time.sleep(rounds.uniform(0.1, 1.2))
+        case _:
+            time.sleep(rounds.uniform(0.1, 1.2))
+    kill(pid)
+    if moment == "loss":
+        time.sleep(0.3)
+        lab.link("net1", "up")
+        wait_until(lambda: "state UP" in lab.on("mh", "ip", "-o", "link", "show", "if1").stdout, "it is up")
+        set_default(lab, "10.10.10.1", "if1", 200)
+    return pid
+
+
 def test_nothing_leaks_around_kill_nine_at_any_moment_and_cleanup_lifts_it(bare_lab: Lab) -> None:
     lab, config, count = bare_lab, config_of(bare_lab), bare_lab.directory / "count"
     before = state_of(lab, "mh")
     lab.start_daemon("an")
     lab.start("ch", sys.executable, "-c", SINK, str(count))
-    pid = lab.start_daemon("mh", config)
-    wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 30)
+    pid = started(lab, config)
     sniffer = Sniffer(lab, lab.directory)
-    talker = (sys.executable, "-c", TALKER)
-    lab.start("mh", *as_user(34), *talker)
-    lab.start("mh", *as_user(34), *talker, "192.168.100.25")
-    lab.start("mh", *as_user(0, 35), *talker)
-    lab.start("mh", *as_user(36), *talker)
-    lab.start("mh", *UPMT, "run", "--app", "started", "--", *talker)
+    talkers = Talkers(lab)
     lab.await_networks_up()
     wait_until(count.exists, "something arrives by a tunnel", 30)
 
     rounds = random.Random("kill switch")
     for moment in (*KINDS, *(rounds.choice(KINDS) for _ in range(MOMENTS - len(KINDS)))):
-        if moment in ("work", "handover", "loss", "stop", "stopped"):
-            wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 30)
-        if moment in ("handover", "loss"):
-            lab.await_networks_up()
-        if moment == "handover":
-            lab.start("mh", *UPMT, "handover", "user", "--to", "net1")
-            time.sleep(rounds.uniform(0.2, 0.6))
-        elif moment == "loss":
-            lab.link("net1", "down")
-            time.sleep(rounds.uniform(0, 0.4))
-        elif moment == "stop":
-            kill(pid, signal.SIGTERM)
-            time.sleep(rounds.uniform(0, 0.3))
-        elif moment == "stopped":
-            kill(pid, signal.SIGTERM)
-            wait_until(lambda: not lab.is_answering("mh"), "the daemon has ended", 30)
-        else:
-            time.sleep(rounds.uniform(0.1, 1.2))
-        if moment != "stopped":
+        if moment == "install":
+            # On a host that has no kill switch yet everybody is silent until there is one.
             kill(pid)
-        time.sleep(0.3)
-        if moment == "loss":
-            lab.link("net1", "up")
-        assert not sniffer.seen(), moment
-        pid = lab.start_daemon("mh", config)
+            talkers.pause()
+            lab.on("mh", *UPMT, "cleanup")
+            pid = lab.start_daemon("mh", config)
+            time.sleep(rounds.uniform(0.1, 1.2))
+            kill(pid)
+        else:
+            pid = killed_at(moment, lab, config, pid, rounds)
+            time.sleep(0.3)
+            assert not sniffer.seen(), moment
+            talkers.pause()
+        if moment == "cleanup":
+            half_done = lab.start("mh", *UPMT, "cleanup")
+            time.sleep(rounds.uniform(0.1, 0.5))
+            half_done.kill()
+            half_done.wait()
+        lab.on("mh", *UPMT, "cleanup")
+        assert_as_before(before, lab, "mh")
+        pid = started(lab, config)
+        sniffer.forget()
+        talkers.go_on()
 
-    wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 30)
     lab.await_networks_up()
     arrived = count.stat().st_size
     wait_until(lambda: count.stat().st_size > arrived, "it goes on by the tunnels", 30)

@@ -62,6 +62,10 @@ def test_everything_comes_up_and_five_handovers_succeed(lossy: Lab, loss: int) -
         # The anchor sends the way back by the same network.
         tunnels = {tunnel["tunnel_id"]: tunnel["network"] for tunnel in lab.ask("tunnels", host="an")}
         assert target in tunnels.values()
+    wait_until(
+        lambda: sum(flow["packets"] for flow in lab.ask("flows") if flow["application"] == "moved") > 100,
+        "packets go on",
+    )
     ping.send_signal(2)
     assert ping.wait(timeout=10) == 0
     assert ping.stdout is not None

@@ -28,6 +28,16 @@ kind = "PriorityList"
 networks = ["net0", "net1"]
 budgets = "300 kB/day on net0"
 
+[[policy]]
+name = "ordered"
+kind = "PriorityList"
+reorder = "60 ms"
+
+[[policy]]
+name = "twice"
+extends = "voice"
+redundant = true
+
 [[application]]
 name = "call"
 policy = "voice"
@@ -35,6 +45,23 @@ policy = "voice"
 [[application]]
 name = "bulk"
 policy = "bulk"
+"""
+
+WALK = """
+[[application]]
+name = "video"
+policy = "video-call"
+
+[[application]]
+name = "backup"
+policy = "backup"
+"""
+MEDIA = """
+[[application.flow]]
+name = "media"
+port = 5006
+protocol = "udp"
+networks = "net1"
 """
 
 
@@ -135,6 +162,154 @@ def test_the_authors_procedure_moves_the_call_once_each_way_and_bulk_never(
     assert "call (voice): 1 handovers, 0 flaps" in text
 
 
+def test_by_two_networks_nothing_is_lost_or_doubled_when_one_becomes_a_black_hole(
+    world: PolicyLab, tmp_path: Path
+) -> None:
+    lab, log = world.lab, tmp_path / "call.log"
+    assert lab.ask("assign", "--app", "call", "--to", "twice")["policy_name"] == "twice"
+    wait_until(lambda: world.app("call")["copies_on"], "it has two networks", PATIENCE)
+    lab.start("ch", *STREAM, "echo", "5004", str(log.with_suffix(".echo")))
+    lab.await_listener("ch", 5004)
+    stream = lab.start(
+        "mh", *UPMT, "run", "--app", "call", "--",
+        *STREAM, "send", "86.0.0.1", "5004", "1000", "8", str(log),
+    )  # fmt: skip
+    wait_until(
+        lambda: log.exists() and log.stat().st_size > 16_000, "a second of the stream has passed", PATIENCE
+    )
+    # A download beside it: large packets, and answers that the sender's window waits for.
+    lab.start("ch", "socat", "TCP-LISTEN:7000", "SYSTEM:for i in $(seq 40); do seq 20000; sleep 0.1; done")
+    lab.await_listener("ch", 7000)
+    got = tmp_path / "download"
+    download = lab.start(
+        "mh", *UPMT, "run", "--app", "call", "--", "socat", "-u", "TCP:86.0.0.1:7000", f"CREATE:{got}"
+    )
+    row, before = world.app("call"), {row["network"]: row for row in lab.ask("tunnels")}
+    assert (row["network"], row["copies_on"]) == ("net0", "net1")
+    (flow,) = (row for row in lab.ask("flows") if row["destination_port"] == 5004)
+    assert flow["copies_by"] == [before["net1"]["tunnel_id"]]
+    (there,) = (row for row in lab.ask("flows", host="an") if row["destination_port"] == 5004)
+    assert len(there["copies_by"]) == 1
+    lab.link("net0", "blackhole")
+    wait_until(lambda: world.app("call")["network"] == "net1", "the call has left the black hole", PATIENCE)
+    lab.link("net0", "up")
+    assert stream.wait(timeout=60) == 0
+    for end in (log, log.with_suffix(".echo")):
+        found = report(read_log(end), 0, 7999)
+        assert (found.lost, found.duplicated) == (0, 0), found
+    assert download.wait(timeout=60) == 0
+    assert got.read_text() == 40 * "".join(f"{number}\n" for number in range(1, 20001))
+    (move,) = world.moves("call")[-1:]
+    assert "net0" in move["cause"]
+    sent = {
+        row["network"]: row["packets_out"] - before[row["network"]]["packets_out"]
+        for row in lab.ask("tunnels")
+    }
+    assert min(sent.values()) > 500, sent
+
+
+def test_after_a_move_packets_arrive_in_the_order_in_which_they_were_sent(
+    world: PolicyLab, tmp_path: Path
+) -> None:
+    lab, log = world.lab, tmp_path / "call.log"
+    lab.ask("assign", "--app", "call", "--to", "ordered")
+    world.shape("net0", "30ms")
+    lab.start("ch", *STREAM, "echo", "5004", str(log.with_suffix(".echo")))
+    lab.await_listener("ch", 5004)
+    stream = lab.start(
+        "mh", *UPMT, "run", "--app", "call", "--",
+        *STREAM, "send", "86.0.0.1", "5004", "200", "8", str(log),
+    )  # fmt: skip
+    wait_until(lambda: log.exists() and log.stat().st_size > 3200, "the stream runs", PATIENCE)
+    # What is on its way by net0 is overtaken by all that leaves by net1 from then on.
+    for network in ("net1", "net0", "net1"):
+        assert lab.ask("handover", "call", "--to", network)["to"] == network
+    assert stream.wait(timeout=60) == 0
+    found = report(read_log(log), 0, 1599)
+    assert (found.lost, found.duplicated, found.reordered) == (0, 0, 0), found
+
+
+def test_the_office_workers_walk_moves_the_call_before_the_wifi_dies_and_the_backup_waits(
+    world: PolicyLab, tmp_path: Path
+) -> None:
+    """docs/traces/walk.jsonl on the wire: the Wi-Fi fades step by step, dies, and is there again."""
+    lab, log = world.lab, tmp_path / "video.log"
+    world.write(POLICIES + WALK)
+    text = world.config.read_text()
+    world.config.write_text(text.replace('interface = "if1"', 'interface = "if1"\ncost = 4.0'))
+    assert "network net1 is described otherwise" in lab.ask("mobile-host", "reload")["changes"]
+    wait_until(
+        lambda: {world.app(name)["network"] for name in ("video", "backup")} == {"net0"},
+        "both are on the Wi-Fi",
+        60,
+    )
+    world.shape("net0", "30ms")
+    for port in ("5004", "5005"):
+        lab.start("ch", *STREAM, "echo", port, str(tmp_path / f"echo{port}.log"))
+        lab.await_listener("ch", int(port))
+    call = lab.start(
+        "mh", *UPMT, "run", "--app", "video", "--", *STREAM, "send", "86.0.0.1", "5004", "50", "30", str(log)
+    )
+    lab.start(
+        "mh", *UPMT, "run", "--app", "backup", "--",
+        *STREAM, "send", "86.0.0.1", "5005", "20", "60", str(tmp_path / "backup.log"),
+    )  # fmt: skip
+    wait_until(lambda: log.exists(), "the call runs", PATIENCE)
+    before = len(world.moves("video"))
+    # No step is longer than what a path may be silent for before it is left as dead.
+    for delay in (100, 170, 240, 310, 380):
+        world.shape("net0", f"{delay}ms")
+        time.sleep(1)
+    wait_until(lambda: world.app("video")["network"] == "net1", "the call is on LTE", PATIENCE)
+    assert world.app("backup")["network"] == "net0"
+    lab.link("net0", "down")
+    wait_until(lambda: world.app("backup")["network"] is None, "the backup waits", PATIENCE)
+    assert call.wait(timeout=90) == 0
+    lab.link("net0", "up")
+    world.shape("net0", "8ms")
+    wait_until(lambda: world.app("backup")["network"] == "net0", "the backup goes on", PATIENCE)
+    (away,) = world.moves("video")[before:]
+    assert (away["to"], away["mode"]) == ("net1", "make-before-break")
+    assert away["rule"] == "video-call: leave.delay = 300 ms"
+    found = report(read_log(tmp_path / "echo5004.log"), 0, 1499)
+    assert found.duplicated == 0
+    # Each change of the lab's delay may cost what is on its way.
+    assert found.lost <= 60, found
+
+
+def test_flows_of_an_application_go_by_a_policy_of_their_own_and_are_moved_by_themselves(
+    world: PolicyLab,
+) -> None:
+    lab = world.lab
+    world.write(POLICIES.replace('policy = "voice"\n', 'policy = "voice"\n' + MEDIA))
+    assert lab.ask("mobile-host", "reload")["changes"] == [
+        "call: flows port=5006 protocol=udp (networks net1)"
+    ]
+
+    def network_of(port: int) -> tuple[str, str] | None:
+        found = [row for row in lab.ask("flows") if row["destination_port"] == port]
+        return (found[0]["application"], found[0]["network"]) if found else None
+
+    wait_until(lambda: world.app("call")["network"] == "net0", "the call is on its network", 60)
+    for port in ("5004", "5006"):
+        lab.start("ch", *STREAM, "echo", port, "/dev/null")
+        lab.await_listener("ch", int(port))
+        lab.start(
+            "mh", *UPMT, "run", "--app", "call", "--",
+            *STREAM, "send", "86.0.0.1", port, "20", "60", "/dev/null",
+        )  # fmt: skip
+    wait_until(lambda: network_of(5004) and network_of(5006), "both flows are there", PATIENCE)
+    assert (network_of(5004), network_of(5006)) == (("call", "net0"), ("call/media", "net1"))
+    assert lab.ask("handover", "call/media", "--to", "net0")["flows"] == 1
+    assert (network_of(5004), network_of(5006)) == (("call", "net0"), ("call/media", "net0"))
+    assert lab.ask("lock", "call", "--to", "net1")["network"] == "net1"
+    assert (network_of(5004), network_of(5006)) == (("call", "net1"), ("call/media", "net0"))
+    lab.ask("release", "call")
+    world.write(POLICIES)
+    lab.ask("mobile-host", "reload")
+    assert network_of(5006) == ("call", world.app("call")["network"])
+
+
 def test_a_lock_a_release_and_another_policy(world: PolicyLab) -> None:
     lab = world.lab
     assert lab.ask("lock", "call", "--to", "net1") == {
@@ -167,6 +342,11 @@ def test_a_bad_file_changes_nothing_and_a_good_one_takes_effect(world: PolicyLab
     assert f"{world.config}:" in refused.stderr
     assert "there is no policy 'voise'" in refused.stderr
     assert world.app("call")["policy_name"] == "voice"
+    world.write(POLICIES)
+    world.config.write_text(world.config.read_text().replace('throughput = "400 kbit/s"', "cost = 2.0", 1))
+    answer = lab.ask("mobile-host", "reload")
+    assert (answer["changes"], answer["needs_restart"]) == (["network net0 is described otherwise"], [])
+    assert {row["name"]: row["cost"] for row in lab.ask("networks")} == {"net0": 2.0, "net1": 0.0}
     world.write(POLICIES.replace('"voice"', '"gaming"\nnetworks = "net1"'))
     os.kill(world.daemon, signal.SIGHUP)
     wait_until(lambda: world.app("call")["network"] == "net1", "the new policy holds", PATIENCE)

@@ -23,6 +23,18 @@ pytestmark = [pytest.mark.lab, BOTH_PLANES]
 
 SNIFFER = Path(__file__).with_name("checksum_sniffer.py")
 CORRESPONDENT = "86.0.0.1"
+DATAGRAMS = """
+import os, socket, sys
+for has_none in (0, 1):
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(10)
+    made.setsockopt(socket.SOL_SOCKET, 11, has_none)
+    for size in range(1, 1400, 13):
+        data = os.urandom(size)
+        made.sendto(data, (sys.argv[1], int(sys.argv[2])))
+        assert made.recv(2000) == data
+"""
+"""Of many sizes, there and back, with a checksum and without one (SO_NO_CHECK)."""
 SIOCETHTOOL, ETHTOOL_STXCSUM = 0x8946, 0x17
 SENDERS = (
     ("mh", "if0"),
@@ -80,10 +92,13 @@ def test_every_checksum_is_right_in_both_directions(lab: Lab, by_device: bool, t
     received = tmp_path / "received"
     lab.start("ch", "socat", "-u", "TCP-LISTEN:8096,reuseaddr", f"CREATE:{received}")
     lab.await_listener("ch", 8096)
+    lab.start("ch", sys.executable, str(SNIFFER.with_name("echo.py")), "0.0.0.0:8097")
+    lab.await_listener("ch", 8097)
     sniffers = {where: sniff(lab, *where) for where in (("gw0", "lan"), ("an", "wan"), ("ch", "eth0"))}
     lab.on("mh", "curl", "-sSf", "-o", str(tmp_path / "down"), f"http://{CORRESPONDENT}:8095/data")
     lab.on("mh", "socat", "-u", f"OPEN:{tmp_path}/data", f"TCP:{CORRESPONDENT}:8096")
     lab.on("mh", "ping", "-c", "3", "-i", "0.2", "-s", "3000", CORRESPONDENT)
+    lab.on("mh", sys.executable, "-c", DATAGRAMS, CORRESPONDENT, "8097")
     wait_until(lambda: received.exists() and received.stat().st_size == len(data), "all has arrived")
     for file in (tmp_path / "down", received):
         assert hashlib.sha256(file.read_bytes()).digest() == hashlib.sha256(data).digest()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kernel_namespace import Namespace
 
-from upmt_nf.datapath.fast_layout import FLOW
+from upmt_nf.datapath.fast_layout import FLOW, NUMBER
 from upmt_nf.linux import fast_programs
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.fast_programs import FastPrograms
@@ -102,6 +102,38 @@ def test_a_clsact_of_ours_stays_while_others_use_it(host: Namespace, journal: Jo
     said = host.run("tc filter show dev if0 ingress")
     assert "anchor_in" in said
     assert "host_in" not in said
+
+
+def test_the_shortcut_is_closed_until_it_is_opened_and_not_there_for_who_does_not_want_it(
+    host: Namespace, journal: Journal
+) -> None:
+    without = loaded(journal)
+    assert not without.open_shortcut(30, 120)
+    without.close()
+    programs = FastPrograms(Journal(journal.directory), "anchor", flows=100, tunnels=8, shortcut=True)
+    if "udp_timeouts" not in programs.maps:
+        pytest.skip("this kernel does not lend its conntrack to programs")
+    assert programs.took_over
+    rows = programs.maps["udp_timeouts"]
+    assert [rows.lookup(NUMBER.pack(which)) for which in (0, 1)] == [bytes(4), bytes(4)]
+    assert programs.open_shortcut(30, 120)
+    assert [rows.lookup(NUMBER.pack(which)) for which in (0, 1)] == [NUMBER.pack(30000), NUMBER.pack(120000)]
+    programs.close()
+
+
+def test_a_kernel_that_refuses_the_shortcut_has_the_rest(
+    host: Namespace, journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded(journal).close()
+    monkeypatch.setattr(fast_programs, "WITH_SHORTCUT", Path(__file__))
+    with caplog.at_level("INFO"):
+        programs = FastPrograms(Journal(journal.directory), "anchor", flows=100, tunnels=8, shortcut=True)
+    assert "no shortcut past netfilter" in caplog.text
+    assert programs.took_over
+    assert not programs.open_shortcut(30, 120)
+    programs.attach("if0", Hook.INGRESS)
+    assert "anchor_in" in state(host)
+    programs.close()
 
 
 def test_the_next_daemon_takes_the_maps_over(host: Namespace, journal: Journal) -> None:

@@ -12,15 +12,19 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
-from fast_pair import OWNER, TUNNEL_ID, WORLD, Pair, fast_pair
+from fast_pair import ANCHOR, HOST, OWNER, TUNNEL_ID, WORLD, Pair, fast_pair
 from kernel_namespace import Namespace, eventually
 
+from upmt_nf.datapath.checksum import checksum
 from upmt_nf.datapath.fast_layout import EVENTS, NUMBER, FlowRow, counts_of, events_of
 from upmt_nf.datapath.protected import Cookie
 from upmt_nf.model.flow import ICMP, TCP, UDP, FlowKey
 from upmt_nf.model.identity import TunnelId
 
 pytestmark = pytest.mark.kernel
+
+EVERYTHING = 3
+"""ETH_P_ALL: a tap that sees packets before the programs do."""
 
 
 @pytest.fixture
@@ -168,6 +172,20 @@ def test_unknown_flows_and_wide_packets_are_left_to_the_agent(pair: Pair) -> Non
     client.close()
 
 
+def test_outer_packets_go_to_the_next_hop_that_the_agent_named_whatever_the_routes_say(pair: Pair) -> None:
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    know(pair, flow(UDP, client.getsockname()[1], server.getsockname()[1]))
+    pair.namespace.run(f"ip route add {ANCHOR}/32 via 192.0.2.77 dev if0")
+    client.sendto(b"by nobody", server.getsockname())
+    pair.host.know_tunnel(next_hop=ip_address(ANCHOR))
+    client.sendto(b"next hop", server.getsockname())
+    assert server.recv(2000) == b"next hop"
+    server.close()
+    client.close()
+
+
 def test_an_application_without_a_tunnel_waits_and_one_write_moves_it(pair: Pair) -> None:
     server = listening(pair, socket.SOCK_DGRAM)
     client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -246,6 +264,50 @@ def test_congestion_and_service_marks_cross_the_tunnel(pair: Pair) -> None:
     client.sendto(b"x", server.getsockname())
     _, ancillary, _, _ = server.recvmsg(100, 100)
     assert ancillary[0][2][0] == 0xB8 | 2
+    server.close()
+    client.close()
+
+
+@pytest.mark.parametrize("fragments", [0, 2], ids=["inner may be fragmented", "inner must not be"])
+def test_the_outer_header_is_that_of_a_tunnel_and_the_inner_one_stays(pair: Pair, fragments: int) -> None:
+    """RFC 2003 section 3.1: a TTL and DF of its own; RFC 6040 section 4.1: the service as inside; RFC 768: no sum."""
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    for option, value in ((socket.IP_TTL, 9), (socket.IP_TOS, 0x28), (10, fragments)):
+        client.setsockopt(socket.IPPROTO_IP, option, value)
+    know(pair, flow(UDP, client.getsockname()[1], server.getsockname()[1]))
+    with (
+        pair.inside_anchor(),
+        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(EVERYTHING)) as tap,
+    ):
+        tap.bind(("wan", EVERYTHING))
+        tap.settimeout(5)
+        client.sendto(b"x", server.getsockname())
+        packet = next(seen for seen in iter(lambda: tap.recv(2000), b"") if seen[0] == 0x45)
+    assert (packet[0], packet[1], packet[8], packet[9]) == (0x45, 0x28, 64, socket.IPPROTO_UDP)
+    assert int.from_bytes(packet[6:8], "big") == 0x4000
+    assert (packet[12:16], packet[16:20]) == (socket.inet_aton(HOST), socket.inet_aton(ANCHOR))
+    assert checksum(packet[:20]) == 0
+    assert packet[26:28] == bytes(2)
+    inner = packet[28:]
+    assert (inner[0], inner[1], inner[8]) == (0x45, 0x28, 9)
+    assert int.from_bytes(inner[6:8], "big") & 0x4000 == (0x4000 if fragments else 0)
+    assert checksum(inner[:20]) == 0
+    server.close()
+    client.close()
+
+
+def test_what_would_expire_at_the_anchor_is_left_to_its_agent(pair: Pair) -> None:
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    know(pair, flow(UDP, client.getsockname()[1], server.getsockname()[1]))
+    for ttl in (1, 2):
+        client.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+        client.sendto(bytes((ttl,)), server.getsockname())
+    assert server.recv(100) == b"\2"
+    assert left_to_agent(pair, "not_data") == (0, 1)
     server.close()
     client.close()
 

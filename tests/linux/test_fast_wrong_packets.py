@@ -2,8 +2,12 @@
 
 import socket
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
+from pathlib import Path
+from socket import if_nametoindex
+from sysconfig import get_config_var
 
 import pytest
 from fast_pair import ANCHOR, ANCHOR_PORT, HOST, HOST_PORT, OWNER, TUNNEL_ID, WORLD, Pair, fast_pair
@@ -12,6 +16,7 @@ from kernel_namespace import Namespace
 from upmt_nf.datapath.checksum import checksum
 from upmt_nf.datapath.fast_layout import FlowRow
 from upmt_nf.datapath.packet import build_udp
+from upmt_nf.linux.libbpf import BpfObject, Hook, attach
 from upmt_nf.model.flow import UDP, FlowKey
 
 pytestmark = pytest.mark.kernel
@@ -166,6 +171,37 @@ def test_what_is_not_as_it_should_be_is_not_let_in(wire: Wire, make: Callable[[]
     assert wire.arrived() is None
     wire.send(outer(inner(b"still there")))
     assert wire.arrived() == (b"still there", 0)
+
+
+AS_A_DEVICE_DOES = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+SEC("tc") int verified(struct __sk_buff *skb) { bpf_csum_level(skb, BPF_CSUM_LEVEL_INC); return -1; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_a_checksum_is_the_sockets_business_unless_the_device_has_verified_it(
+    wire: Wire, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "device.bpf.c", tmp_path / "device.bpf.o"
+    source.write_text(AS_A_DEVICE_DOES)
+    include = f"-I/usr/include/{get_config_var('MULTIARCH')}"
+    command = ("clang", "-target", "bpf", "-O2", "-g", include, "-c", source, "-o", target)
+    compiled = subprocess.run(command, check=False)
+    if compiled.returncode:
+        pytest.skip("there is no clang")
+    payload = inner()
+    pseudo = ip_address(ANCHOR).packed + ip_address(HOST).packed + struct.pack("!HH", UDP, 8 + len(payload))
+    head = struct.pack("!HHHH", ANCHOR_PORT, HOST_PORT, 8 + len(payload), 0)
+    packet = outer(payload, sum_=checksum(pseudo + head + payload))
+    wire.send(packet)
+    assert wire.arrived() is None
+    device = BpfObject(target)
+    attach(if_nametoindex("if0"), Hook.INGRESS, device.program("verified"), handle=1, priority=1)
+    wire.send(packet)
+    assert wire.arrived() == (b"hello", 0)
+    device.close()
 
 
 def test_a_damaged_inner_header_ends_in_the_kernel(wire: Wire) -> None:

@@ -272,7 +272,7 @@ def test_without_probing_nothing_is_sent_beyond_the_keepalives() -> None:
 
 def test_an_anchor_that_does_not_answer_probes_is_left_alone_more_and_more() -> None:
     world = World(networks=1)
-    world.carry_probe = lambda link, flow, data: trials.append(world.now)  # type: ignore[method-assign]
+    world.carry_probe = lambda link, flow, data, anchor_port: trials.append(world.now)  # type: ignore[method-assign]
     trials: list[float] = []
     associated(world)
     world.run(HOUR)

@@ -12,6 +12,7 @@ from upmt_nf.mobility.host_commands import Mode, Receipt
 from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined, ApplicationLocked, ClockRead
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName
 from upmt_nf.policy.budget import Budget, Period
+from upmt_nf.policy.civil_time import CivilClock
 from upmt_nf.policy.events import Cause
 from upmt_nf.policy.network import NetworkFacts, Protection
 from upmt_nf.policy.policy import Kind, Policy
@@ -235,6 +236,50 @@ def test_bytes_of_flows_count_against_the_budget_and_midnight_brings_it_back() -
     assert away.cause == "200 MB/day on net0 is nearly spent"
     world.run(400)
     assert world.host.network_of() == NET0, "it is another day"
+
+
+def test_a_redundant_application_goes_by_two_networks_and_both_are_spent() -> None:
+    budget = Budget(200e6, Period.DAY, NET1)
+    policy = profile("voice", is_redundant=True, budgets=(budget,))
+    world = world_with(call=policy)
+    world.run(30)
+    paft, id = world.host.paft, ApplicationId(2)
+    status = world.host.machine.applications[CALL]
+    assert (status.network, status.copies_on) == (NET0, NET1)
+    assert [tunnel.network for tunnel in paft.doubles[id]] == [NET1]
+    paft.copied[id, NET1] = 5_000_000
+    world.run(2)
+    assert world.host.machine.ledger.spent(budget, CALL, CivilClock().at(0), {}) == 5e6
+    world.host.vanish(NET0)
+    world.run(1)
+    status = world.host.machine.applications[CALL]
+    assert (status.network, status.copies_on) == (NET1, None)
+    assert paft.doubles[id] == (), "numbered still: what was sent before may come yet"
+    world.host.take(ApplicationAssigned(CALL, profile("voice")))
+    world.run(1)
+    assert paft.doubles == {}
+
+
+def test_who_asks_for_order_is_numbered_on_one_network() -> None:
+    world = world_with(call=profile("voice", reorder=0.02))
+    paft, id = world.host.paft, ApplicationId(2)
+    assert (paft.doubles[id], paft.windows[id]) == ((), 0.02)
+    world.host.take(ApplicationLocked(CALL, NET1))
+    world.run(1)
+    assert (paft.doubles[id], paft.windows[id]) == ((), 0.02)
+    world.host.take(ApplicationAssigned(CALL, profile("voice")))
+    world.run(1)
+    assert (paft.doubles, paft.windows) == ({}, {})
+
+
+def test_an_anchor_that_knows_no_copies_gets_none() -> None:
+    world = world_with(call=profile("voice", is_redundant=True))
+    for tunnel in world.host.paft.tunnels.values():
+        tunnel.takes_copies = False
+    world.host.take(ApplicationAssigned(CALL, profile("voice", is_redundant=True, hold=5.0)))
+    world.run(1)
+    assert world.host.paft.doubles == {}
+    assert world.host.machine.applications[CALL].copies_on is None
 
 
 def test_flows_that_end_between_two_counts_count_too() -> None:

@@ -37,3 +37,14 @@ def test_an_idle_metered_network_costs_less_than_fifty_kilobytes_an_hour_whateve
         for name, link in world.host.links.items():
             sizes = [packet.size for packet in world.packets if packet.link is link]
             assert sum(sizes) + trials < 50_000, (name, sum(sizes), trials)
+
+
+def test_finding_out_what_networks_let_through_stays_within_the_same_bound_in_the_first_hour() -> None:
+    world = World(networks=4, facts=FACTS, search_path_mtu=True, further_tunnel_ports=(443, 53, 4500))
+    associated(world)
+    world.run(HOUR)
+    for name, link in world.host.links.items():
+        sizes = [packet.size for packet in world.packets if packet.link is link]
+        assert sum(sizes) + world.probe_bytes / len(NETWORKS) < 50_000, (name, sum(sizes), world.probe_bytes)
+        assert world.host.machine.networks[name].path_mtu is not None
+        assert world.host.machine.networks[name].test is not None

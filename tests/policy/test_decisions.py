@@ -25,6 +25,7 @@ from upmt_nf.policy.events import (
     Cause,
     Locked,
     Measured,
+    MeteredChanged,
     MoveFailed,
     NetworkChanged,
     Placed,
@@ -331,3 +332,17 @@ def test_profiles_hold_what_their_documentation_promises() -> None:
         assert policy.leave.given(), name
         for criterion, limit in policy.leave.given().items():
             assert criterion in policy.enter.given(), (name, criterion, limit)
+
+
+def test_a_network_that_turns_out_to_be_metered_is_left_by_who_takes_only_what_is_free() -> None:
+    engine = Engine([NetworkFacts(WIFI), NetworkFacts(CABLE, "wired")])
+    engine.handle(PolicySet(APP, Policy("free", Kind.ONLY_FREE, networks=(WIFI, CABLE))), 0.0)
+    engine.handle(NetworkChanged(WIFI, True, False, "", False), 0.0)
+    engine.handle(Placed(APP, WIFI), 0.0)
+    engine.handle(NetworkChanged(CABLE, True, False, "", False), 1.0)
+    (decision,) = engine.handle(MeteredChanged(WIFI, is_metered=True), 2.0)
+    assert (decision.source, decision.target) == (WIFI, CABLE)
+    engine.handle(Placed(APP, CABLE), 2.0)
+    assert engine.bar(APP, WIFI, 2.0) is not None
+    engine.handle(MeteredChanged(WIFI, is_metered=False), 3.0)
+    assert engine.bar(APP, WIFI, 3.0) is None

@@ -22,7 +22,7 @@ ip route add default dev upmt0 scope link src 1.2.3.4 table 7000 proto 117
 ip route add unreachable default metric 65535 table 7000 proto 117
 ip rule add pref 4600 from all fwmark 0x1001/0x1fff lookup 7001 protocol 117
 ip rule add pref 4600 from all fwmark 0x1002/0x1fff lookup 7002 protocol 117
-ip rule add pref 4620 from all fwmark 0x1fff/0x1fff lookup main protocol 117
+ip rule add pref 4620 from all fwmark 0x1fff/0x1fff goto 4710 protocol 117
 ip rule add pref 4640 from all to 45.0.0.1/32 lookup main protocol 117
 ip rule add pref 4660 from 192.168.100.25/32 lookup 7001 protocol 117
 ip rule add pref 4660 from 10.10.10.25/32 lookup 7002 protocol 117
@@ -42,12 +42,21 @@ WITH_VIRTUAL_ADDRESS_ONLY = (
 )
 
 
+def test_the_next_hop_is_the_gateway_unless_the_destination_is_near() -> None:
+    assert IF0.next_hop(ip_address("45.0.0.1")) == IF0.gateway
+    assert IF0.next_hop(ip_address("192.168.100.9")) == ip_address("192.168.100.9")
+    alone = NetworkRouting(3, "ppp0", ip_interface("10.0.0.7/32"), None)
+    assert alone.next_hop(ip_address("45.0.0.1")) == ip_address("45.0.0.1")
+
+
 def test_figure_6_with_a_virtual_address() -> None:
     assert str(host_routing(VIPA, [IF0, IF1], ANCHOR)) == FIGURE_6
 
 
 def test_figure_6_before_a_virtual_address_is_known() -> None:
-    expected = [line for line in FIGURE_6.splitlines() if not line.startswith(WITH_VIRTUAL_ADDRESS_ONLY)]
+    # Without rules of ours behind it there is nothing to go past.
+    plain = FIGURE_6.replace("fwmark 0x1fff/0x1fff goto 4710", "fwmark 0x1fff/0x1fff lookup main")
+    expected = [line for line in plain.splitlines() if not line.startswith(WITH_VIRTUAL_ADDRESS_ONLY)]
     assert str(host_routing(None, [IF0, IF1], ANCHOR)).splitlines() == expected
     assert len(expected) == len(FIGURE_6.splitlines()) - 7
 
@@ -73,7 +82,7 @@ ip route add -6 unreachable default metric 65535 table 7003 proto 117
 ip route add -6 default dev upmt0 scope link src 2001:db8:9::4 table 7000 proto 117
 ip route add -6 unreachable default metric 65535 table 7000 proto 117
 ip rule add -6 pref 4600 from all fwmark 0x1003/0x1fff lookup 7003 protocol 117
-ip rule add -6 pref 4620 from all fwmark 0x1fff/0x1fff lookup main protocol 117
+ip rule add -6 pref 4620 from all fwmark 0x1fff/0x1fff goto 4710 protocol 117
 ip rule add -6 pref 4640 from all to 2001:db8:45::1/128 lookup main protocol 117
 ip rule add -6 pref 4660 from 2001:db8:1::25/128 lookup 7003 protocol 117
 ip rule add -6 pref 4670 from all to ff00::/8 goto 4710 protocol 117
@@ -87,7 +96,7 @@ def test_no_network_at_all_still_keeps_the_anchor_out_of_the_tunnels() -> None:
     assert str(host_routing(VIPA, [], ANCHOR)).splitlines() == [
         "ip route add default dev upmt0 scope link src 1.2.3.4 table 7000 proto 117",
         "ip route add unreachable default metric 65535 table 7000 proto 117",
-        "ip rule add pref 4620 from all fwmark 0x1fff/0x1fff lookup main protocol 117",
+        "ip rule add pref 4620 from all fwmark 0x1fff/0x1fff goto 4710 protocol 117",
         "ip rule add pref 4640 from all to 45.0.0.1/32 lookup main protocol 117",
         "ip rule add pref 4670 from all to 224.0.0.0/4 goto 4710 protocol 117",
         "ip rule add pref 4670 from all to 255.255.255.255/32 goto 4710 protocol 117",

@@ -170,6 +170,8 @@ def test_every_key_with_a_wrong_type_is_refused_by_name(message: UpmtMessage) ->
     inner |= {"flows": "a flow", "counts": "a count"}
     for key in whole:
         for wrong in wrongs:
+            if wrong is True and whole[key] is True:
+                continue
             reason = refused(whole | {key: wrong})
             assert key in reason or inner[key] in reason
 

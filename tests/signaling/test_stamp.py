@@ -11,6 +11,7 @@ from upmt_nf.signaling.stamp import (
     PACKET_SIZE,
     ReflectorPacket,
     SenderPacket,
+    padded,
     parse_reflector,
     parse_sender,
     reflect,
@@ -92,7 +93,8 @@ def test_the_reflector_copies_sequence_time_and_error_estimate_exactly(
     data: bytes, received_at: float, sent_at: float
 ) -> None:
     answer = reflect(data, received_at=received_at, sent_at=sent_at)
-    assert len(answer) == PACKET_SIZE
+    assert len(answer) == len(data), "extensions go back as they came"
+    assert answer[PACKET_SIZE:] == data[PACKET_SIZE:]
     assert answer[24:38] == data[:14]
     assert answer[:4] == data[:4]
     assert answer[14:16] == data[14:16]
@@ -127,3 +129,14 @@ def test_short_packets_are_refused(data: bytes) -> None:
 def test_extensions_behind_the_packet_are_ignored(data: bytes, extension: bytes) -> None:
     assert parse_sender(data + extension) == parse_sender(data)
     assert parse_reflector(data + extension) == parse_reflector(data)
+
+
+def test_a_packet_is_padded_by_a_tlv_that_the_reflector_sends_back() -> None:
+    packet = bytes(SenderPacket(sequence=42, sent_at=100.5))
+    longer = padded(packet, 1400)
+    assert len(longer) == 1400
+    assert longer[44:48] == bytes((0x80, 1)) + (1400 - 48).to_bytes(2, "big")
+    assert parse_sender(longer) == parse_sender(packet)
+    assert len(reflect(longer, received_at=1.0, sent_at=2.0)) == 1400
+    assert padded(packet, 47) == packet, "no room for a TLV"
+    assert len(padded(packet, 48)) == 48

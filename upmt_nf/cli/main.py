@@ -15,6 +15,7 @@ from upmt_nf.cli import (
     declaring,
     doctor,
     enrolment,
+    events,
     forwards,
     handovers,
     leases,
@@ -52,6 +53,7 @@ app.add_typer(trace.trace_app, name="trace")
 for noun in (
     reading,
     networks,
+    events,
     assignments,
     why,
     steering,

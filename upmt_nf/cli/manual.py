@@ -33,6 +33,12 @@ _FILES = (
 )
 
 
+_FIRST_TIME_IN_ZSH = """\
+# Loaded by the first completion itself, as from a directory of $fpath: answer that one, too.
+[[ $zsh_eval_context[-1] == loadautofunc ]] && _upmt_completion
+"""
+
+
 def pages() -> dict[str, str]:
     """File name -> manual page (roff, man macros)."""
     root: Any = typer.main.get_command(app)
@@ -46,10 +52,12 @@ def pages() -> dict[str, str]:
 def completions() -> dict[str, str]:
     """File name -> completion script of a shell, as its packages name them."""
     names = {"bash": "upmt.bash", "zsh": "_upmt", "fish": "upmt.fish"}
-    return {
+    made = {
         file: get_completion_script(prog_name="upmt", complete_var="_UPMT_COMPLETE", shell=shell) + "\n"
         for shell, file in names.items()
     }
+    made["_upmt"] += _FIRST_TIME_IN_ZSH
+    return made
 
 
 def _page(title: str, command: Any, *, deep: bool) -> Iterator[str]:

@@ -34,7 +34,7 @@ def networks(context: typer.Context, json: Json = False) -> None:
 
 @networks_app.command("test")
 def try_network(name: Network, json: Json = False) -> None:
-    """What is known of a network's way to the anchor; ends with 1 when applications may not be there."""
+    """Find out what a network lets through to the anchor; ends with 1 when applications may not be there."""
     trial = call("network-test", network=name)
     if json:
         print_json(trial)

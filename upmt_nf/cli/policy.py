@@ -98,7 +98,11 @@ def replay(
 
 def _used(config: MobileHostConfig) -> dict[str, Policy]:
     """Those of the file, and the ready-made ones that its applications name."""
-    named = {section.policy for section in config.application} | {section.name for section in config.policy}
+    from upmt_nf.config.application_sections import with_parts
+
+    named = {section.policy for section in with_parts(config.application)} | {
+        section.name for section in config.policy
+    }
     return {name: policy for name, policy in config.book().policies.items() if name in named}
 
 
@@ -121,6 +125,8 @@ def _policy_row(name: str, policy: Policy) -> dict[str, Any]:
         "protection_untrusted": policy.protection_untrusted.label,
         "cost_limit": policy.cost_limit,
         "budgets": [str(budget) for budget in policy.budgets],
+        "redundant": policy.is_redundant,
+        "reorder_s": policy.reorder,
         "hours": len(policy.by_time),
         "most_moves_per_hour": policy.most_moves(len(policy.networks), 3600.0),
     }

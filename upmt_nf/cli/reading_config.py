@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from upmt_nf.config.anchor import AnchorConfig, read_anchor_config
+from upmt_nf.config.application_sections import ApplicationSection
 from upmt_nf.config.applications import read_applications
-from upmt_nf.config.mobile_host import ApplicationSection, MobileHostConfig, read_mobile_host_config
+from upmt_nf.config.mobile_host import MobileHostConfig, read_mobile_host_config
 from upmt_nf.model.errors import ConfigError
 
 

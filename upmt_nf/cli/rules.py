@@ -156,13 +156,15 @@ def _rule_sets(role: Role, config: Path | None) -> _RuleSets:
         rules = anchor_rules(section, (), likely_kind(section.virtual_interface))
         return _RuleSets(rules, RuleSet(()))
     from upmt_nf.cli.reading_config import mobile_host_config
+    from upmt_nf.config.system_resolver import declared_applications
     from upmt_nf.daemon.applications import Applications
     from upmt_nf.daemon.host_kernel import host_rules, host_rules_ipv6
 
     settings = mobile_host_config(config)
     # A network without a port of its own gets its line when the daemon has bound one.
-    ports = {network.interface: network.tunnel_port for network in settings.network if network.tunnel_port}
-    applications = Applications(settings.application, settings.mobile_host.default)
+    there = settings.anchor.tunnel_port
+    ports = {each.interface: (each.tunnel_port, there) for each in settings.network if each.tunnel_port}
+    applications = Applications(declared_applications(settings), settings.mobile_host.default)
     leaves_alone = applications.is_any_native
     judged, admits = _marks_in_place()
     ipv4 = host_rules(

@@ -50,10 +50,12 @@ def run(
 ) -> None:
     """Run a command as a member of an application; its first packet already goes by that application's network."""
     name = app or os.path.basename(command[0])
-    servers = _servers(resolver, system_resolver)
+    asked = _servers_asked(resolver, leave=system_resolver)
     # The daemon puts *this* process into the application's cgroup; the command inherits it through exec.
-    call("join", application=name)
-    if servers:
+    declared = call("join", application=name)["resolver"]
+    if asked is None and declared is not None:
+        asked = [ip_address(text) for text in declared]
+    if servers := _servers_behind_the_stub() if asked is None else asked:
         resolver_view.own_view(servers)
     try:
         os.execvp(command[0], command)
@@ -61,17 +63,20 @@ def run(
         raise UsageError(f"cannot run {command[0]}: {reason.strerror}") from reason
 
 
-def _servers(asked: list[str] | None, leave: bool) -> list[IPAddress]:
-    """The name servers of a view of its own; none where the command asks the system's servers itself anyway."""
+def _servers_asked(asked: list[str] | None, *, leave: bool) -> list[IPAddress] | None:
+    """What the command line says: these name servers, none for the system's way; None when it says nothing."""
     if asked and leave:
         raise UsageError("either --resolver or --system-resolver")
-    if asked:
-        try:
-            return [ip_address(text) for text in asked]
-        except ValueError as reason:
-            raise UsageError(f"--resolver takes the address of a name server: {reason}") from reason
+    try:
+        return [ip_address(text) for text in asked or ()] if asked or leave else None
+    except ValueError as reason:
+        raise UsageError(f"--resolver takes the address of a name server: {reason}") from reason
+
+
+def _servers_behind_the_stub() -> list[IPAddress]:
+    """Those that a command is to ask itself; none where it asks the system's servers itself anyway."""
     facts = resolver_view.look()
-    return list(facts.upstream) if facts.helpers and not leave else []
+    return list(facts.upstream) if facts.helpers else []
 
 
 def assign(

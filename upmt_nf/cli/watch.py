@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from upmt_nf.cli.tables import data_size, shown
+from upmt_nf.cli.tables import data_rate, data_size, shown
 from upmt_nf.daemon.control_client import call
 from upmt_nf.model.errors import UpmtError, UsageError
 
@@ -67,7 +67,7 @@ def screen(
     parts = [
         Text(f"upmt  {head}", style="bold", no_wrap=True, overflow="ellipsis"),
         _table(
-            ("NETWORK", "STATE", "RTT ms", "VAR. ms", "LOSS up", "down", "COST"),
+            ("NETWORK", "STATE", "RTT ms", "VAR. ms", "LOSS up", "down", "SENDS", "RECEIVES", "TODAY"),
             [_network(row) for row in status["networks"]],
         ),
         _table(
@@ -93,7 +93,9 @@ def _network(row: Mapping[str, Any]) -> tuple[str, ...]:
         shown(max(variation, default=None)),
         _share(row.get("loss_up")),
         _share(row.get("loss_down")),
-        shown(row["cost"]),
+        _rate(row, "up"),
+        _rate(row, "down"),
+        _today(row),
     )
 
 
@@ -115,8 +117,17 @@ def _handover(row: Mapping[str, Any]) -> tuple[str, ...]:
     return row["time"][11:19], shown(what), shown(row["from"]), shown(row["to"]), shown(why)
 
 
+def _rate(row: Mapping[str, Any], way: str) -> str:
+    return data_rate((row.get("throughput") or {}).get(way)).replace("bit/s", "b/s")
+
+
+def _today(row: Mapping[str, Any]) -> str:
+    day = (row.get("usage") or {}).get("day")
+    return "-" if day is None else data_size(day["bytes_up"] + day["bytes_down"])
+
+
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+    return "-" if value is None else f"{100 * value:.3g} %"
 
 
 def _table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Any:

@@ -16,6 +16,7 @@ from upmt_nf.config.forwards import (
     forward_of,
 )
 from upmt_nf.config.values import (
+    MAX_FURTHER_PORTS,
     AddressPool,
     InterfaceName,
     Peers,
@@ -23,6 +24,7 @@ from upmt_nf.config.values import (
     Port,
     Ports,
     Seconds,
+    check_tunnel_ports,
     matching_blocks,
 )
 from upmt_nf.model.forward import Forward, StaticNat
@@ -53,7 +55,11 @@ class AnchorSection(Section):
     pool: Pool
     """The virtual addresses that may be leased."""
     tunnel_port: Port = TUNNEL_PORT
+    further_tunnel_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_FURTHER_PORTS)] = ()
+    """UDP ports that take tunnels as well, for hosts whose access networks let only some pass."""
     signalling_port: Port = SIGNALLING_PORT
+    portal_check_port: Port | None = None
+    """TCP port at which hosts' questions for captive portals are answered (HTTP, 204); none when left out."""
     lease_time: Annotated[int, Field(ge=10, le=604800)] = 3600
     """Seconds that an association lives without a refresh, unless the host asks for less."""
     minimum_lease_time: Annotated[int, Field(ge=1, le=604800)] = 10
@@ -80,6 +86,8 @@ class AnchorSection(Section):
     forward: tuple[ForwardSection, ...] = ()
     static_nat: tuple[StaticNatSection, ...] = ()
     datapath: Literal["auto", "agent", "fast"] = "auto"
+    shortcut: bool = True
+    """With the fast plane: translate and forward UDP flows that conntrack knows past netfilter's rules."""
     virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"
     """What `upmt0` is made of; `auto` takes the best that the kernel has."""
     refuse_private: bool = True
@@ -105,13 +113,20 @@ class AnchorSection(Section):
     def _ports_differ(self) -> AnchorSection:
         if self.tunnel_port == self.signalling_port:
             raise ValueError("tunnel_port and signalling_port are the same")
+        check_tunnel_ports(self.tunnel_ports, self.signalling_port)
         if self.minimum_lease_time > self.lease_time:
             raise ValueError("minimum_lease_time is longer than lease_time")
         return self
 
+    @property
+    def tunnel_ports(self) -> tuple[int, ...]:
+        """All of them, the first first."""
+        return self.tunnel_port, *self.further_tunnel_ports
+
     def site(self) -> AnchorSite:
         """What forwards and static NATs must fit."""
-        own = ((self.tunnel_port, "its tunnels"), (self.signalling_port, "its signalling"))
+        tunnels = ((port, "its tunnels") for port in self.tunnel_ports)
+        own = (*tunnels, (self.signalling_port, "its signalling"))
         return AnchorSite(self.address, own, self.pool, self.external_pool)
 
     def openings(self) -> tuple[Forward | StaticNat, ...]:

@@ -8,19 +8,16 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Literal
 
+from pydantic import IPvAnyAddress
+
+from upmt_nf.config.application_sections import NATIVE, TUNNEL, ApplicationSection, FlowSection, MatchSection
 from upmt_nf.config.checked import Section, checked
-from upmt_nf.config.mobile_host import (
-    NATIVE,
-    TUNNEL,
-    ApplicationSection,
-    MatchSection,
-    MobileHostConfig,
-    contradictions,
-    read_mobile_host_config,
-)
+from upmt_nf.config.mobile_host import MobileHostConfig, contradictions, read_mobile_host_config
 from upmt_nf.model.errors import UsageError
+from upmt_nf.model.identity import DEFAULT_APPLICATION
 
 Sections = tuple[ApplicationSection, ...]
 
@@ -44,7 +41,9 @@ def read_applications(text: str, file: str) -> Sections:
 
 def check_applications(config: MobileHostConfig, sections: Sections) -> None:
     """Whether they fit a configuration: its networks, its default. Raises UsageError naming key and reason."""
-    wrong = contradictions(config.model_copy(update={"application": sections}))
+    # What the system's resolver belongs to is the file's business.
+    host = config.mobile_host.model_copy(update={"resolver": DEFAULT_APPLICATION})
+    wrong = contradictions(config.model_copy(update={"application": sections, "mobile_host": host}))
     if said := [f"{'.'.join(map(str, place))}: {reason}" for place, reason in wrong]:
         raise UsageError("; ".join(said))
 
@@ -54,11 +53,13 @@ def written(sections: Iterable[ApplicationSection]) -> str:
     lines: list[str] = []
     for section in sections:
         lines.append("[[application]]")
-        given = section.model_dump(exclude_defaults=True, exclude={"match"})
+        given = section.model_dump(exclude_defaults=True, exclude={"match", "flow"})
         lines += [f"{key} = {_toml(value)}" for key, value in given.items()]
-        for match in section.match:
-            lines.append("[[application.match]]")
-            lines += [f"{key} = {_toml(value)}" for key, value in match.model_dump(exclude_none=True).items()]
+        for table, parts in (("match", section.match), ("flow", section.flow)):
+            for part in parts:
+                lines.append(f"[[application.{table}]]")
+                given = part.model_dump(exclude_unset=True, exclude_none=True)
+                lines += [f"{key} = {_toml(value)}" for key, value in given.items()]
         lines.append("")
     return "\n".join(lines)
 
@@ -66,6 +67,8 @@ def written(sections: Iterable[ApplicationSection]) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"[{', '.join(_toml(each) for each in value)}]"
+    if isinstance(value, IPv4Address | IPv6Address):
+        return json.dumps(str(value))
     # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
@@ -84,19 +87,24 @@ def differences(old: Sequence[ApplicationSection], new: Sequence[ApplicationSect
 def _changes(name: str, old: ApplicationSection | None, new: ApplicationSection) -> Iterator[str]:
     if old is None:
         yield f"{name}: added, {_policy(new)}"
-        old = new.model_copy(update={"match": (), "on_no_network": None})
+        old = new.model_copy(update={"match": (), "flow": (), "on_no_network": None, "resolver": None})
     elif _policy(old) != _policy(new):
         yield f"{name}: {_policy(old)} -> {_policy(new)}"
     if old.on_no_network != new.on_no_network:
         yield f"{name}: on_no_network {old.on_no_network or 'none'} -> {new.on_no_network or 'none'}"
+    if old.resolver != new.resolver:
+        yield f"{name}: resolver {_servers(old.resolver)} -> {_servers(new.resolver)}"
     yield from (f"{name}: match added: {_said(match)}" for match in new.match if match not in old.match)
     yield from (f"{name}: match removed: {_said(match)}" for match in old.match if match not in new.match)
+    if old.flow != new.flow:
+        said = "; ".join(f"{_said(flow)} ({_policy(flow)})" for flow in new.flow)
+        yield f"{name}: flows {said or 'have no policies of their own'}"
     kept = [match for match in old.match if match in new.match]
     if kept != [match for match in new.match if match in old.match]:
         yield f"{name}: matches in another order"
 
 
-def _policy(section: ApplicationSection) -> str:
+def _policy(section: ApplicationSection | FlowSection) -> str:
     if section.policy == NATIVE:
         return NATIVE
     networks = f"networks {', '.join(section.networks)}"
@@ -106,8 +114,13 @@ def _policy(section: ApplicationSection) -> str:
     return f"{named}, {networks}" if "networks" in section.model_fields_set else named
 
 
-def _said(match: MatchSection) -> str:
-    return " ".join(f"{key}={value}" for key, value in match.model_dump(exclude_none=True).items())
+def _servers(resolver: Literal["system"] | tuple[IPvAnyAddress, ...] | None) -> str:
+    return ", ".join(map(str, resolver)) if isinstance(resolver, tuple) else resolver or "none"
+
+
+def _said(match: MatchSection | FlowSection) -> str:
+    given = match.model_dump(exclude_none=True, exclude={"name", "networks", "policy"})
+    return " ".join(f"{key}={value}" for key, value in given.items())
 
 
 def with_assignment(sections: Sections, assigned: ApplicationSection) -> Sections:
@@ -119,7 +132,9 @@ def with_assignment(sections: Sections, assigned: ApplicationSection) -> Section
         assigned = assigned.model_copy(
             update={
                 "match": assigned.match + kept,
+                "flow": assigned.flow or (known.flow if assigned.policy != "native" else ()),
                 "on_no_network": choice or (known.on_no_network if assigned.policy != "native" else None),
+                "resolver": known.resolver,
             }
         )
     return (assigned, *(section for section in sections if section.name != assigned.name))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
+from upmt_nf.config.application_sections import (
+    NATIVE,
+    NO_POLICY,
+    ApplicationSection,
+    FlowSection,
+    contradictory_flows,
+    with_parts,
+)
 from upmt_nf.config.checked import Complaint, Section, checked
-from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
+from upmt_nf.config.http_url import WrittenUrl
 from upmt_nf.config.policies import (
     NetworkOrder,
     PolicyBook,
@@ -22,7 +30,8 @@ from upmt_nf.config.policies import (
     with_networks,
 )
 from upmt_nf.config.quantities import Rate, WrittenBudget
-from upmt_nf.config.values import InterfaceName, Name, Port
+from upmt_nf.config.toml_lines import KeyPath
+from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port, check_tunnel_ports
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
@@ -50,19 +59,8 @@ def check_identity(value: str) -> str:
     return value
 
 
-TUNNEL, NATIVE = "tunnel", "native"
-NO_POLICY = (TUNNEL, NATIVE)
-"""What `application.policy` may say beside the name of a policy."""
-
-
-def _checked_by(reader: Callable[[Any], object]) -> Callable[[Any], Any]:
-    """A value that stays as it is written, once `reader` has understood it."""
-
-    def check(value: Any) -> Any:
-        reader(value)
-        return value
-
-    return check
+SYSTEM_RESOLVER = "system-resolver"
+"""The application that the system's resolver is with `resolver = "native"`."""
 
 
 class MobileHostSection(Section):
@@ -89,6 +87,10 @@ class MobileHostSection(Section):
     """Seconds between keepalives of an idle tunnel at most. The anchor forgets tunnels after its `tunnel_timeout`."""
     probe_binding_time: bool = True
     """Find out how long the NATs on the way keep silent mappings, by probes on ports of their own."""
+    search_path_mtu: bool = True
+    """Find out how large a packet each path takes when its tunnel opens, by packets of that size in it."""
+    portal_check: WrittenUrl | None = None
+    """A page that its server answers with 204, asked for while a network has no tunnel; none: nobody is asked."""
     state: str = "/var/lib/upmt/mobile-host.json"
     """File that remembers what was found out about networks."""
     return_after: Annotated[float, Field(ge=0)] = 30.0
@@ -100,6 +102,8 @@ class MobileHostSection(Section):
     """File that remembers what was spent of budgets, and the last handovers."""
     metrics: Annotated[Endpoint, PlainValidator(read_endpoint)] | None = None
     """Address and port at which Prometheus may ask; nobody may when left out."""
+    resolver: Name = DEFAULT_APPLICATION
+    """The application that the look-ups of the system's resolver belong to, or `native`."""
     default: Literal["tunnel", "native"] = "tunnel"
     """What becomes of everything that no application names: by the tunnels (the paper's way), or left alone."""
 
@@ -109,11 +113,19 @@ class AnchorAddress(Section):
 
     address: IPvAnyAddress
     tunnel_port: Port = TUNNEL_PORT
+    further_tunnel_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_FURTHER_PORTS)] = ()
+    """Tried in this order where an access network lets `tunnel_port` not pass; as the anchor has them."""
     signalling_port: Port = SIGNALLING_PORT
     identity: Annotated[str, AfterValidator(check_identity)] | None = None
     """Towards this anchor; by default that of `[mobile_host]`."""
     secret_file: str | None = None
     """Holds the secret shared with this anchor; by default that of `[mobile_host]`."""
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> AnchorAddress:
+        if self.further_tunnel_ports:
+            check_tunnel_ports((self.tunnel_port, *self.further_tunnel_ports), self.signalling_port)
+        return self
 
     @property
     def tunnels(self) -> Endpoint:
@@ -130,6 +142,10 @@ AnchorEntry = Annotated[AnchorAddress, BeforeValidator(_addressed)]
 MAX_ANCHORS = 8
 
 
+SOFT = {"cost", "kind", "trusted", "throughput", "budgets"}
+"""What only policies know of a network: it may change while the network is used."""
+
+
 class NetworkSection(Section):
     """`[[network]]`: one access network; the order of the file is the order of preference."""
 
@@ -144,14 +160,19 @@ class NetworkSection(Section):
     protection: Literal["plain", "cookie", "sealed"] = "plain"
     """Tunnel format: none, against forgers off the path, against readers and changers on the path."""
     kind: Literal["wired", "wifi", "cellular", "satellite", "other"] = "other"
-    metered: bool = False
-    """Somebody pays by the byte, whatever `cost` says."""
+    metered: bool | Literal["auto"] = "auto"
+    """Somebody pays by the byte, whatever `cost` says; `auto`: as NetworkManager says, no where nobody says so."""
     trusted: bool = True
     """Its operator may see what is not encrypted."""
     throughput: Rate | None = None
     """What it carries at most, both ways together."""
     budgets: Annotated[tuple[WrittenBudget, ...], BeforeValidator(listed)] = ()
     """Of all applications together."""
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What cannot be changed while it is used, as it is in sockets, tunnels and rules."""
+        return self.model_dump(exclude=SOFT)
 
     def facts(self) -> NetworkFacts:
         """As policies see it."""
@@ -160,7 +181,7 @@ class NetworkSection(Section):
             name,
             self.kind,
             self.cost,
-            self.metered,
+            self.metered is True,
             self.trusted,
             Protection[self.protection.upper()],
             self.throughput,
@@ -168,74 +189,11 @@ class NetworkSection(Section):
         )
 
 
-class MatchSection(Section):
-    """`[[application.match]]`: what belongs to the application; all given conditions must hold."""
+class SignallingSection(Section):
+    """`[signalling]`: a policy for what the host says to its anchors outside the tunnels (REGISTER)."""
 
-    command: str | None = None
-    executable: str | None = None
-    uid: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    gid: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    cgroup: str | None = None
-    unit: str | None = None
-    pid: Annotated[int, Field(ge=1)] | None = None
-    children: bool | None = None
-    """Descendants of the process that `command`, `executable` or `pid` names as well; by default those of a pid."""
-    container: str | None = None
-    """Name or id of a container whose engine gives it a cgroup."""
-    port: Annotated[int | str, AfterValidator(_checked_by(read_ports))] | None = None
-    """The destination's port, or a range such as `8000-8010`."""
-    dscp: Annotated[int | str, AfterValidator(_checked_by(read_dscp))] | None = None
-    """0 to 63, or a name such as `EF`, `AF41`, `CS5`."""
-    destination_name: Annotated[str, AfterValidator(_checked_by(read_host_name))] | None = None
-    """Name of a host; its addresses are asked for again and again."""
-    destination: str | None = None
-    """Network and, if wanted, port: `86.0.0.0/8`, `86.0.0.1:443`, `[2001:db8::]/32`."""
-
-    @property
-    def found_late(self) -> str | None:
-        """The first condition that is only known once a packet is on its way."""
-        late = (
-            "command",
-            "executable",
-            "gid",
-            "cgroup",
-            "unit",
-            "pid",
-            "container",
-            "dscp",
-            "destination_name",
-        )
-        found = next((name for name in late if getattr(self, name) is not None), None)
-        return found or ("port" if isinstance(self.port, str) and "-" in self.port else None)
-
-    @model_validator(mode="after")
-    def _says_something(self) -> MatchSection:
-        if not self.model_fields_set:
-            raise ValueError("a match needs at least one condition")
-        if self.destination is not None and self.destination_name is not None:
-            raise ValueError("a destination is a network or a name, not both")
-        if (
-            self.children is not None
-            and self.command is None
-            and self.executable is None
-            and self.pid is None
-        ):
-            raise ValueError("children are those of a command, an executable or a pid: name one")
-        return self
-
-
-class ApplicationSection(Section):
-    """`[[application]]`: a named class of flows and the networks that suit it, best first."""
-
-    name: Name
     networks: NetworkOrder = ("any",)
-    policy: str = TUNNEL
-    """`native`: left alone, as if UPMT were not there; or a `[[policy]]`, a profile or a kind, whose networks are then
-    those of `networks`, if given."""
-    on_no_network: Literal["hold", "reject", "native"] | None = None
-    """The kill switch: hold or refuse packets when no allowed network is left, also when the daemon has died; or
-    let new flows leave as if UPMT were not there. By default held while there is an association."""
-    match: tuple[MatchSection, ...] = ()
+    """Best first; those that are left out are not used, nor is one whose own budget is spent."""
 
 
 class MobileHostConfig(Section):
@@ -249,6 +207,7 @@ class MobileHostConfig(Section):
     network: Annotated[tuple[NetworkSection, ...], Field(min_length=1, max_length=MAX_NETWORKS)]
     application: tuple[ApplicationSection, ...] = ()
     policy: tuple[PolicySection, ...] = ()
+    signalling: SignallingSection = SignallingSection()
 
     def facts(self) -> tuple[NetworkFacts, ...]:
         """The networks as policies see them, in the order of the file."""
@@ -269,7 +228,7 @@ class MobileHostConfig(Section):
 
     def policies(self) -> dict[ApplicationName, Policy]:
         """The policies of the applications that name one."""
-        named = [section for section in self.application if section.policy not in NO_POLICY]
+        named = [section for section in with_parts(self.application) if section.policy not in NO_POLICY]
         found = {ApplicationName(section.name): self.choice_of(section) for section in named}
         return {name: policy for name, policy in found.items() if isinstance(policy, Policy)}
 
@@ -335,42 +294,72 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                 budget, [NetworkName(network.name)], {network.facts().name: network.facts()}
             ):
                 yield ("network", index, "budgets"), reason
+    yield from _resolver(config)
     yield from _policies(config, known)
     yield from _contradictory_policies(config)
-    for index, application in enumerate(config.application):
-        for name in application.networks:
+    yield from contradictory_flows(config.application, config.mobile_host.default)
+    for path, section in [*_choosers(config), (("signalling",), config.signalling)]:
+        for name in section.networks:
             if name != "any" and name not in known:
                 yield (
-                    ("application", index, "networks"),
+                    (*path, "networks"),
                     f"there is no network {name!r}; there are {', '.join(sorted(known))}",
                 )
+
+
+def _choosers(config: MobileHostConfig) -> Iterator[tuple[KeyPath, ApplicationSection | FlowSection]]:
+    """All that names networks or a policy, and where."""
+    for index, application in enumerate(config.application):
+        yield ("application", index), application
+        for place, flow in enumerate(application.flow):
+            yield ("application", index, "flow", place), flow
+
+
+def _resolver(config: MobileHostConfig) -> Iterator[Complaint]:
+    place, target = ("mobile_host", "resolver"), config.mobile_host.resolver
+    found = {section.name: section for section in config.application}
+    if target == NATIVE:
+        if SYSTEM_RESOLVER in found:
+            yield place, f"{SYSTEM_RESOLVER} is an application of this file: name it, or call it otherwise"
+    elif target != DEFAULT_APPLICATION and target not in found:
+        known = ", ".join([DEFAULT_APPLICATION, NATIVE, *found])
+        yield place, f"there is no application {target!r}; there are {known}"
+    elif (
+        target != DEFAULT_APPLICATION
+        and config.mobile_host.default == NATIVE
+        and found[target].on_no_network in ("hold", "reject")
+    ):
+        yield (
+            place,
+            f'{target} has a kill switch, which comes too late for the system\'s resolver with default = "native"',
+        )
 
 
 def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:
     book = config.book()
     yield from book.complaints
     facts = {item.name: item for item in config.facts()}
-    for index, application in enumerate(config.application):
-        if application.policy in NO_POLICY:
+    for path, section in _choosers(config):
+        if section.policy in NO_POLICY:
             continue
-        policy = book.policies.get(application.policy)
+        policy = book.policies.get(section.policy)
         if policy is None:
             names = ", ".join([*NO_POLICY, *book.policies])
             yield (
-                ("application", index, "policy"),
-                f"there is no policy {application.policy!r}; there are {names}",
+                (*path, "policy"),
+                f"there is no policy {section.policy!r}; there are {names}",
             )
             continue
-        if "networks" not in application.model_fields_set:
+        if "networks" not in section.model_fields_set:
             continue
         if policy.kind is Kind.BLOCK:
-            yield ("application", index, "networks"), f"the policy {application.policy} allows none"
-        elif set(application.networks) <= known | {"any"}:
-            chosen = with_networks(policy, application.networks, tuple(facts.values()))
+            yield (*path, "networks"), f"the policy {section.policy} allows none"
+        elif set(section.networks) <= known | {"any"}:
+            chosen = with_networks(policy, section.networks, tuple(facts.values()))
             reasons = {name: chosen.never(facts[name]) for name in chosen.networks}
             if all(reasons.values()):
                 said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-                yield ("application", index, "networks"), f"its policy can never be satisfied: {said}"
+                yield (*path, "networks"), f"its policy can never be satisfied: {said}"
 
 
 def _contradictory_policies(config: MobileHostConfig) -> Iterator[Complaint]:

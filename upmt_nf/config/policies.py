@@ -23,6 +23,8 @@ from upmt_nf.policy.profiles import BARE_KINDS, PROFILES
 from upmt_nf.policy.quality import BEST_VOICE_SCORE, MORE_IS_BETTER, Criterion, Thresholds, Weights
 
 ANY = "any"
+LONGEST_REORDER = 0.5
+"""Seconds: a sender takes what is later for lost."""
 KindName = Literal[
     "PriorityList",
     "Static",
@@ -92,6 +94,10 @@ class PolicyTerms(Section):
     cost_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """Of a gigabyte, in the unit of `network.cost`."""
     budgets: Annotated[tuple[WrittenBudget, ...], BeforeValidator(listed)] | None = None
+    redundant: bool | None = None
+    """Each packet by the two best networks at once."""
+    reorder: SomeTime | None = None
+    """How long an arriving packet may wait for those that were sent before it."""
 
 
 class HoursSection(PolicyTerms):
@@ -223,11 +229,15 @@ class _Book:
             given["networks"] = spelled_out(terms.networks, self._networks)
         elif start.kind is not Kind.BLOCK and not start.networks:
             given["networks"] = spelled_out([ANY], self._networks)
+        if terms.reorder is not None:
+            given["reorder"] = terms.reorder
         for key in ("protection", "protection_untrusted"):
             if (value := getattr(terms, key)) is not None:
                 given[key] = Protection[value.upper()]
         if terms.budgets is not None:
             given["budgets"] = terms.budgets
+        if terms.redundant is not None:
+            given["is_redundant"] = terms.redundant
         if terms.weights is not None:
             given["weights"] = Weights(**terms.weights.model_dump())
         given["leave"] = terms.leave.value().over(start.leave)
@@ -320,6 +330,10 @@ def _misplaced(policy: Policy, terms: PolicyTerms) -> Iterator[Complaint]:
         for key in sorted(said & {"leave", "enter", "good_for", "hold"}):
             if kind is Kind.STATIC or key in ("good_for", "hold"):
                 yield (key,), f"{kind.value} never moves for that"
+    if terms.reorder is not None and terms.reorder > LONGEST_REORDER:
+        yield ("reorder",), f"no packet waits longer than {1000 * LONGEST_REORDER:g} ms for another"
+    if terms.redundant and kind is not Kind.BLOCK and len(policy.networks) < 2:
+        yield ("redundant",), f"needs two networks, and {', '.join(policy.networks)} is one"
     if "weights" in said and kind is not Kind.BEST_PERFORMANCE:
         yield ("weights",), f"only BestPerformance has a score to weigh, not {kind.value}"
     if "weights" in said and not policy.weights.total:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
 from typing import Annotated, Any
@@ -36,7 +36,19 @@ def _check_interface(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_check_name)]
 InterfaceName = Annotated[str, AfterValidator(_check_interface)]
+MAX_FURTHER_PORTS = 7
+"""Tunnel ports of an anchor beside the first."""
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def check_tunnel_ports(ports: Sequence[int], signalling_port: int) -> None:
+    """All of an anchor's, the first first. Raises ValueError."""
+    if len({*ports, signalling_port}) <= len(ports):
+        raise ValueError(
+            "further_tunnel_ports: each differs from tunnel_port, signalling_port and the others"
+        )
+
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 

@@ -100,6 +100,10 @@ class Admission:
 
     def fit_rules(self) -> None:
         """Netfilter has the rules of now: let in what they decide."""
+        if self._applications.flow_policies.has_parts:
+            # Which part of an application a flow is of, only the agent knows.
+            self.shut()
+            return
         wanted = self._wanted_now()
         if wanted == self._wanted:
             return

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from pathlib import Path
 from random import SystemRandom
+from secrets import randbelow
 from typing import Any
 
 from upmt_nf.config.anchor import AnchorSection
@@ -18,9 +19,11 @@ from upmt_nf.daemon.anchor_plane import AnchorPlane
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.fast_start import anchor_fast_plane
+from upmt_nf.daemon.portal_answers import PortalAnswers
 from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
+from upmt_nf.datapath.copies import RUNS
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.reach import PeerRule, Reach
@@ -51,7 +54,7 @@ from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.errors import KernelError, UpmtError
-from upmt_nf.model.flow import IPAddress
+from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.names import MEASUREMENT_PORT, VIRTUAL_INTERFACE
 from upmt_nf.signaling.digest import MD5, REALM, DigestServer
 
@@ -91,6 +94,7 @@ class AnchorDaemon:
         self.datapath = Choice(None, "not chosen yet")
         self._is_working = False
         self._control = ControlServer(AnchorControl(self).commands(), READING)
+        self._portal_answers = PortalAnswers()
 
     # --- life ---
 
@@ -109,6 +113,11 @@ class AnchorDaemon:
             self.kernel.restore()
             raise
         await self._control.serve()
+        if (port := self.config.portal_check_port) is not None:
+            try:
+                await self._portal_answers.serve(Endpoint(self.config.address, port))
+            except UpmtError as reason:
+                log.warning("%s", reason)
 
     def _begin(self, loop: asyncio.AbstractEventLoop, mtu: int) -> None:
         config = self.config
@@ -124,6 +133,7 @@ class AnchorDaemon:
             config.signalling_port,
             hears=lambda remote, data, now: not self.machine.limits.is_hopeless(remote, data, now),
             salt=os.urandom(16),
+            run=randbelow(RUNS),
         )
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
@@ -139,12 +149,12 @@ class AnchorDaemon:
         self.plane = AnchorPlane(
             loop,
             config.address,
-            config.tunnel_port,
+            config.tunnel_ports,
             self.forwarder,
             tun,
             heard=self._hear,
             merges=self.datapath.fast is None,
-            probed=lambda remote, data: self.take(BindingProbeReceived(remote, data)),
+            probed=lambda remote, data, by: self.take(BindingProbeReceived(remote, data, by)),
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
@@ -202,6 +212,7 @@ class AnchorDaemon:
             await self._stopped.wait()
         finally:
             self._wake_up.cancel()
+            self._portal_answers.close()
             self._repairs.close()
             self._loop.remove_reader(self._signalling.fileno())
             self._signalling.close()
@@ -244,9 +255,9 @@ class AnchorDaemon:
         ):
             self.take(SipDatagramReceived(source, data))
 
-    def _hear(self, signal: TunnelSignal) -> None:
+    def _hear(self, signal: TunnelSignal, by: int) -> None:
         tunnel, remote, source, port, payload = signal[1:]
-        event = TunnelSignalReceived(tunnel, remote, source, port, payload)
+        event = TunnelSignalReceived(tunnel, remote, source, port, payload, by)
         if port != MEASUREMENT_PORT:
             self.take(event)
             if self.datapath.fast is not None:
@@ -265,10 +276,10 @@ class AnchorDaemon:
 
     def _perform(self, command: AnchorCommand) -> None:
         match command:
-            case SendTunnelSignal(remote, destination, port, payload):
-                self.plane.send_signal(remote, destination, port, payload)
-            case SendBindingAnswer(remote, data):
-                self.plane.send_as_is(remote, data)
+            case SendTunnelSignal(remote, destination, port, payload, by):
+                self.plane.send_signal(remote, destination, port, payload, by)
+            case SendBindingAnswer(remote, data, by):
+                self.plane.send_as_is(remote, data, by)
             case SendSip(destination, data):
                 self._signalling.send_to(data, destination)
             case LeaseGranted(identity, address, is_inherited):
@@ -296,5 +307,6 @@ class AnchorDaemon:
             **self.paft.counters.as_dict(),
             **self.machine.counters,
             "rules_repaired": self._repairs.done,
+            "portal_checks_refused": self._portal_answers.refused,
         }
         return counted

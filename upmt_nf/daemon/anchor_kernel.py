@@ -31,9 +31,9 @@ def anchor_rules(config: AnchorSection, openings: Sequence[Opening] = (), kind: 
     Raises ConfigError.
     """
     by_queue = kind != "tun"
-    values = {
+    values: dict[str, str | list[str]] = {
         "anchor": str(config.address),
-        "tunnel_port": str(config.tunnel_port),
+        "tunnel_port": [str(port) for port in config.tunnel_ports],
         "virtual_interface": VIRTUAL_INTERFACE,
         "queue_outbound": str(QUEUE_OUTBOUND) if by_queue else "",
         "queue_inbound": str(QUEUE_INBOUND) if by_queue else "",

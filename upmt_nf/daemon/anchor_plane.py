@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.gathering import Gathering
@@ -31,35 +31,41 @@ _BATCH = 64
 
 
 class AnchorPlane:
-    """Owns the agent's side of the virtual interface, or the queues, and the socket of the tunnel port.
+    """Owns the agent's side of the virtual interface, or the queues, and a socket for each tunnel port.
 
-    `heard` gets each signal from inside a tunnel, `probed` binding probes, which come in none. `merges` as for
-    `TunnelSocket`.
+    `heard` gets each signal from inside a tunnel, `probed` binding probes, which come in none; both with the port
+    that it came to (0: the first of `tunnel_ports`). `merges` as for `TunnelSocket`.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         address: IPAddress,
-        tunnel_port: int,
+        tunnel_ports: Sequence[int],
         forwarder: AnchorForwarder,
         tun: TunDevice | None,
         *,
-        heard: Callable[[TunnelSignal], None],
-        probed: Callable[[Endpoint, bytes], None],
+        heard: Callable[[TunnelSignal, int], None],
+        probed: Callable[[Endpoint, bytes, int], None],
         merges: bool = True,
     ) -> None:
         self._loop = loop
         self._forwarder = forwarder
         self._heard = heard
         self._probed = probed
-        self._socket = TunnelSocket(None, address, tunnel_port, 0, None, takes=tun is not None, merges=merges)
+        self._sockets = {
+            port if place else 0: TunnelSocket(
+                None, address, port, 0, None, takes=tun is not None, merges=merges
+            )
+            for place, port in enumerate(tunnel_ports)
+        }
         self._gathering = Gathering(self._send_all)
         self._tun = tun
         self._queues: tuple[PacketQueue, ...] = ()
         self._remote: tuple[SocketAddress, EndpointBytes] = (("", 0), b"")
         if tun is not None:
-            loop.add_reader(self._socket.fileno(), self._read_tunnels, tun)
+            for by, made in self._sockets.items():
+                loop.add_reader(made.fileno(), self._read_tunnels, tun, by, made)
             loop.add_reader(tun.fileno(), self._read_tun, tun)
             return
         self._queues = (
@@ -71,25 +77,27 @@ class AnchorPlane:
 
     @property
     def local(self) -> Endpoint:
-        """Our end of every tunnel."""
-        return self._socket.local
+        """Our end of every tunnel that came by the first port."""
+        return self._sockets[0].local
 
-    def send_signal(self, remote: Endpoint, destination: Endpoint, port: int, payload: bytes) -> None:
+    def send_signal(
+        self, remote: Endpoint, destination: Endpoint, port: int, payload: bytes, by: int = 0
+    ) -> None:
         """Send a datagram of our own inside a tunnel, from our inner address and `port` to `destination`."""
         if port == MEASUREMENT_PORT:
             payload = stamped(payload, self._loop.time())
         packet = self._forwarder.signal(remote, destination, port, payload)
-        self._send((str(remote.address), remote.port), packet, 0, 0)
+        self._send((str(remote.address), remote.port), packet, 0, 0, by)
 
-    def send_as_is(self, remote: Endpoint, data: bytes) -> None:
-        """Send a datagram of our own from the tunnel port, in no tunnel."""
-        self._send((str(remote.address), remote.port), data, 0, 0)
+    def send_as_is(self, remote: Endpoint, data: bytes, by: int = 0) -> None:
+        """Send a datagram of our own from a tunnel port, in no tunnel."""
+        self._send((str(remote.address), remote.port), data, 0, 0, by)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""
         return {
             "queue_overruns": sum(queue.overruns for queue in self._queues),
-            "send_failures": self._socket.dropped,
+            "send_failures": sum(each.dropped for each in self._sockets.values()),
             "delivery_failures": self._tun.dropped if self._tun is not None else 0,
         }
 
@@ -100,16 +108,18 @@ class AnchorPlane:
             queue.close()
         if self._tun is not None:
             self._loop.remove_reader(self._tun.fileno())
-            self._loop.remove_reader(self._socket.fileno())
+            for each in self._sockets.values():
+                self._loop.remove_reader(each.fileno())
             self._tun.close()
-        self._socket.close()
+        for each in self._sockets.values():
+            each.close()
 
     # --- with a tun interface ---
 
-    def _read_tunnels(self, tun: TunDevice) -> None:
+    def _read_tunnels(self, tun: TunDevice, by: int, read: TunnelSocket) -> None:
         """What arrived by the tunnels, on to the world."""
         now = self._loop.time()
-        for arrival in self._socket.receive():
+        for arrival in read.receive():
             if arrival.remote != self._remote[0]:
                 self._remote = arrival.remote, _packed(arrival.remote)
             for verdict in self._forwarder.arrived(
@@ -118,11 +128,11 @@ class AnchorPlane:
                 if verdict.deliver is not None:
                     tun.write(verdict.deliver, verdict.offload)
                 elif verdict.signal is not None:
-                    self._heard(verdict.signal)
+                    self._heard(verdict.signal, by)
                 elif verdict.answer is not None:
                     self._gathering.add(verdict.answer)
                 elif verdict.probe is not None:
-                    self._probed(*verdict.probe)
+                    self._probed(*verdict.probe, by)
         self._gathering.flush()
 
     def _read_tun(self, tun: TunDevice) -> None:
@@ -147,12 +157,12 @@ class AnchorPlane:
             return
         packet.drop()
         if verdict.signal is not None:
-            self._heard(verdict.signal)
+            self._heard(verdict.signal, self._port_of(packet.payload))
         elif verdict.answer is not None:
             self._gathering.add(verdict.answer)
             self._gathering.flush()
         elif verdict.probe is not None:
-            self._probed(*verdict.probe)
+            self._probed(*verdict.probe, self._port_of(packet.payload))
 
     def _take_downlink(self, packet: Packet) -> None:
         verdict = self._forwarder.downlink(packet.payload, self._loop.time())
@@ -166,12 +176,18 @@ class AnchorPlane:
         self._gathering.flush()
 
     def _send_all(self, tunnel: Tunnel, payloads: bytes, tos: int, size: int) -> None:
-        self._send(tunnel.remote_name, payloads, tos, size)
+        self._send(tunnel.remote_name, payloads, tos, size, tunnel.port)
 
-    def _send(self, remote: SocketAddress, payload: bytes, tos: int, size: int) -> None:
+    def _send(self, remote: SocketAddress, payload: bytes, tos: int, size: int, by: int) -> None:
         # What gets lost here is counted by the socket; the host's probes find out whether the path is dead.
         with contextlib.suppress(PathTooSmall, PathLost):
-            self._socket.send(payload, tos, size, remote)
+            self._sockets.get(by, self._sockets[0]).send(payload, tos, size, remote)
+
+    def _port_of(self, outer_packet: bytes) -> int:
+        """The tunnel port that a whole outer packet, which the forwarder took, came to."""
+        start = (outer_packet[0] & 15) * 4 if outer_packet[0] >> 4 == 4 else 40
+        port = int.from_bytes(outer_packet[start + 2 : start + 4], "big")
+        return port if port in self._sockets else 0
 
 
 def _packed(remote: SocketAddress) -> EndpointBytes:

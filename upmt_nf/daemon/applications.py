@@ -22,8 +22,9 @@ from upmt_nf.classify.rules import (
     netfilter_lines,
     netfilter_part,
 )
-from upmt_nf.config.mobile_host import ApplicationSection, MatchSection
+from upmt_nf.config.application_sections import ApplicationSection, MatchSection, with_parts
 from upmt_nf.daemon.flow_owners import UNASKED, FlowOwners, Owner
+from upmt_nf.daemon.flow_policies import FlowPolicies, check
 from upmt_nf.daemon.matches import conditions_said, rule_of
 from upmt_nf.datapath.host_forwarder import Classified
 from upmt_nf.datapath.paft import FlowEntry
@@ -53,6 +54,8 @@ class Application:
     """Left alone, as if UPMT were not there."""
     on_no_network: str | None = None
     """`hold`, `reject` or `native`; None: held while there is an association, left alone without."""
+    resolver: tuple[str, ...] | None = None
+    """Name servers that what `upmt run` starts asks itself; none in the tuple: the system's way."""
     is_stranded: bool = False
     """No network that its policy allows works."""
 
@@ -100,6 +103,7 @@ class Applications:
         """All of them as `rules` gives them: asked for by each first packet, made anew after a change."""
         self._declared: dict[Source, list[ApplicationRule]] = {source: [] for source in Source}
         self.sections: dict[Source, tuple[ApplicationSection, ...]] = dict.fromkeys(Source, ())
+        self.flow_policies = FlowPolicies()
         self._addresses: dict[str, tuple[IPAddress, ...]] = {}
         self.owners = FlowOwners()
         self.rules_changed: Callable[[], None] = lambda: None
@@ -130,6 +134,7 @@ class Applications:
 
         Raises UsageError, and then nothing has changed.
         """
+        check(sections)
         made = {section.name: [_given(match) for match in section.match] for section in sections}
         for matches in made.values():
             for given in matches:
@@ -145,9 +150,16 @@ class Applications:
             for given in made[section.name]:
                 self._declared[source].append(self._declared_rule(application.id, given))
                 application.conditions.append(conditions_said(given))
+        for part in with_parts(sections):
+            # Those of `flow`, which have no rules of their own.
+            self.define(ApplicationName(part.name))
         self.sections[source] = sections
         self._reorder()
         after = self._effective()
+        self.flow_policies.set(after.values(), lambda name: self.by_name[name].id)
+        for section in after.values():
+            for place, said in enumerate(section.said_of_flows):
+                self.by_name[ApplicationName(section.part_name(place))].conditions = [said]
         changed: dict[ApplicationName, tuple[str, ...] | None] = {}
         for name in {**before, **after}:
             if _settings(before.get(name)) != _settings(after.get(name)):
@@ -160,7 +172,8 @@ class Applications:
         found: dict[str, ApplicationSection] = {}
         for sections in self.sections.values():
             for section in sections:
-                found.setdefault(section.name, section)
+                if section.name not in found:
+                    found |= {part.name: part for part in with_parts((section,))}
         return found
 
     @property
@@ -176,6 +189,7 @@ class Applications:
         if application.name != DEFAULT_APPLICATION:
             application.is_native = section is not None and section.policy == "native"
         self.set_on_no_network(application, section.on_no_network if section is not None else None)
+        application.resolver = _resolver_of(section)
 
     @property
     def is_any_native(self) -> bool:
@@ -363,11 +377,12 @@ class Applications:
 
     def classify(self, key: FlowBytes, mark: int, dscp: int = 0) -> Classified:
         """Whose a new flow is: netfilter's mark if there is one, else the first rule that matches."""
-        if mark and (marked := ApplicationId(application_in(mark))) in self.by_id:
-            return Classified(marked, 0, "", MARKED)
-        if not self.rules:
+        if not mark and not self.rules and not self.flow_policies.has_parts:
             return UNRULED
         flow = FlowKey.unpacked(key)
+        marked = ApplicationId(application_in(mark))
+        if marked in self.by_id:
+            return Classified(self.flow_policies.part_of(marked, flow, dscp), 0, "", MARKED)
         # Without a rule that asks for it, who it is can be found out when somebody wants to know (`name_processes`).
         return self._look_up(flow, dscp, is_needed=self.needs_lookup)
 
@@ -383,6 +398,7 @@ class Applications:
         rule = first_match(rules, flow, facts, dscp)
         why = Reason(Decider.AGENT, rule, owner.found_by, _is_guess(owner, rules, rule, flow, dscp))
         id = rule.application if rule is not None else DEFAULT_APPLICATION_ID
+        id = self.flow_policies.part_of(id, flow, dscp)
         pid, command = (facts.pid, facts.command) if facts is not None else (0, "")
         return Classified(id, pid, command, why, owner.cookie, has_ended=not owner.has_socket)
 
@@ -400,8 +416,9 @@ class Applications:
                 if owner.process is not None:
                     entry.pid, entry.command = owner.process.pid, owner.process.command
             found = first_match(self.rules, flow, owner.process, entry.dscp)
-            if found == rule and entry.application_id != rule.application:
-                entry.application_id = rule.application
+            id = self.flow_policies.part_of(rule.application, flow, entry.dscp)
+            if found == rule and entry.application_id != id:
+                entry.application_id = id
                 entry.why = Reason(Decider.AGENT, rule, owner.found_by)
                 moved.append(flow)
         return moved
@@ -416,12 +433,22 @@ class Applications:
         touched = {rule.application for rule in gone}
         moved: dict[ApplicationName, list[FlowKey]] = {}
         for entry in entries:
-            if entry.application_id not in touched:
+            if self.flow_policies.whole_of(entry.application_id) not in touched:
                 continue
             found = self._look_up(entry.flow, entry.dscp, is_needed=True)
             if not found.has_ended and found.application_id != entry.application_id:
                 entry.application_id, entry.why, entry.mark = found.application_id, found.why, 0
                 moved.setdefault(self.by_id[found.application_id].name, []).append(entry.flow)
+        return moved
+
+    def part_again(self, entries: Iterable[FlowEntry]) -> dict[ApplicationName, list[FlowKey]]:
+        """Running flows whose application has other parts now go by those; gives those that moved."""
+        moved: dict[ApplicationName, list[FlowKey]] = {}
+        for entry in entries:
+            id = self.flow_policies.part_of(entry.application_id, entry.flow, entry.dscp)
+            if id != entry.application_id:
+                entry.application_id = id
+                moved.setdefault(self.by_id[id].name, []).append(entry.flow)
         return moved
 
     @property
@@ -481,7 +508,13 @@ class Applications:
 
 
 def _settings(section: ApplicationSection | None) -> object:
-    return section and (section.networks, section.policy, section.on_no_network)
+    return section and (section.networks, section.policy, section.on_no_network, section.resolver)
+
+
+def _resolver_of(section: ApplicationSection | None) -> tuple[str, ...] | None:
+    if section is None or section.resolver is None:
+        return None
+    return tuple(map(str, section.resolver)) if isinstance(section.resolver, tuple) else ()
 
 
 def _given(match: MatchSection) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""The ports of binding trials: two sockets a network, there only while a trial runs. Decides nothing."""
+"""The ports of binding trials and tests: some sockets a network, there only while one runs. Decides nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from upmt_nf.linux.tunnel_socket import SignallingSocket
 from upmt_nf.mobility.binding_trial import ProbeFlow
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class BindingProbes:
-    """`anchor` gives the tunnel port of the anchor in use, `heard` gets what the anchor's tunnel port sends to them."""
+    """`anchor` gives the first tunnel port of the anchor in use, `heard` gets what the anchor sends to them."""
 
     def __init__(
         self,
@@ -37,12 +37,12 @@ class BindingProbes:
         self._own = own
         self._sockets: dict[tuple[NetworkName, ProbeFlow], SignallingSocket] = {}
 
-    def send(self, network: NetworkName, flow: ProbeFlow, data: bytes) -> None:
+    def send(self, network: NetworkName, flow: ProbeFlow, data: bytes, anchor_port: int) -> None:
         """Send to the anchor; what the kernel refuses is as good as lost on the way."""
         socket = self._sockets.get((network, flow)) or self._open(network, flow)
         if socket is not None:
             self._own.sent(network, len(data))
-            socket.send_to(data, self._anchor())
+            socket.send_to(data, Endpoint(self._anchor().address, anchor_port))
 
     def _open(self, network: NetworkName, flow: ProbeFlow) -> SignallingSocket | None:
         routing = self._routing_of(network)
@@ -60,12 +60,12 @@ class BindingProbes:
     def _read(self, network: NetworkName, flow: ProbeFlow, socket: SignallingSocket) -> None:
         for data, source in socket.receive():
             self._own.received(network, len(data))
-            if source == self._anchor():
-                self._heard(BindingAnswerReceived(network, flow, data))
+            if source.address == self._anchor().address:
+                self._heard(BindingAnswerReceived(network, flow, data, source.port))
 
-    def close(self, network: NetworkName) -> None:
+    def close(self, network: NetworkName, flows: Iterable[ProbeFlow] = ProbeFlow) -> None:
         """Give a network's ports back."""
-        for flow in ProbeFlow:
+        for flow in flows:
             if (socket := self._sockets.pop((network, flow), None)) is not None:
                 self._loop.remove_reader(socket.fileno())
                 socket.close()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from upmt_nf.classify.rules import ApplicationRule
+from upmt_nf.config.application_sections import ApplicationSection, MatchSection
 from upmt_nf.config.applications import (
     ApplicationsFile,
     Sections,
@@ -24,11 +26,17 @@ from upmt_nf.config.applications import (
     written,
 )
 from upmt_nf.config.checked import Section
-from upmt_nf.config.mobile_host import ApplicationSection, MatchSection, read_mobile_host_config
+from upmt_nf.config.mobile_host import read_mobile_host_config
+from upmt_nf.config.system_resolver import declared_applications
 from upmt_nf.daemon.applications import Application, Source
 from upmt_nf.daemon.matches import rule_of
 from upmt_nf.linux.users import write_private
-from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined, FlowsAdopted
+from upmt_nf.mobility.host_events import (
+    ApplicationAssigned,
+    ApplicationDefined,
+    FlowsAdopted,
+    NetworksRedescribed,
+)
 from upmt_nf.model.errors import ConfigError, UsageError
 from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationName
 from upmt_nf.policy.policy import Policy
@@ -78,21 +86,40 @@ class Declarations:
             raise UsageError("this daemon was started without a file")
         config = read_mobile_host_config(_text_of(self._file), str(self._file))
         running = self._daemon.config
-        needs_restart = [f"mobile_host.{key}" for key in _differing(running.mobile_host, config.mobile_host)]
+        differing = set(_differing(running.mobile_host, config.mobile_host)) - {"resolver"}
+        needs_restart = [f"mobile_host.{key}" for key in sorted(differing)]
         needs_restart += ["anchor"] * (running.anchors != config.anchors)
-        needs_restart += ["network"] * (running.network != config.network)
+        fixed = [[section.fixed for section in each.network] for each in (running, config)]
+        needs_restart += ["network"] * (fixed[0] != fixed[1])
+        needs_restart += ["signalling"] * (running.signalling != config.signalling)
         if "network" in needs_restart:
             # Its applications may name networks that are not there yet.
             check_applications(running, config.application)
         else:
             # The policies first: applications may name new ones.
             changed = self._daemon.policies.adopt(config)
-            self._daemon.config = running.model_copy(update={"policy": config.policy})
+            self._daemon.config = running.model_copy(
+                update={"policy": config.policy, "network": config.network}
+            )
+            described = [
+                f"network {new.name} is described otherwise"
+                for old, new in zip(running.network, config.network, strict=True)
+                if old != new
+            ]
+            if described:
+                known = self._daemon.machine.networks
+                facts = (replace(each, is_metered=known[each.name].is_metered) for each in config.facts())
+                self._daemon.take(NetworksRedescribed(tuple(facts)))
+                self._daemon.measurements.redescribe(config)
         kept = self._kept()
-        changes = self._declare(Source.CONFIGURATION, config.application)
+        adopted = {"resolver": config.mobile_host.resolver}
+        self._daemon.config = self._daemon.config.model_copy(
+            update={"mobile_host": running.mobile_host.model_copy(update=adopted)}
+        )
+        changes = self._declare(Source.CONFIGURATION, declared_applications(config))
         changes += self._declare(Source.SAVED, kept)
         if "network" not in needs_restart:
-            changes += [f"policy {name} is another" for name in changed]
+            changes += described + [f"policy {name} is another" for name in changed]
             for name in list(self._daemon.applications.policies):
                 section = self._daemon.applications.section_of(name)
                 if section is not None and section.policy in changed:
@@ -194,6 +221,11 @@ class Declarations:
                 moved = applications.reclassify(entries, rule)
                 name = applications.by_id[rule.application].name
                 daemon.take(FlowsAdopted(name, tuple(moved)))
+        if daemon.admission is not None:
+            # What the kernel let in before the rules changed.
+            daemon.admission.catch_up()
+        for name, flows in applications.part_again(daemon.paft.flows.values()).items():
+            daemon.take(FlowsAdopted(name, tuple(flows)))
         return changes
 
     def _tell(self, name: ApplicationName, policy: tuple[str, ...] | None) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from upmt_nf.daemon.dns_finding import dns_finding
 from upmt_nf.daemon.findings import Finding as Finding
 from upmt_nf.daemon.findings import State as State
+from upmt_nf.daemon.mtu_finding import mtu_finding
+from upmt_nf.daemon.other_software import software_findings
 from upmt_nf.linux.host_facts import HostFacts, PolicyRule
 from upmt_nf.model.names import (
     CHAIN_PREFIX,
@@ -36,6 +38,10 @@ class DaemonFacts:
     """Of a mobile host; its state, and why there is none."""
     datapath: str = ""
     """Which one is used, and why."""
+    resolver: str | None = None
+    """Of a mobile host: the application of the system resolver's look-ups."""
+    tunnel_mtus: Mapping[str, int] = field(default_factory=dict)
+    """Network -> largest inner packet in bytes, of the tunnels that are set up."""
 
 
 def diagnose(facts: HostFacts, daemon: DaemonFacts | None) -> list[Finding]:
@@ -52,8 +58,10 @@ def diagnose(facts: HostFacts, daemon: DaemonFacts | None) -> list[Finding]:
         _default_route(facts, daemon),
         _foreign_policy_rules(facts.policy_rules),
         _foreign_marks(facts),
+        *software_findings(facts),
         _both_netfilters(facts, daemon),
-        dns_finding(facts.resolver),
+        dns_finding(facts.resolver, daemon.resolver if daemon is not None else None),
+        mtu_finding(facts, daemon.tunnel_mtus if daemon is not None else {}),
         _clock(facts),
     ]
 
@@ -330,11 +338,16 @@ def foreign_marks(saved: str) -> list[str]:
         # `-m connmark --mark` reads the connection's mark, not the packet's.
         text = re.sub(r"-m connmark (! )?--mark \S+", "", line)
         # Without a mask an option is about all bits.
-        if any(int(match[2] or "0xffffffff", 0) & MARK_MASK for match in _MARK_OPTION.finditer(text)) or any(
+        if any(_bits_of(match) & MARK_MASK for match in _MARK_OPTION.finditer(text)) or any(
             int(match[1] or "0xffffffff", 0) & MARK_MASK for match in _CONNMARK_MASK.finditer(text)
         ):
             found.append(line)
     return found
+
+
+def _bits_of(option: re.Match[str]) -> int:
+    """Which bits an option is about; the value of `--set-xmark` turns over bits outside of the mask."""
+    return int(option[2] or "0xffffffff", 0) | (int(option[1], 0) if "xmark" in option[0] else 0)
 
 
 def _both_netfilters(facts: HostFacts, daemon: DaemonFacts | None) -> Finding:

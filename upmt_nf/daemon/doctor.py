@@ -53,5 +53,7 @@ def _daemon_facts() -> DaemonFacts | None:
         or tuple(filter(None, [status.get("interface")])),
         drift=tuple(netfilter.verify(ruleset)),
         association=association,
+        resolver=status.get("resolver"),
+        tunnel_mtus={row["name"]: row["mtu"] for row in status.get("networks", ()) if row["mtu"]},
         datapath=f"{status['datapath']} datapath ({status['datapath_reason']})",
     )

@@ -58,11 +58,13 @@ def seconds_slept() -> float:
 
 
 class Near(NamedTuple):
-    """Our end of a tunnel: where it is, by which interface outer packets leave, with which mark."""
+    """Our end of a tunnel: where it is, by which interface outer packets leave, with which mark, to whom first."""
 
     local: Endpoint
     interface: int
     mark: int
+    next_hop: IPAddress | None = None
+    """None: as the kernel's routes say, which it asks for each packet."""
 
 
 class FastPlane:
@@ -159,6 +161,12 @@ class FastPlane:
             if is_known and (key := flow_key(entry.key)) is not None:
                 self._flows.delete(key)
                 entry.is_mirrored = False
+        elif entry.copies:
+            # Each of its packets goes by two tunnels: the agent's.
+            self._unwritten.pop(entry.key, None)
+            if (key := flow_key(entry.key)) is not None:
+                self._flows.delete(key)
+            entry.is_mirrored = False
         elif not is_known:
             if not self._unwritten:
                 self._loop.call_soon(self.write_new)
@@ -269,7 +277,9 @@ class FastPlane:
         row = None
         if near is not None:
             slot = self._slot(tunnel.id)
-            row = tunnel_row(tunnel, near.local, near.interface, self._virtual_interface, near.mark, slot)
+            row = tunnel_row(
+                tunnel, near.local, near.interface, self._virtual_interface, near.mark, slot, near.next_hop
+            )
         before = self._rows.get(tunnel.id)
         if row == before:
             return
@@ -429,8 +439,8 @@ class FastPlane:
         """From now on only what PAFT knows counts."""
         self._adopting_until = 0.0
         self._end_names()
-        for application, tunnel in self._paft.applications.items():
-            self.application_changed(application, tunnel)
+        for application in self._paft.applications:
+            self.application_changed(application, self._paft.mirrored(application))
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
             for key, _ in [row for part in table.items() for row in part if not is_known(*row)]:
                 table.delete(key)

@@ -13,6 +13,7 @@ from upmt_nf.daemon.fast_plane import FastPlane, Near
 from upmt_nf.datapath import fast_layout
 from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.linux import sysctl
 from upmt_nf.linux.admission_program import AdmissionProgram
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import Hook
@@ -36,7 +37,10 @@ def host_fast_plane(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Fast
 
     def near(tunnel: Tunnel) -> Near | None:
         place, local = daemon.networks.place_of(tunnel.network), daemon.plane.local_of(tunnel.network)
-        return None if place is None or local is None else Near(local, place[0], outer_mark(place[1]))
+        routing = daemon.networks.routing_of(tunnel.network)
+        if place is None or local is None or routing is None:
+            return None
+        return Near(local, place[0], outer_mark(place[1]), routing.next_hop(tunnel.remote.address))
 
     flows = daemon.config.mobile_host.max_flows
     programs = FastPrograms(daemon.kernel.journal, "host", flows=flows, tunnels=4 * MAX_NETWORKS)
@@ -92,12 +96,37 @@ def _names_before(programs: FastPrograms, daemon: HostDaemon) -> dict[int, Appli
 def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> FastPlane:
     """The anchor's. Raises FacilityError."""
     config = daemon.config
-    here = Near(Endpoint(config.address, config.tunnel_port), if_nametoindex(config.interface), 0)
+    outer = if_nametoindex(config.interface)
+
+    def near(tunnel: Tunnel) -> Near:
+        return Near(Endpoint(config.address, tunnel.port or config.tunnel_port), outer, 0)
+
     tunnels = min(_TUNNELS_EACH * config.max_associations, _MOST_TUNNELS)
-    programs = FastPrograms(daemon.kernel.journal, "anchor", flows=config.max_flows, tunnels=tunnels)
-    plane = _attached(loop, programs, daemon.paft, lambda _: here, ApplicationId, daemon.forwarder.permits)
+    shortcut = shortcut_timeouts() if config.shortcut else None
+    programs = FastPrograms(
+        daemon.kernel.journal,
+        "anchor",
+        flows=config.max_flows,
+        tunnels=tunnels,
+        shortcut=shortcut is not None,
+    )
+    if shortcut is not None:
+        programs.open_shortcut(*shortcut)
+    plane = _attached(loop, programs, daemon.paft, near, ApplicationId, daemon.forwarder.permits)
     plane.attach(config.interface)
     return plane
+
+
+def shortcut_timeouts() -> tuple[int, int] | None:
+    """Seconds that conntrack keeps a UDP flow, without answers and with them; None when it is to see every packet."""
+    if sysctl.read("net/netfilter/nf_conntrack_acct") == "1":
+        log.info("no shortcut past netfilter: conntrack counts packets here (nf_conntrack_acct)")
+        return None
+    found = [
+        sysctl.read(f"net/netfilter/nf_conntrack_{name}") for name in ("udp_timeout", "udp_timeout_stream")
+    ]
+    unanswered, answered = (int(value) if value is not None and value.isdigit() else 0 for value in found)
+    return (unanswered, answered) if unanswered and answered else None
 
 
 def _attached(

@@ -73,6 +73,7 @@ class HostControl:
             "datapath_reason": daemon.datapath.reason,
             "virtual_interface": daemon.kernel.interface.name,
             "association": association_report(daemon.machine.association, self._now()),
+            "resolver": daemon.config.mobile_host.resolver,
             "networks": self._network_rows(),
             "applications": self._application_rows(),
             "counters": {
@@ -177,7 +178,8 @@ class HostControl:
         self._introduce(application, None)
         daemon.update_rules()
         daemon.kernel.join(application.name, pid)
-        return {"application": application.name, "cgroup": path}
+        resolver = None if application.resolver is None else list(application.resolver)
+        return {"application": application.name, "cgroup": path, "resolver": resolver}
 
     async def assign(self, arguments: Mapping[str, Any], _: int) -> dict[str, Any]:
         """Tie what matches to networks; what runs already comes along."""

@@ -11,14 +11,17 @@ import logging
 from collections import deque
 from pathlib import Path
 from random import SystemRandom
+from secrets import randbelow
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.config.system_resolver import declared_applications
 from upmt_nf.daemon.admission import Admission
 from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.declarations import Declarations
+from upmt_nf.daemon.event_log import EventLog
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
 from upmt_nf.daemon.fast_start import host_admission, host_fast_plane
 from upmt_nf.daemon.glancing import Glancing
@@ -31,15 +34,18 @@ from upmt_nf.daemon.host_settings import host_settings
 from upmt_nf.daemon.host_watch import HostWatch
 from upmt_nf.daemon.left_behind import left_behind
 from upmt_nf.daemon.measurements import HostMeasurements
+from upmt_nf.daemon.metering import Metering
 from upmt_nf.daemon.metrics import metrics_text
 from upmt_nf.daemon.metrics_server import MetricsServer
 from upmt_nf.daemon.network_control import READING as NETWORK_READING
 from upmt_nf.daemon.network_control import NetworkControl
 from upmt_nf.daemon.policy_control import READING as POLICY_READING
 from upmt_nf.daemon.policy_control import PolicyControl
+from upmt_nf.daemon.portal_probe import PortalProbes
 from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
+from upmt_nf.datapath.copies import RUNS
 from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
@@ -48,9 +54,10 @@ from upmt_nf.linux.host_state import HostState
 from upmt_nf.linux.link_monitor import LinkMonitor
 from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
-from upmt_nf.mobility.commands import Announce, Level, Stopped
+from upmt_nf.mobility.commands import Announce, Happened, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.host_commands import (
+    CheckPortal,
     CloseBindingProbe,
     CloseTunnel,
     ConfigureVirtualAddress,
@@ -100,6 +107,7 @@ class HostDaemon:
     networks: HostNetworks
     policies: HostPolicies
     measurements: HostMeasurements
+    events: EventLog
     plane: HostPlane
     _wake_up: WakeUp
     _glancing: Glancing
@@ -143,10 +151,13 @@ class HostDaemon:
         files = map(self.config.secret_file_of, self.config.anchors)
         self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
         self.policies = HostPolicies(self.config)
+        self.events = EventLog(self.config.mobile_host.records)
         self.measurements = HostMeasurements(self.config, self._own, self.paft, self._count_tunnels)
         self.kernel = HostKernel(self.config)
         self.applications = Applications(
-            self.config.application, self.config.mobile_host.default, self.kernel.cgroup_is_settled
+            declared_applications(self.config),
+            self.config.mobile_host.default,
+            self.kernel.cgroup_is_settled,
         )
         self.declarations.start()
         self.watch = HostWatch(self)
@@ -178,6 +189,9 @@ class HostDaemon:
             self.kernel.anchor.address,
             lambda: host_fast_plane(loop, self),
         )
+        if tun is not None:
+            is_sealed = any(network.protection == "sealed" for network in self.config.network)
+            self.kernel.interface.limit_packets(for_agent=is_sealed or self.datapath.fast is None)
         self.admission = host_admission(loop, self)
         self.plane = HostPlane(
             loop,
@@ -217,10 +231,13 @@ class HostDaemon:
                 policy = self.policy_of(name) or self.networks_before.get(name)
                 self.take(ApplicationDefined(name, application.id, policy))
         self.policies.begin(self.take, lambda: self.machine.ledger)
-        self.measurements.begin(self.machine)
+        self.measurements.begin(self.machine, self.events)
         self._probes = BindingProbes(
             loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take, self._own
         )
+        url = self.config.mobile_host.portal_check
+        self._portals = PortalProbes(url, self.networks.routing_of, self.take, self._own)
+        self._metering = Metering(self.config.network, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
@@ -247,6 +264,7 @@ class HostDaemon:
             self._glancing.stop()
             self.policies.close(self.machine.ledger)
             self.measurements.close()
+            self.events.close()
             self._metrics.close()
             if self.repairs is not None:
                 self.repairs.close()
@@ -254,6 +272,8 @@ class HostDaemon:
             self._monitor.close()
             self.watch.close()
             self._probes.close_all()
+            self._portals.close()
+            self._metering.close()
             self.networks.close()
             self.plane.stop()
             if self.admission is not None:
@@ -443,17 +463,19 @@ class HostDaemon:
             case CloseTunnel(network):
                 if self.forwarder is not None:
                     self.forwarder.use_tunnel(network, None)
-            case RebindTunnel(network):
-                self.networks.rebind(network)
+            case RebindTunnel(network, anchor_port):
+                self.networks.rebind(network, anchor_port)
                 self.update_rules()
             case UseAnchor(tunnels, signalling):
                 self._use_anchor(tunnels, signalling)
             case KeepNatMapping(network):
                 self.plane.keep_mapping(network)
-            case SendBindingProbe(network, flow, data):
-                self._probes.send(network, flow, data)
-            case CloseBindingProbe(network):
-                self._probes.close(network)
+            case SendBindingProbe(network, flow, data, port):
+                self._probes.send(network, flow, data, port)
+            case CloseBindingProbe(network, flows):
+                self._probes.close(network, flows)
+            case CheckPortal(network):
+                self._portals.check(network)
             case RememberBindingTime(place, known):
                 self._state.keep_binding_time(place, known)
             case ConfigureVirtualAddress(address):
@@ -464,6 +486,8 @@ class HostDaemon:
                 self._finish_handover(command)
             case Counted():
                 self.policies.note_counts(command)
+            case Happened():
+                self.events.note(command)
             case Announce(level, text):
                 log.log(LEVELS[level], "%s", text)
             case Stopped():
@@ -483,6 +507,7 @@ class HostDaemon:
             classify_incoming=self.applications.classify_incoming,
             stray=self._adopt_stray,
             refusing=self.applications.refusing,
+            run=randbelow(RUNS),
         )
         for tunnel in self.paft.tunnels.values():
             forwarder.use_tunnel(tunnel.network, tunnel)
@@ -505,6 +530,7 @@ class HostDaemon:
     def _use_anchor(self, tunnels: Endpoint, signalling: Endpoint) -> None:
         """Rules and routes for the new anchor are there before those for the old one go."""
         self.plane.use_anchor(tunnels)
+        self.networks.use_anchor()
         self._use(None)
         self.kernel.anchor, self._signalling_port = tunnels, signalling.port
         self.networks.apply_routing()
@@ -522,7 +548,7 @@ class HostDaemon:
         self._use(None)
 
     def _finish_handover(self, finished: HandoverFinished) -> None:
-        self.policies.note(finished)
+        self.events.note_handover(self.policies.note(finished))
         future = self._handovers.get(finished.token) if finished.token is not None else None
         if future is None or future.done():
             return

@@ -45,7 +45,7 @@ _FIRST_MTU = 1472
 
 def host_rules(
     anchor: Endpoint,
-    ports: Mapping[str, int],
+    ports: Mapping[str, tuple[int, int]],
     application_lines: Iterable[str],
     kind: str = KINDS[0],
     judged: int = judged_mark(0),
@@ -54,7 +54,7 @@ def host_rules(
     leaves_alone: bool = False,
     admits: bool = False,
 ) -> RuleSet:
-    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel to `anchor`.
+    """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel and the anchor's.
 
     `kind` is that of the virtual interface, `judged` the conntrack mark of flows that the agent knows; with
     `leaves_alone` something is, or may become, left alone by name; `admits`: the kernel lets flows in by itself.
@@ -75,7 +75,10 @@ def host_rules(
         "virtual_address": str(virtual_address or ""),
         **_marks_of_left_alone(leaves_alone),
     }
-    networks = [{"network_interface": name, "network_port": str(port)} for name, port in ports.items()]
+    networks = [
+        {"network_interface": name, "network_port": str(port), "network_anchor_port": str(there)}
+        for name, (port, there) in ports.items()
+    ]
     return read_rules("mobile-host", values, networks, application_lines)
 
 
@@ -140,8 +143,6 @@ class HostKernel:
     def prepare(self) -> None:
         """Interface and sysctls. What a killed daemon left is taken over where it fits and put right where not."""
         self.interface.make(self._mtu, interface_kinds(self._config.mobile_host.virtual_interface))
-        if self.interface.kind == "tun":
-            self.interface.limit_packets()
         interfaces = [network.interface for network in self._config.network]
         sysctl.loosen_reverse_path([*interfaces, VIRTUAL_INTERFACE], self.journal)
         # Nothing that holds a killed daemon's applications goes before ours is in place, netfilter's part included.
@@ -149,7 +150,7 @@ class HostKernel:
 
     def set_rules(
         self,
-        ports: Mapping[str, int],
+        ports: Mapping[str, tuple[int, int]],
         application_lines: Iterable[str],
         virtual_address: IPAddress | None = None,
         *,
@@ -170,7 +171,7 @@ class HostKernel:
         self._is_guarding = True
 
     def _install(
-        self, ports: Mapping[str, int], virtual_address: IPAddress | None, leaves_alone: bool
+        self, ports: Mapping[str, tuple[int, int]], virtual_address: IPAddress | None, leaves_alone: bool
     ) -> None:
         self.rules = host_rules(
             self.anchor,

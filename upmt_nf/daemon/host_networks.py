@@ -59,6 +59,8 @@ class HostNetworks:
             section.interface: (index, section) for index, section in enumerate(config.network, start=1)
         }
         self._present: dict[NetworkName, _Present] = {}
+        self._anchor_ports: dict[NetworkName, int] = {}
+        """Of networks whose tunnels do not go to the first port of the anchor in use."""
         self.virtual_address: IPAddress | None = None
         self.ports_before: Mapping[int, int] = {}
         """Of an earlier daemon's tunnels, by the index of the interface: the same again, if the kernel is to choose."""
@@ -69,10 +71,13 @@ class HostNetworks:
         return list(self._by_interface)
 
     @property
-    def ports(self) -> dict[str, int]:
-        """Access interface -> local port of its tunnel."""
+    def ports(self) -> dict[str, tuple[int, int]]:
+        """Access interface -> local port of its tunnel, and the anchor's."""
         interface_of = {section.name: name for name, (_, section) in self._by_interface.items()}
-        return {interface_of[network]: present.port for network, present in self._present.items()}
+        return {
+            interface_of[network]: (present.port, self._plane.remote_of(network).port)
+            for network, present in self._present.items()
+        }
 
     def update(self, state: InterfaceState) -> NetworkAppeared | NetworkVanished:
         """An interface is like this now: bring its sockets into line and say what it means."""
@@ -110,19 +115,31 @@ class HostNetworks:
         if self._plane.local_of(network) is None:
             port = section.tunnel_port or self.ports_before.get(at, 0)
             present.port = self._plane.open(
-                network, routing.index, section.interface, routing.address.ip, port
+                network,
+                routing.index,
+                section.interface,
+                routing.address.ip,
+                port,
+                self._anchor_ports.get(network, 0),
             )
 
-    def rebind(self, network: NetworkName) -> None:
-        """A new source port for a network's tunnel. Keeps the old one when the kernel refuses."""
+    def rebind(self, network: NetworkName, anchor_port: int) -> None:
+        """A new source port for a network's tunnel, to that port of the anchor; the old one if the kernel refuses."""
         present = self._present.get(network)
         if present is None:
             return
         routing = present.routing
         try:
-            present.port = self._plane.open(network, routing.index, routing.interface, routing.address.ip, 0)
+            present.port = self._plane.open(
+                network, routing.index, routing.interface, routing.address.ip, 0, anchor_port
+            )
+            self._anchor_ports[network] = anchor_port
         except UpmtError as reason:
             log.warning("network %s keeps its tunnel port: %s", network, reason)
+
+    def use_anchor(self) -> None:
+        """Another anchor is in use: all tunnels go to its first port."""
+        self._anchor_ports.clear()
 
     def apply_routing(self) -> None:
         """Bring policy routing into line with what is there. Raises KernelError."""

@@ -77,9 +77,12 @@ class HostPlane:
         self._is_left_alone = is_left_alone
         self.introduced: Callable[[], None] = lambda: None
         self._sockets: dict[NetworkName, TunnelSocket] = {}
+        self._ends: dict[NetworkName, Endpoint] = {}
+        """Where each of them sends to."""
         self._forwarder: HostForwarder | None = None
         self._gathering = Gathering(self._send_all)
         self._tun = tun
+        self._release: asyncio.TimerHandle | None = None
         self._waiting: list[Packet] = []
         self._untold = PacketQueue(QUEUE_FIRST, self._tell)
         loop.add_reader(self._untold.fileno(), self._untold.drain)
@@ -102,7 +105,7 @@ class HostPlane:
         self._forwarder = forwarder
         if forwarder is not None:
             for network, socket in self._sockets.items():
-                forwarder.open_path(network, socket.local, self._anchor)
+                forwarder.open_path(network, socket.local, self._ends[network])
 
     def use_anchor(self, anchor: Endpoint) -> None:
         """Every tunnel ends at this anchor from now on. Packets are dropped until there is a forwarder for it.
@@ -114,26 +117,40 @@ class HostPlane:
         for network, socket in list(self._sockets.items()):
             try:
                 socket.turn_to(anchor)
+                self._ends[network] = anchor
             except UpmtError as reason:
                 self.close(network)
                 self._lost(network, str(reason))
 
-    def open(self, network: NetworkName, index: int, interface: str, care_of: IPAddress, port: int) -> int:
-        """Bind a network's tunnel socket; gives its local port. Port 0 lets the kernel choose."""
+    def open(
+        self,
+        network: NetworkName,
+        index: int,
+        interface: str,
+        care_of: IPAddress,
+        port: int,
+        anchor_port: int = 0,
+    ) -> int:
+        """Bind a network's tunnel socket; gives its local port. Port 0 lets the kernel choose.
+
+        `anchor_port`: which of the anchor's tunnel ports it sends to; 0: the first.
+        """
         self.close(network)
+        anchor = Endpoint(self._anchor.address, anchor_port or self._anchor.port)
         takes = self._tun is not None
         socket = TunnelSocket(
-            interface, care_of, port, outer_mark(index), self._anchor, takes=takes, merges=self._merges
+            interface, care_of, port, outer_mark(index), anchor, takes=takes, merges=self._merges
         )
-        self._sockets[network] = socket
+        self._sockets[network], self._ends[network] = socket, anchor
         if takes:
             self._loop.add_reader(socket.fileno(), self._read_tunnel, network, socket)
         if self._forwarder is not None:
-            self._forwarder.open_path(network, socket.local, self._anchor)
+            self._forwarder.open_path(network, socket.local, anchor)
         return socket.local.port
 
     def close(self, network: NetworkName) -> None:
         """Close a network's tunnel socket, if it has one."""
+        self._ends.pop(network, None)
         if (socket := self._sockets.pop(network, None)) is not None:
             self._loop.remove_reader(socket.fileno())
             socket.close()
@@ -144,6 +161,10 @@ class HostPlane:
         """Our end of a network's tunnel."""
         socket = self._sockets.get(network)
         return socket.local if socket is not None else None
+
+    def remote_of(self, network: NetworkName) -> Endpoint:
+        """The anchor's end of a network's tunnel."""
+        return self._ends.get(network, self._anchor)
 
     def send_signal(self, network: NetworkName, port: int, payload: bytes) -> None:
         """Send a datagram of our own inside a network's tunnel, to the anchor's inner address."""
@@ -170,6 +191,8 @@ class HostPlane:
         for queue in self._queues:
             self._loop.remove_reader(queue.fileno())
             queue.close()
+        if self._release is not None:
+            self._release.cancel()
         if self._tun is not None:
             self._loop.remove_reader(self._tun.fileno())
             self._tun.close()
@@ -212,9 +235,24 @@ class HostPlane:
                     tun.write(verdict.deliver, verdict.offload)
                 elif verdict.signal is not None:
                     self._heard(verdict.signal)
+        self._release_when_due(forwarder)
         if (mtu := socket.narrowed_to) is not None:
             socket.narrowed_to = None
             self._narrowed(network, mtu)
+
+    def _release_when_due(self, forwarder: HostForwarder) -> None:
+        """Packets wait for others that should have come before them."""
+        if (due := forwarder.due) is not None and self._release is None:
+            self._release = self._loop.call_at(due, self._release_held)
+
+    def _release_held(self) -> None:
+        self._release = None
+        if (forwarder := self._forwarder) is None or self._tun is None:
+            return
+        for verdict in forwarder.release(self._loop.time()):
+            if verdict.deliver is not None:
+                self._tun.write(verdict.deliver, verdict.offload)
+        self._release_when_due(forwarder)
 
     def _introduce(self) -> None:
         """Packets of flows that the agent may not know yet, on to the tun interface.

@@ -28,6 +28,7 @@ def host_settings(
             anchor.tunnel_port,
             anchor.signalling_port,
             secret,
+            anchor.further_tunnel_ports,
         )
         for anchor, secret in zip(config.anchors, secrets, strict=True)
     )
@@ -44,13 +45,17 @@ def host_settings(
         keepalive_idle=host.keepalive_idle,
         keepalive_longest=host.keepalive_longest,
         probe_binding_time=host.probe_binding_time,
+        search_path_mtu=host.search_path_mtu,
+        checks_portals=host.portal_check is not None,
         binding_times=binding_times,
         return_after=host.return_after,
         lifetime=host.lease_time,
         default_policy=default_policy,
         facts=config.facts(),
+        signalling=config.signalling.networks,
         ledger=ledger,
         secret=first.secret,
+        further_tunnel_ports=first.further_tunnel_ports,
         further_anchors=tuple(further),
         protection={NetworkName(section.name): section.protection for section in config.network},
     )

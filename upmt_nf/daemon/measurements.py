@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.daemon.event_log import EventLog
 from upmt_nf.daemon.wall_clock import local_offset
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.linux.measurement_store import MeasurementStore
+from upmt_nf.linux.radio_signal import RadioSignal, radio_signal
 from upmt_nf.mobility.history import SAMPLE_EVERY, History, Measurements, Sample
 from upmt_nf.mobility.host_status import NetworkStatus
 from upmt_nf.mobility.mobile_host import MobileHost
@@ -46,6 +48,7 @@ class HostMeasurements:
         self._count = count
         version, now = config.anchor.address.version, self._loop.time()
         self._meters = {name: TrafficMeter(name, own, version, now) for name in self._sections}
+        self._signals: dict[NetworkName, RadioSignal | None] = {}
         self._histories = {name: History() for name in self._sections}
         self._store = self._open()
         self._book = self._read()
@@ -53,10 +56,15 @@ class HostMeasurements:
         self._save_at = now + SAVE_EVERY
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, machine: MobileHost) -> None:
+    def begin(self, machine: MobileHost, events: EventLog) -> None:
         """Look from now on."""
-        self._machine = machine
+        self._machine, self._events = machine, events
         self._timer = self._loop.call_later(LOOK_EVERY, self._tick)
+
+    def redescribe(self, config: MobileHostConfig) -> None:
+        """Networks cost something else from now on."""
+        self._look()
+        self._sections = {NetworkName(section.name): section for section in config.network}
 
     def close(self) -> None:
         """Look and save for the last time."""
@@ -70,8 +78,9 @@ class HostMeasurements:
     # --- views ---
 
     def report(self, network: NetworkName) -> dict[str, Any]:
-        """Part of one of `networks`: throughput in bit/s, bytes and cost of today and this month."""
+        """Part of one of `networks`: throughput in bit/s, bytes and cost of today and this month, signal."""
         meter, now = self._meters[network], self._time()
+        signal = self._signals.get(network)
         return {
             "throughput": {
                 "up": _rounded(meter.up.used),
@@ -79,6 +88,7 @@ class HostMeasurements:
                 "offered_up": _rounded(meter.up.offered),
                 "offered_down": _rounded(meter.down.offered),
             },
+            "signal": {"dbm": signal.dbm, "bitrate": signal.bitrate} if signal is not None else None,
             "carried": {"up": meter.total.up, "down": meter.total.down},
             "usage": {
                 "day": usage_report(self._book.of_day(network, now)),
@@ -114,6 +124,7 @@ class HostMeasurements:
 
     def _tick(self) -> None:
         self._look()
+        self._events.look_at_budgets(self._machine, self._loop.time())
         self._timer = self._loop.call_later(LOOK_EVERY, self._tick)
 
     def _look(self) -> None:
@@ -134,8 +145,8 @@ class HostMeasurements:
 
     def _sample(self, store: MeasurementStore, at: float) -> None:
         for name, status in self._machine.networks.items():
-            meter = self._meters[name]
-            measured = measurements(status, meter)
+            signal = self._signals[name] = radio_signal(self._sections[name].interface)
+            measured = measurements(status, self._meters[name], signal)
             store.keep_samples(name, self._histories[name].take(measured, at), at)
 
     def _time(self) -> CivilTime:
@@ -157,10 +168,11 @@ class HostMeasurements:
             return UsageBook()
 
 
-def measurements(status: NetworkStatus, meter: TrafficMeter) -> Measurements:
+def measurements(status: NetworkStatus, meter: TrafficMeter, signal: RadioSignal | None) -> Measurements:
     """What is known of a network now, for its history. A network that carries nothing has no delay and no loss."""
+    strength = float(signal.dbm) if signal is not None else None
     if status.state not in _USABLE:
-        return Measurements(0.0, used_up=meter.up.used, used_down=meter.down.used)
+        return Measurements(0.0, used_up=meter.up.used, used_down=meter.down.used, signal=strength)
     variations = [each for each in (status.variation_up_ms, status.variation_down_ms) if each is not None]
     return Measurements(
         1.0,
@@ -169,6 +181,7 @@ def measurements(status: NetworkStatus, meter: TrafficMeter) -> Measurements:
         max(variations) / 1000 if variations else None,
         meter.up.used,
         meter.down.used,
+        strength,
     )
 
 

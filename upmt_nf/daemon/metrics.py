@@ -71,6 +71,18 @@ def metrics_text(
             ),
         )
     add(
+        "network_signal_dbm",
+        "gauge",
+        "How strong a radio hears its access point.",
+        (({"network": row["name"]}, (row.get("signal") or {}).get("dbm")) for row in networks),
+    )
+    add(
+        "network_metered",
+        "gauge",
+        "Whether somebody pays by the byte.",
+        (({"network": row["name"]}, int(row["metered"])) for row in networks if "metered" in row),
+    )
+    add(
         "network_offered_bits_per_second",
         "gauge",
         "The most that passed lately.",

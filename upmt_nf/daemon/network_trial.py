@@ -1,6 +1,6 @@
 """What is known of a network's way to the anchor, check by check: `upmt networks test NAME`. Values in, values out.
 
-It tells what the tunnel's set-up, probes and binding trials have found; it sends nothing itself.
+It tells what the tunnel's set-up, probes, tests and binding trials have found.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from upmt_nf.mobility.host_status import NetworkStatus
+from upmt_nf.mobility.network_test import Mapping, TestResult
+from upmt_nf.mobility.portal_checks import Finding
 
 _USABLE = ("up", "suspect")
 
@@ -16,6 +18,8 @@ def network_trial(status: NetworkStatus) -> dict[str, Any]:
     """`{network, passed, checks [{check, state, detail}]}`; `state` is ok, failed or unknown."""
     is_usable = status.state in _USABLE
     checks = [_link(status), _anchor(status, is_usable)]
+    if status.test is not None:
+        checks.append(_ports(status.test))
     if is_usable:
         checks += [_nat(status), _binding(status), _mtu(status), _quality(status)]
     return {"network": status.name, "passed": is_usable, "checks": checks}
@@ -28,10 +32,14 @@ def trial_report(status: NetworkStatus) -> dict[str, Any]:
     nat = None
     if status.reflexive is not None:
         nat = "none" if status.reflexive.address == status.care_of_address else "translated"
+    mapping = _mapping(status)
     return {
         "passed": trial["passed"],
         "reason": f"{failed[0]['check']}: {failed[0]['detail']}" if failed else None,
         "nat": nat,
+        "nat_mapping": mapping.value if mapping is not None else None,
+        "portal": _portal(status),
+        "open_ports": list(status.test.open_ports) if status.test is not None else None,
     }
 
 
@@ -49,7 +57,29 @@ def _link(status: NetworkStatus) -> dict[str, Any]:
 def _anchor(status: NetworkStatus, is_usable: bool) -> dict[str, Any]:
     if is_usable:
         return _check("anchor", "ok", f"UDP passes both ways, tunnel {status.tunnel_id}")
+    if status.portal is not None and status.portal.finding is Finding.PORTAL:
+        where = f": log in at {status.portal.location}" if status.portal.location else ""
+        return _check("anchor", "failed", f"a captive portal is in the way{where}")
     return _check("anchor", "failed", status.reason or "the anchor has not answered yet")
+
+
+def _mapping(status: NetworkStatus) -> Mapping | None:
+    test = status.test or TestResult((), (), 0.0)
+    return test.mapping(status.care_of_address, status.reflexive)
+
+
+def _portal(status: NetworkStatus) -> dict[str, Any] | None:
+    found = status.portal
+    return {"finding": found.finding.value, "location": found.location} if found is not None else None
+
+
+def _ports(test: TestResult) -> dict[str, Any]:
+    if not test.seen:
+        asked = ", ".join(str(port) for port in test.asked)
+        return _check("ports", "failed", f"UDP to no port of the anchor passes, of {asked}")
+    closed = [port for port in test.asked if port not in test.open_ports]
+    detail = f"UDP passes to {', '.join(str(port) for port in test.open_ports)} of the anchor"
+    return _check("ports", "ok", detail + (f", not to {', '.join(map(str, closed))}" if closed else ""))
 
 
 def _nat(status: NetworkStatus) -> dict[str, Any]:
@@ -57,7 +87,9 @@ def _nat(status: NetworkStatus) -> dict[str, Any]:
         return _check("nat", "unknown", "the anchor has not said how it sees us")
     if status.reflexive.address == status.care_of_address:
         return _check("nat", "ok", f"none on the way: the anchor sees {status.reflexive}")
-    return _check("nat", "ok", f"there is one: the anchor sees {status.reflexive}")
+    mapping = _mapping(status)
+    kind = f", its mapping is {mapping.value}" if mapping is not None else ""
+    return _check("nat", "ok", f"there is one: the anchor sees {status.reflexive}{kind}")
 
 
 def _binding(status: NetworkStatus) -> dict[str, Any]:
@@ -70,6 +102,8 @@ def _binding(status: NetworkStatus) -> dict[str, Any]:
 def _mtu(status: NetworkStatus) -> dict[str, Any]:
     state = "ok" if status.mtu >= 1280 else "failed"
     detail = f"inner packets of {status.mtu} bytes"
+    if status.path_mtu is not None:
+        detail += ", tried both ways"
     return _check("mtu", state, detail if state == "ok" else f"{detail}: IPv6 needs 1280")
 
 

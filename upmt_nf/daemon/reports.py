@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from upmt_nf.classify.reasons import Decider, Mechanism, Reason
@@ -50,6 +50,7 @@ def network_report(status: NetworkStatus, interface: str, cost: float) -> dict[s
         "binding_time_s": _rounded(status.binding_time, 1),
         "keepalive_s": _rounded(status.keepalive, 2),
         "cost": cost,
+        "metered": status.is_metered,
         "mtu": status.mtu or None,
         "trial": trial_report(status),
     }
@@ -81,7 +82,9 @@ def application_report(status: ApplicationStatus, flows: int, known: Application
         "policy": ["native"] if known.is_native else list(status.policy),
         "policy_name": status.policy_name,
         "locked": status.locked,
+        "copies_on": status.copies_on,
         "on_no_network": known.on_no_network,
+        "resolver": None if known.resolver is None else list(known.resolver) or "system",
         "is_left_alone": known.goes_native,
         "flows": flows,
         "match": list(known.conditions),
@@ -129,9 +132,17 @@ def flow_report(
         "command": entry.command or None,
         "network": tunnel.network or None if tunnel is not None else None,
         "tunnel_id": tunnel.id if tunnel is not None else None,
+        "copies_by": [other.id for other in _copies_of(entry, paft) if other is not tunnel],
         "packets": entry.packets_in + entry.packets_out,
         "bytes": entry.bytes_in + entry.bytes_out,
     }
+
+
+def _copies_of(entry: FlowEntry, paft: Paft) -> Iterable[Tunnel]:
+    """The tunnels that a redundant flow goes by as well: the host's application says so, at the anchor its packets."""
+    if entry.copies is not None:
+        return entry.copies
+    return paft.doubles.get(entry.application_id, ()) if entry.pinned is None else ()
 
 
 def classification_report(entry: FlowEntry, mechanism: Mechanism) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from upmt_nf.datapath.coalescing import merge, runs
+from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.fair_reassembler import FairReassembler
@@ -50,7 +51,7 @@ class AnchorForwarder:
     """Decides for all hosts of one anchor. `reach` says whom they may talk with.
 
     `hears` says, by the outer endpoint and the bytes, whether signalling from outside every tunnel is worth a look.
-    `salt` as in `BucketTable`.
+    `salt` as in `BucketTable`, `run` as in `Numbering`.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class AnchorForwarder:
         *,
         hears: Callable[[EndpointBytes, bytes, float], bool] = lambda _, __, ___: True,
         salt: bytes = b"",
+        run: int = 0,
     ) -> None:
         self._paft = paft
         self._address = address
@@ -70,6 +72,9 @@ class AnchorForwarder:
         self._reach = reach
         self._hears = hears
         self._latest: dict[bytes, TunnelId] = {}
+        self._run = run
+        self._numberings: dict[bytes, Numbering] = {}
+        self._first_copies: dict[bytes, FirstCopies] = {}
         self.counters = Counters()
         self._sender = Sender(address, self.counters, ErrorBudget(salt=salt))
         self._uplink = FairReassembler(self.counters)
@@ -105,6 +110,16 @@ class AnchorForwarder:
         lost = -(-len(data) // size) - -(-len(packets) // inner_size)
         if lost:
             self.counters.add("malformed_inner", lost)
+        if holds_numbered(packets, inner_size):
+            for at in range(0, len(packets), inner_size):
+                piece = packets[at : at + inner_size]
+                if tunnel.format is PLAIN:
+                    yield self._arrived(remote, tos, piece, now)
+                elif not is_carried(piece):
+                    yield self._drop("malformed_inner")
+                else:
+                    yield self._accept(remote, tunnel, tos, piece, now, 1, len(piece))
+            return
         for run in runs(packets, inner_size):
             inner = run.first
             if run.packets == 1 and not is_whole(inner):
@@ -127,6 +142,8 @@ class AnchorForwarder:
         tunnels = self._paft.tunnels_by_remote.get(remote)
         if tunnels is None or len(payload) < 20:
             return None
+        if number_of(payload) is not None and len(payload) >= NUMBER_SIZE + 20:
+            payload = payload[NUMBER_SIZE:]
         if not is_plain(payload):
             return _protected_tunnel(tunnels, payload)
         source = source_of(payload)
@@ -161,7 +178,10 @@ class AnchorForwarder:
         packets: int,
         size: int,
     ) -> Inbound:
-        """An inner packet, which may stand for more of its kind: `packets` of `size` bytes in all."""
+        """An inner packet, maybe numbered, which may stand for more of its kind: `packets` of `size` bytes in all."""
+        if (number := number_of(inner)) is not None:
+            inner = inner[NUMBER_SIZE:]
+            size = len(inner)
         if tunnel.format is not PLAIN and source_of(inner) != tunnel.owner_packed:
             return self._drop("forged_source", packets)
         if tos & 3:
@@ -173,6 +193,14 @@ class AnchorForwarder:
         tunnel.bytes_in += size
         tunnel.heard = now
         self._latest[tunnel.owner_packed] = tunnel.id
+        is_overtaken: bool | None = None
+        if number is not None:
+            memory = self._first_copies.setdefault(tunnel.owner_packed, FirstCopies())
+            is_first, is_overtaken = memory.take(number)
+            if not is_first:
+                self.counters.add("copies_dropped")
+                self._learn_from_copy(inner, tunnel, now)
+                return DROPPED_IN
         if is_fragment(inner):
             whole = self._uplink.add(tunnel.owner_packed, inner, now)
             if whole is None:
@@ -198,7 +226,7 @@ class AnchorForwarder:
             return self._refuse(inner, TIME_EXCEEDED, tunnel, now)
         if is_error:
             return self._error_from_host(inner, key, tunnel, now)
-        entry = self._paft.learn(key, tunnel, now)
+        entry = (self._paft.learn if number is None else self._paft.learn_copy)(key, tunnel, now)
         if not entry.is_permitted:
             entry.is_permitted = True
             self._paft.changed(entry)
@@ -206,8 +234,14 @@ class AnchorForwarder:
         entry.bytes_out += size
         entry.last_seen = now
         if entry.arrivals is not None:
-            entry.arrivals.take(tunnel, packets, now)
+            entry.arrivals.take(tunnel, packets, now, is_overtaken=is_overtaken)
         return Inbound(deliver=inner)
+
+    def _learn_from_copy(self, inner: bytes, tunnel: Tunnel, now: float) -> None:
+        """A packet that came before says no more than where answers shall go as well."""
+        key = flow_of(inner) if not is_fragment(inner) and not is_icmp_error(inner) else None
+        if key is not None and (entry := self._paft.flows.get(key)) is not None and entry.is_permitted:
+            self._paft.learn_copy(key, tunnel, now)
 
     def _refuse(self, inner: bytes, codes: dict[int, tuple[int, int]], tunnel: Tunnel, now: float) -> Inbound:
         error = self._sender.refuse(inner, codes, now)
@@ -328,20 +362,32 @@ class AnchorForwarder:
             if refusal not in (None, "anchor"):
                 self.counters.add(f"kept_out_{refusal}")
                 return DROPPED_OUT
-        verdict, count = (
-            (self._sender.send(packet, tunnel, now), 1)
-            if offload is None
-            else self._sender.send_all(packet, offload, tunnel, now)
-        )
+        if entry is not None and entry.copies and tunnel is entry.pinned:
+            others = [other for other in entry.copies if other is not tunnel]
+            numbering = self._numbering_of(destination)
+            verdict, count = self._sender.send_copies(packet, (tunnel, *others), numbering, now, offload)
+        elif offload is None:
+            verdict, count = self._sender.send(packet, tunnel, now), 1
+        else:
+            verdict, count = self._sender.send_all(packet, offload, tunnel, now)
         if entry is not None:
             entry.packets_in += count
             entry.bytes_in += len(packet)
             entry.last_seen = now
         return verdict
 
+    def _numbering_of(self, owner: bytes) -> Numbering:
+        """The count of what one host is sent twice; each begins a run of its own, as hosts may remember the last."""
+        found = self._numberings.get(owner)
+        if found is None:
+            self._run += 1
+            found = self._numberings[owner] = Numbering(self._run)
+        return found
+
     def forget_owner(self, owner: IPAddress) -> None:
         """The lease of this virtual address ended."""
-        self._latest.pop(owner.packed, None)
+        for table in (self._latest, self._numberings, self._first_copies):
+            table.pop(owner.packed, None)
 
     def _drop(self, reason: str, packets: int = 1) -> Inbound:
         self.counters.add(reason, packets)

@@ -25,10 +25,15 @@ class Arrivals:
         self._last = last
         self._has_come = False
 
-    def take(self, tunnel: Tunnel | None, packets: int, now: float) -> None:
-        """Packets came together."""
+    def take(
+        self, tunnel: Tunnel | None, packets: int, now: float, *, is_overtaken: bool | None = None
+    ) -> None:
+        """Packets came together. Of numbered ones it is known whether later ones came before (`is_overtaken`)."""
         self.gap = max(self.gap, now - self._last)
         self._last = now
+        if is_overtaken is not None:
+            self.late += packets if is_overtaken else 0
+            return
         if tunnel is self._target:
             self._has_come = True
         elif self._has_come:

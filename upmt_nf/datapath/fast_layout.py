@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.datapath.protected import Cookie
-from upmt_nf.model.flow import Endpoint, FlowBytes
+from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.names import MAX_APPLICATION_ID
 
 FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
@@ -21,7 +21,7 @@ FLOW: Final = struct.Struct("=IIIIQQQQQQQII")
 FLOW_COUNTS: Final = struct.Struct("=QQQQ")
 FLOW_COUNTS_AT: Final = 32
 """Where in FLOW packets and bytes out, packets and bytes in begin."""
-TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sHI8s64s")
+TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sH4s8s64s")
 END: Final = struct.Struct("=4s4s2s2s")
 COUNTS: Final = struct.Struct("=QQQQQ")
 NUMBER: Final = struct.Struct("=I")
@@ -164,9 +164,18 @@ def events_of(row: bytes) -> int:
 
 
 def tunnel_row(
-    tunnel: Tunnel, local: Endpoint, interface: int, virtual_interface: int, mark: int, slot: int
+    tunnel: Tunnel,
+    local: Endpoint,
+    interface: int,
+    virtual_interface: int,
+    mark: int,
+    slot: int,
+    next_hop: IPAddress | None = None,
 ) -> TunnelRow | None:
-    """A tunnel whose near end is `local`; None when it is not IPv4. A format may be the agent's alone."""
+    """A tunnel whose near end is `local`; None when it is not IPv4. A format may be the agent's alone.
+
+    Without `next_hop` the kernel looks for a route for each packet.
+    """
     near, far, owner = packed_endpoint(local), tunnel.remote_packed, tunnel.owner_packed
     if len(near) != 6 or len(far) != 6 or len(owner) != 4:
         return None
@@ -181,7 +190,7 @@ def tunnel_row(
         near[:4], far[:4], near[4:], far[4:], owner,
         interface, virtual_interface, mark, tunnel.mtu, slot,
         header_sum(near[:4], far[:4]), format, unheard,
-        (tunnel.id & 0xFFFF).to_bytes(2, "big"), len(receiving), 0,
+        (tunnel.id & 0xFFFF).to_bytes(2, "big"), len(receiving), bytes(4) if next_hop is None else next_hop.packed,
         sending, b"".join(receiving).ljust(8 * MAX_SECRETS, b"\0"),
     )  # fmt: skip
     return TunnelRow(END.pack(far[:4], owner, far[4:], near[4:]), value, len(receiving) > 1)

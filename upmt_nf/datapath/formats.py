@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from upmt_nf.datapath.copies import is_carried
 from upmt_nf.datapath.outer import OVERHEAD
-from upmt_nf.datapath.packet import is_whole
 
 if TYPE_CHECKING:
     from upmt_nf.datapath.paft import Tunnel
@@ -28,7 +28,7 @@ class TunnelFormat(Protocol):
         """The UDP payload that carries an inner packet."""
 
     def decode(self, tunnel: Tunnel | None, payload: bytes) -> bytes | None:
-        """The one whole inner packet of a payload, or None when it is not acceptable. Never raises."""
+        """The one whole inner packet of a payload, maybe numbered (`copies`), or None. Never raises."""
 
     def encode_all(self, tunnel: Tunnel, packets: bytes, size: int) -> tuple[bytes, int]:
         """The payloads of joined packets, joined, and their size. Packets are of `size`, the last may be shorter."""
@@ -55,7 +55,7 @@ class Plain:
 
     def decode(self, tunnel: Tunnel | None, payload: bytes) -> bytes | None:
         """A payload longer or shorter than its inner packet says is refused: the datagram was cut or merged."""
-        return payload if is_whole(payload) else None
+        return payload if is_carried(payload) else None
 
     def encode_all(self, tunnel: Tunnel, packets: bytes, size: int) -> tuple[bytes, int]:
         """See `TunnelFormat`."""

@@ -32,9 +32,11 @@ class Gathering:
             self.flush()
             for payload in verdict.payloads:
                 self._send(tunnel, payload, verdict.tos, verdict.size)
-            return
-        for payload in verdict.payloads:
-            self._add(tunnel, payload, verdict.tos)
+        else:
+            for payload in verdict.payloads:
+                self._add(tunnel, payload, verdict.tos)
+        if verdict.copy is not None:
+            self.add(verdict.copy)
 
     def _add(self, tunnel: Tunnel, payload: bytes, tos: int) -> None:
         length = len(payload)

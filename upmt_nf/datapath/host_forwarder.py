@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from upmt_nf.datapath.admission_layout import Begun
 from upmt_nf.datapath.coalescing import merge, runs
+from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.formats import PLAIN, decode, is_plain
@@ -32,6 +33,7 @@ from upmt_nf.datapath.packet import (
     source_of,
 )
 from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.reordering import Resequencer
 from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
 from upmt_nf.model.flow import TCP, Endpoint, FlowBytes, IPAddress
@@ -82,7 +84,7 @@ class HostForwarder:
     `answer_no_network` the sender of a packet that no network can take is told so; without, a short time without any
     network breaks nothing; `refusing` are applications that are told in any case. `stray` is called once with the key
     of a flow that a correspondent began and we never answer, when it comes by another tunnel than its application's:
-    no packet of ours will ever teach the anchor.
+    no packet of ours will ever teach the anchor. `run` as in `Numbering`.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class HostForwarder:
         classify_incoming: Callable[[FlowBytes], Classified] | None = None,
         stray: Callable[[FlowBytes], None] = lambda key: None,
         refusing: Container[ApplicationId] = frozenset(),
+        run: int = 0,
     ) -> None:
         self._paft = paft
         self._own = virtual_address
@@ -119,6 +122,12 @@ class HostForwarder:
         self._sender = Sender(virtual_address, self.counters, ErrorBudget())
         self._outgoing = Reassembler(self.counters)
         self._incoming = Reassembler(self.counters)
+        self._numbering = Numbering(run)
+        self._first_copies = FirstCopies()
+        self._in_order = Resequencer()
+        self._ready: list[bytes] = []
+        """In order again, to be delivered next."""
+        self._may_hold = False
 
     def open_path(self, network: NetworkName, local: Endpoint, anchor: Endpoint) -> None:
         """Packets from `anchor` to `local` are this network's."""
@@ -237,6 +246,10 @@ class HostForwarder:
         entry.bytes_out += size
         entry.last_seen = now
         tunnel = entry.pinned or self._paft.applications.get(entry.application_id)
+        if self._paft.doubles and tunnel is not None and entry.pinned is None:
+            others = self._paft.doubles.get(entry.application_id)
+            if others is not None:
+                return self._send_copies(packet, entry, (tunnel, *others), now, offload)
         if tunnel is not None and offload is not None:
             verdict, count = self._sender.send_all(packet, offload, tunnel, now)
             entry.packets_out += count
@@ -250,6 +263,24 @@ class HostForwarder:
                 return DROPPED_OUT
             return Outbound(None, (), 0, self._sender.refuse(packet, NETWORK_UNREACHABLE, now))
         return self._sender.send(packet, tunnel, now)
+
+    def _send_copies(
+        self,
+        packet: bytes,
+        entry: FlowEntry,
+        tunnels: tuple[Tunnel, ...],
+        now: float,
+        offload: Offload | None,
+    ) -> Outbound:
+        verdict, count = self._sender.send_copies(packet, tunnels, self._numbering, now, offload)
+        entry.packets_out += count
+        for other in tunnels[1:]:
+            self._note_copied(entry, other, len(packet))
+        return verdict
+
+    def _note_copied(self, entry: FlowEntry, tunnel: Tunnel, size: int) -> None:
+        place = entry.application_id, tunnel.network
+        self._paft.copied[place] = self._paft.copied.get(place, 0) + size
 
     def _first_packet(
         self, packet: bytes, key: FlowBytes | None, mark: int, now: float
@@ -307,6 +338,8 @@ class HostForwarder:
         path = self._paths.get(outer.local)
         if path is None or path.remote != outer.remote:
             return self._drop("unknown_tunnel")
+        # Netfilter's queue wants its answer at once: nothing waits for its turn.
+        self._may_hold = False
         return self._arrived(path, outer.tos, outer.payload, now)
 
     def arrived(
@@ -314,8 +347,31 @@ class HostForwarder:
     ) -> Iterator[Inbound]:
         """Payloads that arrived together by a network's tunnel, joined: of `size` bytes each, the last maybe shorter.
 
-        Never raises.
+        What has to wait for its turn comes by `release`. Never raises.
         """
+        self._may_hold = bool(self._paft.windows)
+        for verdict in self._all_arrived(network, tos, data, size, now):
+            yield verdict
+            if self._ready:
+                yield from self._take_ready()
+
+    @property
+    def due(self) -> float | None:
+        """When `release` has something to give (seconds); None: nothing waits."""
+        return self._in_order.due
+
+    def release(self, now: float) -> list[Inbound]:
+        """What has waited long enough for packets that should have come before it."""
+        self._ready += self._in_order.release(now)
+        return self._take_ready()
+
+    def _take_ready(self) -> list[Inbound]:
+        ready, self._ready = self._ready, []
+        return [Inbound(deliver=packet) for packet in ready]
+
+    def _all_arrived(
+        self, network: NetworkName, tos: int, data: bytes, size: int, now: float
+    ) -> Iterator[Inbound]:
         path = self._path_of.get(network)
         if path is None:
             yield self._drop("unknown_tunnel")
@@ -329,6 +385,14 @@ class HostForwarder:
         lost = -(-len(data) // size) - -(-len(packets) // inner_size)
         if lost:
             self.counters.add("malformed_inner", lost)
+        if holds_numbered(packets, inner_size):
+            for at in range(0, len(packets), inner_size):
+                piece = packets[at : at + inner_size]
+                if not is_carried(piece):
+                    yield self._drop("malformed_inner")
+                else:
+                    yield self._accept(path, tunnel, tos, piece, now, 1, len(piece))
+            return
         for run in runs(packets, inner_size):
             if run.packets == 1 and not is_whole(run.first):
                 yield self._drop("malformed_inner")
@@ -351,7 +415,10 @@ class HostForwarder:
     def _accept(
         self, path: Path, tunnel: Tunnel | None, tos: int, inner: bytes, now: float, packets: int, size: int
     ) -> Inbound:
-        """An inner packet, which may stand for more of its kind: `packets` of `size` bytes in all."""
+        """An inner packet, maybe numbered, which may stand for more of its kind: `packets` of `size` bytes in all."""
+        if (number := number_of(inner)) is not None:
+            inner = inner[NUMBER_SIZE:]
+            size = len(inner)
         if tos & 3:
             changed = decapsulated(inner, tos)
             if changed is None:
@@ -363,9 +430,18 @@ class HostForwarder:
             tunnel.packets_in += packets
             tunnel.bytes_in += size
             tunnel.heard = now
+        is_overtaken: bool | None = None
+        if number is not None:
+            is_first, is_overtaken = self._first_copies.take(number)
+            self._account_copy(inner, tunnel, is_first=is_first)
+            if not is_first:
+                self.counters.add("copies_dropped")
+                return DROPPED_IN
         if is_fragment(inner):
             whole = self._incoming.add(inner, now)
             if whole is None:
+                if number is not None and self._may_hold:
+                    self._ready += self._in_order.take(number, b"", 0.0, now)
                 return DROPPED_IN
             inner = whole
         if source_of(inner) == self._anchor_packed and (signal := self._signal_in(inner, path, tunnel)):
@@ -381,12 +457,33 @@ class HostForwarder:
             entry.bytes_in += size
             entry.last_seen = now
             if entry.arrivals is not None:
-                entry.arrivals.take(tunnel, packets, now)
-            if entry.packets_in == _STRAY_PACKETS and not entry.packets_out and tunnel is not None:
+                entry.arrivals.take(tunnel, packets, now, is_overtaken=is_overtaken)
+            if (
+                number is None
+                and entry.packets_in == _STRAY_PACKETS
+                and not entry.packets_out
+                and tunnel is not None
+            ):
                 own = self._paft.tunnel_of(entry)
                 if own is not None and own is not tunnel:
                     self._stray(entry.key)
+        if number is not None and self._may_hold:
+            window = self._paft.windows.get(entry.application_id, 0.0) if entry is not None else 0.0
+            self._ready += self._in_order.take(number, inner, window, now)
+            return DROPPED_IN
         return Inbound(deliver=inner)
+
+    def _account_copy(self, inner: bytes, tunnel: Tunnel | None, *, is_first: bool) -> None:
+        """What came by another tunnel than the application's own, or came twice, is spent there."""
+        key = flow_of(inner) if tunnel is not None else None
+        entry = self._paft.flows.get(reverse(key)) if key is not None else None
+        if entry is None or tunnel is None:
+            return
+        own = self._paft.tunnel_of(entry)
+        if is_first and own is not tunnel and own is not None:
+            self._note_copied(entry, own, -len(inner))
+        if not is_first or own is not tunnel:
+            self._note_copied(entry, tunnel, len(inner))
 
     def _begun_by_other(self, key: FlowBytes, now: float) -> FlowEntry:
         """A flow that a correspondent began: it has an application before our first answer, and if there is none."""

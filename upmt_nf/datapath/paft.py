@@ -26,6 +26,9 @@ IDLE_SECONDS_OTHERS = 600.0
 SETTLE_SECONDS = 3.0
 """How long packets that were still on the old path cannot pull an explicitly moved flow back."""
 
+COPY_SILENCE, COPY_MISSED = 1.0, 8
+"""A tunnel that brought none of so many packets of a redundant flow, for so many seconds, gets no copies any more."""
+
 _AGED_PER_CALL = 2000
 _EVICTION_SAMPLE = 32
 """Entries looked at, in rotation, to find one that can go: constant work, however large the table."""
@@ -39,7 +42,8 @@ class Tunnel:
 
     `network` is the access network at the mobile host and empty at the anchor. Change `remote`, which is there in
     three forms for who needs it fast, by `Paft.move_endpoint` only. `reflected` counts the measurement packets that the
-    anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only).
+    anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only). `port` is
+    which of the anchor's ports it came by (at the anchor; 0: the first).
     """
 
     __slots__ = (
@@ -54,10 +58,12 @@ class Tunnel:
         "owner_packed",
         "packets_in",
         "packets_out",
+        "port",
         "reflected",
         "remote",
         "remote_name",
         "remote_packed",
+        "takes_copies",
         "used",
     )
 
@@ -82,10 +88,23 @@ class Tunnel:
         self.heard = heard
         self.format = format
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = self.reflected = 0
+        self.port = 0
         self.used = 0.0
+        self.takes_copies = False
+        """The other end knows packets that are sent by two tunnels."""
 
     def __repr__(self) -> str:
         return f"Tunnel({self.id}, {self.network}, {self.owner} at {self.remote})"
+
+
+class Copied:
+    """What one tunnel brought of a redundant flow: when it last did (seconds), and how often another one did since."""
+
+    __slots__ = ("heard", "missed")
+
+    def __init__(self, heard: float) -> None:
+        self.heard = heard
+        self.missed = 0
 
 
 class FlowEntry:
@@ -95,7 +114,8 @@ class FlowEntry:
     `previous` is the one that learnt data made it leave. `mark` and `dscp` are those of the packet that it was
     classified by, `why` what the classifier said of its reasons, `socket` the cookie of its socket if that was asked
     for, `introduced` how often a packet of it was looked at since. `is_permitted`: the anchor has judged its
-    correspondent. `is_mirrored`: a mirror has it, which alone sets that.
+    correspondent. `copies`: at the anchor, the tunnels by which the host sends each packet of it, if by more than one.
+    `is_mirrored`: a mirror has it, which alone sets that.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent. `offloaded` is how much of
     them a mirror has told so far: packets and bytes out, packets and bytes in.
     """
@@ -106,6 +126,7 @@ class FlowEntry:
         "bytes_in",
         "bytes_out",
         "command",
+        "copies",
         "created",
         "dscp",
         "introduced",
@@ -141,6 +162,7 @@ class FlowEntry:
         self.command = command
         self.why: object = None
         self.arrivals: Arrivals | None = None
+        self.copies: dict[Tunnel, Copied] | None = None
         self.offloaded = (0, 0, 0, 0)
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
 
@@ -205,6 +227,12 @@ class Paft:
         self.tunnels: dict[TunnelId, Tunnel] = {}
         self.tunnels_by_remote: dict[EndpointBytes, list[Tunnel]] = {}
         self.applications: dict[int, Tunnel | None] = {}
+        self.doubles: dict[int, tuple[Tunnel, ...]] = {}
+        """Applications whose packets are numbered, and where copies of them go: to one tunnel, or to none now."""
+        self.windows: dict[int, float] = {}
+        """Host: applications whose packets are put in order again, and how long one may wait for that (seconds)."""
+        self.copied: dict[tuple[int, NetworkName], int] = {}
+        """Host: bytes of copies by application and network, beyond what the flows' own counts and tunnels say."""
         self.newcomers: dict[bytes, Tunnel] = {}
         """Anchor: where a virtual address (packed) wants the flows that correspondents begin."""
         self.counters = Counters()
@@ -280,7 +308,14 @@ class Paft:
                 del self.newcomers[old.owner_packed]
             else:
                 self.newcomers[old.owner_packed] = new
+        for application, others in list(self.doubles.items()):
+            if old in others:
+                self.doubles[application] = () if new is None else (new,)
         for entry in self._owned.get(old.owner_packed, {}).values():
+            if entry.copies is not None and old in entry.copies:
+                copied = entry.copies.pop(old)
+                if new is not None:
+                    entry.copies[new] = copied
             if entry.pinned is old:
                 entry.pinned = new
                 self.changed(entry)
@@ -301,8 +336,29 @@ class Paft:
 
     def _steer(self, application_id: int, tunnel: Tunnel | None) -> None:
         self.applications[application_id] = tunnel
+        self._tell_of(application_id)
+
+    def double(self, application_id: ApplicationId, to: TunnelId | None, *, is_numbered: bool = True) -> None:
+        """Send each packet of an application by this tunnel as well; None: by no other one for now.
+
+        Raises KeyError when there is no such tunnel.
+        """
+        before = self.doubles.get(application_id)
+        others = (self.tunnels[to],) if to is not None else ()
+        if is_numbered:
+            self.doubles[application_id] = others
+        else:
+            self.doubles.pop(application_id, None)
+        if is_numbered is (before is None):
+            self._tell_of(application_id)
+
+    def mirrored(self, application_id: int) -> Tunnel | None:
+        """The tunnel that a mirror is told: it knows no copies, so redundant applications have none."""
+        return None if application_id in self.doubles else self.applications.get(application_id)
+
+    def _tell_of(self, application_id: int) -> None:
         if self.mirror is not None:
-            self.mirror.application_changed(application_id, tunnel)
+            self.mirror.application_changed(application_id, self.mirrored(application_id))
 
     def changed(self, entry: FlowEntry) -> None:
         """Whoever changes an entry by itself says so here."""
@@ -376,8 +432,37 @@ class Paft:
             entry = self.insert(key, ApplicationId(0), now)
             entry.pinned = tunnel
             self.changed(entry)
-        elif entry.pinned is not tunnel and (entry.pinned is None or not entry.has_left(tunnel, now)):
+            return entry
+        if entry.copies is not None:
+            # The host does not send it twice any more.
+            entry.copies = None
+            self.changed(entry)
+        if entry.pinned is not tunnel and (entry.pinned is None or not entry.has_left(tunnel, now)):
             entry.previous, entry.pinned = entry.pinned, tunnel
+            self.changed(entry)
+        return entry
+
+    def learn_copy(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
+        """The same of a packet that the host sent by two tunnels: answers go by both, as long as both bring packets."""
+        entry = self.flows.get(key) or self.insert(key, ApplicationId(0), now)
+        copies, is_changed = entry.copies, False
+        if copies is None:
+            copies, is_changed = {}, True
+            entry.copies = copies
+        for other, copied in list(copies.items()):
+            copied.missed += other is not tunnel
+            is_silent = copied.missed > COPY_MISSED and now - copied.heard > COPY_SILENCE
+            if is_silent or (tunnel not in copies and len(copies) > 1 and copied is _oldest(copies)):
+                del copies[other]
+                is_changed = True
+        if (known := copies.get(tunnel)) is None:
+            copies[tunnel] = Copied(now)
+            is_changed = True
+        else:
+            known.heard, known.missed = now, 0
+        if entry.pinned not in copies:
+            entry.previous, entry.pinned, is_changed = entry.pinned, tunnel, True
+        if is_changed:
             self.changed(entry)
         return entry
 
@@ -478,3 +563,7 @@ class Paft:
         if victim is not None:
             self.forget(victim.key)
             self.counters.add("evicted")
+
+
+def _oldest(copies: dict[Tunnel, Copied]) -> Copied:
+    return min(copies.values(), key=lambda copied: copied.heard)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from upmt_nf.datapath.copies import is_carried
 from upmt_nf.datapath.key_ring import Key, KeyRing
 from upmt_nf.datapath.outer import OVERHEAD
-from upmt_nf.datapath.packet import is_whole
 
 if TYPE_CHECKING:
     from upmt_nf.datapath.paft import Tunnel
@@ -30,6 +30,7 @@ _SEALED_HEAD = struct.Struct("!HBBIQ")
 _TAG_BYTES = 16
 _WINDOW = 2048
 """Packets that may overtake each other: two tunnels' worth of queues."""
+_WHOLE_WINDOW = (1 << _WINDOW) - 1
 
 
 def tunnel_hint(payload: bytes) -> tuple[int, int] | None:
@@ -77,11 +78,17 @@ class _SealedKey(Key):
             return None
         # Only what proved itself moves the window.
         if age < 0:
-            self.seen = (self.seen << -age | 1) & ((1 << _WINDOW) - 1) if -age < _WINDOW else 1
+            self.seen = (self.seen << -age | 1) & _WHOLE_WINDOW if -age < _WINDOW else 1
             self.highest = counter
         else:
             self.seen |= 1 << age
         return packet
+
+    def came_in_order(self, count: int) -> None:
+        """So many packets were opened that followed the highest one by one: the window moves once for all of them."""
+        if count:
+            self.highest += count
+            self.seen = (self.seen << count | (1 << count) - 1) & _WHOLE_WINDOW
 
 
 class Cookie:
@@ -116,7 +123,7 @@ class Cookie:
         for key in self._keys:
             if hmac.compare_digest(given, key.receiving):
                 packet = payload[_COOKIE_HEAD.size :]
-                if not is_whole(packet):
+                if not is_carried(packet):
                     return None
                 self._keys.hear(key)
                 return packet
@@ -202,7 +209,7 @@ class Sealed:
         for key in self._keys:
             if key.id == key_id:
                 packet = key.open(counter, head[4:], payload[_SEALED_HEAD.size :], head)
-                if packet is None or not is_whole(packet):
+                if packet is None or not is_carried(packet):
                     return None
                 self._keys.hear(key)
                 return packet
@@ -226,21 +233,33 @@ class Sealed:
         """See `TunnelFormat`."""
         opened: list[bytes] = []
         key: _SealedKey | None = None
-        known, head_size = b"", _SEALED_HEAD.size
+        known, head_size, expected, in_order = b"", _SEALED_HEAD.size, 0, 0
         for at in range(0, len(payloads), size):
             head = payloads[at : at + head_size]
-            if key is None or head[:8] != known or at + self.extra > len(payloads):
+            if key is not None and head[:8] == known and at + self.extra <= len(payloads):
+                counter, sealed = int.from_bytes(head[8:], "big"), payloads[at + head_size : at + size]
+                if counter == expected:
+                    try:
+                        opened.append(key.opener.decrypt(head[4:], sealed, head))
+                    except InvalidTag:
+                        continue
+                    expected, in_order = expected + 1, in_order + 1
+                    continue
+                key.came_in_order(in_order)
+                packet = key.open(counter, head[4:], sealed, head)
+            else:
                 # All but the counter is nearly always the same: the first of its kind is looked at in full.
+                if key is not None:
+                    key.came_in_order(in_order)
                 packet = self.decode(tunnel, payloads[at : at + size])
                 if packet is not None:
                     known, key = head[:8], next(each for each in self._keys if each.id == head[2])
-                    opened.append(packet)
-                continue
-            packet = key.open(
-                int.from_bytes(head[8:], "big"), head[4:], payloads[at + head_size : at + size], head
-            )
-            if packet is not None and is_whole(packet):
+            if packet is not None:
                 opened.append(packet)
+            in_order = 0
+            expected = key.highest + 1 if key is not None else 0
+        if key is not None:
+            key.came_in_order(in_order)
         return b"".join(opened), _inner_size(size, self.extra)
 
     def renew(self, sending: bytes, receiving: bytes, key_id: int) -> None:

@@ -5,6 +5,9 @@ Knows no flows: what is sent where was decided before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from upmt_nf.datapath.copies import NUMBER_SIZE, Numbering
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import outer_tos
 from upmt_nf.datapath.fragment import split
@@ -56,6 +59,47 @@ class Sender:
         payloads, size = tunnel.format.encode_all(tunnel, packets, size)
         return Outbound(tunnel, (payloads,), outer_tos(tos), None, size), count
 
+    def send_copies(
+        self,
+        packet: bytes,
+        tunnels: Sequence[Tunnel],
+        numbering: Numbering,
+        now: float,
+        offload: Offload | None,
+    ) -> tuple[Outbound, int]:
+        """A packet, or those that a large one stands for, numbered, by each of these tunnels; and how many they are."""
+        if offload is None:
+            packets, size = packet, len(packet)
+        else:
+            try:
+                packets, size = segment(packet, offload)
+            except ValueError:
+                self._counters.add("cut_short")
+                return DROPPED_OUT, 0
+        count = -(-len(packets) // size)
+        mtu = min(tunnel.mtu for tunnel in tunnels) - NUMBER_SIZE
+        pieces: list[bytes] = []
+        for at in range(0, len(packets), size):
+            each = packets[at : at + size]
+            if len(each) <= mtu:
+                pieces.append(numbering.head() + each)
+                continue
+            fragments, refusal = self._fitted(each, mtu, now)
+            if not fragments:
+                return refusal, count
+            pieces += [numbering.head() + fragment for fragment in fragments]
+        tos = outer_tos(packet[1] if packet[0] >> 4 == 4 else tos_of(packet))
+        verdict: Outbound | None = None
+        for tunnel in reversed(tunnels):
+            tunnel.used = now
+            tunnel.packets_out += count
+            tunnel.bytes_out += len(packets)
+            encode = tunnel.format.encode
+            verdict = Outbound(tunnel, [encode(tunnel, piece) for piece in pieces], tos, copy=verdict)
+        self._counters.add("copies_sent", count * (len(tunnels) - 1))
+        assert verdict is not None, "there is a tunnel"
+        return verdict, count
+
     def _send_all_large(self, packets: bytes, size: int, tunnel: Tunnel, now: float) -> Outbound:
         """Packets that were made for a wider tunnel: one error is enough for all, else each in fragments."""
         pieces: list[bytes] = []
@@ -80,20 +124,27 @@ class Sender:
         return reset if self._budget.allows(source_of(packet), now) else None
 
     def _send_large(self, packet: bytes, tunnel: Tunnel, now: float) -> Outbound:
+        fragments, refusal = self._fitted(packet, tunnel.mtu, now)
+        if not fragments:
+            return refusal
+        tunnel.packets_out += 1
+        tunnel.bytes_out += len(packet)
+        encode = tunnel.format.encode
+        return Outbound(tunnel, [encode(tunnel, piece) for piece in fragments], outer_tos(tos_of(packet)))
+
+    def _fitted(self, packet: bytes, mtu: int, now: float) -> tuple[Sequence[bytes], Outbound]:
+        """The fragments of a packet that is too large; or none, and what its sender is told."""
         # An IPv6 host need not heed an MTU below 1280: there the tunnel, as a link, splits (RFC 8200 section 5).
         if may_fragment(packet) or (packet[0] >> 4 == 6 and len(packet) <= _IPV6_MINIMUM):
             self._identification = (self._identification + 1) & 0xFFFFFFFF
             try:
-                fragments = split(packet, tunnel.mtu, identification=self._identification)
+                fragments = split(packet, mtu, identification=self._identification)
             except ValueError:
                 self._counters.add("too_big")
-                return DROPPED_OUT
+                return (), DROPPED_OUT
             self._counters.add("fragmented")
-            tunnel.packets_out += 1
-            tunnel.bytes_out += len(packet)
-            encode = tunnel.format.encode
-            return Outbound(tunnel, [encode(tunnel, piece) for piece in fragments], outer_tos(tos_of(packet)))
+            return fragments, DROPPED_OUT
         self._counters.add("too_big")
         is_allowed = self._budget.allows(source_of(packet), now)
-        error = packet_too_big(packet, tunnel.mtu, self._source) if is_allowed else None
-        return Outbound(None, (), 0, error)
+        error = packet_too_big(packet, mtu, self._source) if is_allowed else None
+        return (), Outbound(None, (), 0, error)

@@ -14,7 +14,8 @@ from upmt_nf.model.identity import NetworkName
 class Outbound(NamedTuple):
     """Send `payloads` by `tunnel` with `tos`; hand `error` back to the packet's sender. Nothing to send: dropped.
 
-    With `size`, each of the payloads is many, joined: of `size` bytes each, the last maybe shorter.
+    With `size`, each of the payloads is many, joined: of `size` bytes each, the last maybe shorter. `copy` goes by
+    another tunnel at the same time.
     """
 
     tunnel: Tunnel | None
@@ -22,6 +23,7 @@ class Outbound(NamedTuple):
     tos: int
     error: bytes | None = None
     size: int = 0
+    copy: Outbound | None = None
 
 
 class TunnelSignal(NamedTuple):

@@ -25,6 +25,8 @@ from upmt_nf.model.errors import FacilityError
 log = logging.getLogger(__name__)
 
 PROGRAMS = Path(__file__).resolve().parents[1] / "bpf" / "upmt.bpf.o"
+WITH_SHORTCUT = PROGRAMS.with_name("upmt-shortcut.bpf.o")
+"""The same, and the anchor's shortcut past netfilter."""
 _BPFFS = Path("/sys/fs/bpf")
 _HANDLE, _PRIORITY = 0x75, 0x7500
 """Of our filters on clsact: behind those of others that look first, and found again."""
@@ -42,16 +44,20 @@ class FastPrograms:
     """Loaded for `role`, `host` or `anchor`, with room for so many flows and tunnels.
 
     What an earlier daemon pinned is taken over if it has our layout, else replaced; `took_over` tells which. Where
-    there is no bpffs nothing is pinned. Raises FacilityError where the kernel, libbpf or the compiled programs are
+    there is no bpffs nothing is pinned. With `shortcut` the anchor's shortcut is among them, if the kernel has what it
+    needs, and closed until `open_shortcut`. Raises FacilityError where the kernel, libbpf or the compiled programs are
     missing, with the reason.
     """
 
-    def __init__(self, journal: Journal, role: str, *, flows: int, tunnels: int) -> None:
+    def __init__(
+        self, journal: Journal, role: str, *, flows: int, tunnels: int, shortcut: bool = False
+    ) -> None:
         check_compiled()
         self._journal = journal
         self._role = role
         self._attached: dict[tuple[str, Hook], int] = {}
-        sizes = {"flows": flows, "tunnels": tunnels, "ends": tunnels, "tunnel_counts": tunnels}
+        self._sizes = {"flows": flows, "tunnels": tunnels, "ends": tunnels, "tunnel_counts": tunnels}
+        self._wants_shortcut = shortcut
         try:
             pins: Path | None = self._pins()
         except (FacilityError, OSError) as reason:
@@ -59,7 +65,7 @@ class FastPrograms:
             pins = None
         self.took_over = pins is not None and any(pins.iterdir())
         try:
-            self._object = BpfObject(PROGRAMS, sizes=sizes, pins=pins)
+            self._object = self._loaded(pins)
         except FacilityError as reason:
             if not self.took_over or pins is None:
                 raise
@@ -67,7 +73,7 @@ class FastPrograms:
             remove_pins(str(pins))
             pins.mkdir(parents=True, exist_ok=True)
             self.took_over = False
-            self._object = BpfObject(PROGRAMS, sizes=sizes, pins=pins)
+            self._object = self._loaded(pins)
         self.maps: dict[str, BpfMap] = self._object.maps
         for name, size in _SIZES.items():
             found = self.maps[name].key_size + self.maps[name].value_size
@@ -75,6 +81,23 @@ class FastPrograms:
                 raise FacilityError(
                     f"the programs are of another version: map {name} has {found} bytes, not {size}"
                 )
+
+    def open_shortcut(self, unanswered: int, answered: int) -> bool:
+        """Let UDP flows pass netfilter by; each packet keeps them there for so many seconds. False: no shortcut."""
+        timeouts = self.maps.get("udp_timeouts")
+        if timeouts is None:
+            return False
+        for which, seconds in enumerate((unanswered, answered)):
+            timeouts.update(fast_layout.NUMBER.pack(which), fast_layout.NUMBER.pack(1000 * seconds))
+        return True
+
+    def _loaded(self, pins: Path | None) -> BpfObject:
+        if self._wants_shortcut:
+            try:
+                return BpfObject(WITH_SHORTCUT, sizes=self._sizes, pins=pins)
+            except FacilityError as reason:
+                log.info("no shortcut past netfilter: %s", reason)
+        return BpfObject(PROGRAMS, sizes=self._sizes, pins=pins)
 
     @off_loop
     def attach(self, interface: str, hook: Hook) -> None:

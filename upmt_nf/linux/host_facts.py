@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from upmt_nf.model.names import VIRTUAL_INTERFACE
 
 _TIMEX_BYTES = 208
 _TIME_ERROR = 5
+_IFF_LOOPBACK = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,10 @@ class HostFacts:
     resolver: ResolverFacts | None = None
     rules_legacy_ipv6: str | None = None
     rules_nft_ipv6: str | None = None
+    path_mtu_discovery: str | None = None
+    """net.ipv4.ip_no_pmtu_disc: 0 is on."""
+    link_mtus: Mapping[str, int] = field(default_factory=dict)
+    """Interface -> bytes, loopback left out."""
 
 
 def look() -> HostFacts:
@@ -73,6 +79,11 @@ def look() -> HostFacts:
             for message in kernel.get_rules(family=family)
         )
         kind = _kind_of(kernel, VIRTUAL_INTERFACE)
+        mtus = {
+            str(link.get_attr("IFLA_IFNAME")): int(link.get_attr("IFLA_MTU"))
+            for link in kernel.get_links()
+            if not link["flags"] & _IFF_LOOPBACK
+        }
         has_default = any(
             message["dst_len"] == 0 and (message.get_attr("RTA_TABLE") or message["table"]) == 254
             for message in kernel.get_routes(family=2)
@@ -101,6 +112,8 @@ def look() -> HostFacts:
         resolver=resolver_view.look(),
         rules_legacy_ipv6=_output("ip6tables-legacy-save"),
         rules_nft_ipv6=_output("ip6tables-nft-save"),
+        path_mtu_discovery=sysctl.read("net/ipv4/ip_no_pmtu_disc"),
+        link_mtus=mtus,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from upmt_nf.model.errors import ConfigError
@@ -26,7 +26,7 @@ def rule_file(role: str) -> Path:
 
 def read_rules(
     role: str,
-    values: Mapping[str, str],
+    values: Mapping[str, str | Sequence[str]],
     networks: Iterable[Mapping[str, str]] = (),
     applications: Iterable[str] = (),
     blocks: Mapping[str, Iterable[str]] | None = None,

@@ -298,9 +298,20 @@ def _address_in(text: str) -> IPAddress:
     return ip_address(text.partition("%")[0])
 
 
-def _bound_socket(interface: str | None, address: IPAddress, port: int, mark: int) -> socket.socket:
+def stream_socket(interface: str, address: IPAddress, mark: int) -> socket.socket:
+    """A TCP socket that leaves by one access network, not connected yet. Raises KernelError."""
+    return _bound_socket(interface, address, 0, mark, socket.SOCK_STREAM)
+
+
+def _bound_socket(
+    interface: str | None,
+    address: IPAddress,
+    port: int,
+    mark: int,
+    kind: socket.SocketKind = socket.SOCK_DGRAM,
+) -> socket.socket:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    made = socket.socket(family, socket.SOCK_DGRAM)
+    made = socket.socket(family, kind)
     try:
         if interface is not None:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
@@ -311,7 +322,10 @@ def _bound_socket(interface: str | None, address: IPAddress, port: int, mark: in
     except OSError as reason:
         made.close()
         where = f" on {interface}" if interface else ""
-        raise KernelError(f"cannot bind UDP {Endpoint(address, port)}{where}: {reason.strerror}") from reason
+        name = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
+        raise KernelError(
+            f"cannot bind {name} {Endpoint(address, port)}{where}: {reason.strerror}"
+        ) from reason
     return made
 
 

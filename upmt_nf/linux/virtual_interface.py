@@ -29,8 +29,9 @@ once. An ifb drops what it is given, like a dummy."""
 
 _QUEUE_LENGTH = 4096
 """Packets that wait for the agent while it does something else."""
-_LARGEST_PACKET = 59000
-"""Of the local TCP: so large that its segments with their outer headers still fit one call of the agent's."""
+_LARGEST_FOR_AGENT, _LARGEST = 59000, 65536
+"""Packets of the local TCP. For the agent so large that their segments with their outer headers still fit one call of
+its; else the kernel's default, which leaves room for the outer headers of one packet."""
 
 
 def interface_kinds(wanted: str) -> tuple[str, ...]:
@@ -120,13 +121,17 @@ class VirtualInterface:
                 route.link("set", index=index, mtu=mtu)
 
     @off_loop
-    def limit_packets(self) -> None:
-        """Let the local TCP make packets that the agent can send on at once. A kernel that cannot is well, too."""
+    def limit_packets(self, *, for_agent: bool) -> None:
+        """Let the local TCP make packets that the agent can send on at once, or whatever it likes.
+
+        A kernel that cannot is well, too.
+        """
+        size = _LARGEST_FOR_AGENT if for_agent else _LARGEST
         with IPRoute() as route:
             if (index := self._index(route)) is not None:
-                log.debug("ip link set %s gso_max_size %d", self.name, _LARGEST_PACKET)
+                log.debug("ip link set %s gso_max_size %d", self.name, size)
                 with contextlib.suppress(NetlinkError):
-                    route.link("set", index=index, IFLA_GSO_MAX_SIZE=_LARGEST_PACKET)
+                    route.link("set", index=index, IFLA_GSO_MAX_SIZE=size)
 
     def _adopt(self, route: IPRoute, kinds: tuple[str, ...]) -> bool:
         found = self._index(route)

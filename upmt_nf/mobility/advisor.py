@@ -6,6 +6,7 @@ Guides only the applications that have a policy; the others go by their list of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import inf
 
 from upmt_nf.datapath.paft import FlowEntry, Paft
@@ -20,8 +21,10 @@ from upmt_nf.policy.events import (
     Decision,
     Locked,
     Measured,
+    MeteredChanged,
     MoveFailed,
     NetworkChanged,
+    NetworksDescribed,
     Placed,
     PolicyEvent,
     PolicySet,
@@ -39,7 +42,10 @@ COUNT_EVERY = 1.0
 """Seconds between two counts of bytes, while there are budgets."""
 
 PLAIN_LIST = "networks"
-"""The name of the policy that stands for a list of networks, while an application without a policy is locked."""
+"""The name of the policy that stands for a list of networks: of an application without a policy that is locked, and of
+all of them where networks have budgets, which hold for every application."""
+SIGNALLING = ApplicationName("(signalling)")
+"""What the host's own words are spent as; no application can be called that."""
 
 
 class Advisor:
@@ -59,7 +65,8 @@ class Advisor:
         self._count_at: float | None = None
         self._departed: dict[tuple[ApplicationId, NetworkName | None], int] = {}
         """Bytes of flows that were forgotten since the last count, which it would miss."""
-        self._has_budgets = any(path.facts.budgets for path in engine.paths.values())
+        self._signalled: dict[NetworkName, int] = {}
+        self._has_budgets = engine.has_network_budgets
         paft.left = self._take_last_bytes
 
     # --- who is guided ---
@@ -73,9 +80,16 @@ class Advisor:
         self._ids[name] = id
         has_budgets = bool(policy.budgets or any(other.budgets for _, other in policy.by_time))
         if has_budgets or self._has_budgets:
-            self._has_budgets = True
-            self._count_at = now + COUNT_EVERY if self._count_at is None else self._count_at
+            self._begin_counting(now)
         self.tell(PolicySet(name, policy), now)
+
+    def goes_by_list(self, name: ApplicationName) -> bool:
+        """Whether the engine decides for it by nothing but a list of networks."""
+        return self.guides(name) and self.engine.applications[name].written.name == PLAIN_LIST
+
+    def reorder(self, name: ApplicationName, order: tuple[NetworkName, ...], now: float) -> None:
+        """Its list is in another order now."""
+        self.tell(PolicySet(name, replace(self.engine.applications[name].written, networks=order)), now)
 
     def let_go(self, name: ApplicationName) -> None:
         """It goes by a list of networks now."""
@@ -105,6 +119,27 @@ class Advisor:
         """Where a person has locked it to."""
         return self.engine.applications[name].lock if self.guides(name) else None
 
+    def copies_on(self, name: ApplicationName, now: float) -> NetworkName | None:
+        """Where the copies of its packets go, if it is redundant and there is such a network."""
+        for network in self.engine.copies_on(name, now):
+            tunnel = self._tunnels[network].tunnel
+            if self._tunnels[network].is_usable and tunnel is not None and tunnel.takes_copies:
+                return network
+        return None
+
+    def is_numbered(self, name: ApplicationName) -> bool:
+        """Whether its packets shall be numbered, and the anchor knows what to make of that."""
+        if not self.guides(name) or (network := self.engine.applications[name].network) is None:
+            return False
+        application, here = self.engine.applications[name], self._tunnels[network].tunnel
+        policy = application.policy
+        is_asked = (policy.is_redundant and application.lock is None) or policy.reorder > 0
+        return is_asked and here is not None and here.takes_copies
+
+    def reorder_of(self, name: ApplicationName) -> float:
+        """How long its packets may wait for those before them (seconds)."""
+        return self.engine.applications[name].policy.reorder if self.guides(name) else 0.0
+
     def policy_of(self, name: ApplicationName) -> Policy | None:
         """Its policy as written."""
         return self.engine.applications[name].written if self.guides(name) else None
@@ -121,6 +156,25 @@ class Advisor:
     def set_clock(self, offset: float, now: float) -> None:
         """What to add to `now` to have seconds since 1970-01-01 00:00 local time."""
         self.tell(ClockSet(offset), now)
+
+    def set_metered(self, network: NetworkName, is_metered: bool, now: float) -> bool:
+        """Somebody pays for a network by the byte, or nobody does any more; False when that is nothing new."""
+        if self.engine.paths[network].facts.is_metered == is_metered:
+            return False
+        self.tell(MeteredChanged(network, is_metered), now)
+        return True
+
+    def describe(self, facts: tuple[NetworkFacts, ...], now: float) -> None:
+        """The networks are others as to what policies know of them."""
+        self.tell(NetworksDescribed(facts), now)
+        if self.engine.has_network_budgets and not self._has_budgets:
+            self._begin_counting(now)
+
+    def _begin_counting(self, now: float) -> None:
+        if not self._has_budgets:
+            self._paft.copied.clear()
+        self._has_budgets = True
+        self._count_at = now + COUNT_EVERY if self._count_at is None else self._count_at
 
     def look(self, now: float) -> None:
         """Compare the tunnels with what the engine knows of them; count; let time pass."""
@@ -144,17 +198,29 @@ class Advisor:
         if due is not None and now >= due:
             self.tell(TimePassed(), now)
 
+    def note_signalling(self, network: NetworkName, size: int) -> None:
+        """The host itself has sent or received so many bytes by a network."""
+        if self.engine.has_network_budgets:
+            self._signalled[network] = self._signalled.get(network, 0) + size
+
     def count(self, now: float) -> None:
         """What every guided application's flows carried since the last time, by the networks that carry them now."""
         if not self._has_budgets:
             return
         counted: dict[FlowBytes, int] = {}
         departed, self._departed = self._departed, {}
+        copied, self._paft.copied = self._paft.copied, {}
+        signalled, self._signalled = self._signalled, {}
+        for place, size in signalled.items():
+            self.tell(Spent(SIGNALLING, place, size), now)
         for name, id in self._ids.items():
             spent: dict[NetworkName, int] = {}
             for (owner, carrier), bytes_left in departed.items():
                 if owner == id and (at := carrier or self._last.get(name)) is not None:
                     spent[at] = spent.get(at, 0) + bytes_left
+            for (number, other), count in copied.items():
+                if number == id:
+                    spent[other] = spent.get(other, 0) + count
             for entry in self._paft.flows_of(id):
                 total = entry.bytes_in + entry.bytes_out
                 counted[entry.key] = total
@@ -166,6 +232,8 @@ class Advisor:
             if (present := self.engine.applications[name].network) is not None:
                 self._last[name] = present
             for network, count in spent.items():
+                if count <= 0:
+                    continue
                 self.tell(Spent(name, network, count), now)
         self._counted = counted
 
@@ -191,7 +259,8 @@ class Advisor:
     def urge(self, now: float) -> None:
         """Have tunnels that an application with thresholds uses probed often enough to see them crossed in time.
 
-        Those that it waits for do not rest while it sends.
+        Those that it waits for do not rest while it sends; the one that it will go to if its own goes on getting worse
+        is probed as often, so that it is warm and known when it is needed.
         """
         hurries = dict.fromkeys(self._tunnels, inf)
         awaited: set[NetworkName] = set()
@@ -202,6 +271,9 @@ class Advisor:
                 hurries[application.network] = min(hurry, hurries[application.network])
                 if self._tunnels[application.network].is_used(now):
                     awaited.update(self.engine.awaited(name))
+                    if (warm := self.engine.warm(name, now)) is not None:
+                        awaited.add(warm)
+                        hurries[warm] = min(hurry, hurries[warm])
         for network, tunnel in self._tunnels.items():
             tunnel.hasten(hurries[network], now)
             tunnel.is_awaited = network in awaited

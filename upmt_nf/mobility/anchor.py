@@ -186,25 +186,25 @@ class Anchor:
                 if not self.limits.admits(packed_endpoint(source), data, now):
                     return []
                 self._endpoint.receive_datagram(data, AnchorPath(source), now)
-            case TunnelSignalReceived(tunnel, remote, source, port, payload):
+            case TunnelSignalReceived(tunnel, remote, source, port, payload, by):
                 if port == MEASUREMENT_PORT:
                     answer = self._reflector.answer(tunnel, payload, now)
-                    return [] if answer is None else [SendTunnelSignal(remote, source, port, answer)]
+                    return [] if answer is None else [SendTunnelSignal(remote, source, port, answer, by)]
                 if port == self._settings.signalling_port:
                     lease = self._leases.by_address.get(tunnel.owner) if tunnel is not None else None
                     owner = lease.identity if lease is not None else None
                     if not self.limits.admits(packed_endpoint(remote), payload, now, owner):
                         return []
-                    self._endpoint.receive_datagram(payload, AnchorPath(remote, source), now)
+                    self._endpoint.receive_datagram(payload, AnchorPath(remote, source, by), now)
                 else:
                     self._counters.add("unknown_port")
             case LeaseRevoked(identity):
                 if (lease := self._leases.revoke(identity)) is not None:
                     self._end(lease, "an administrator ended it", now)
-            case BindingProbeReceived(remote, data):
+            case BindingProbeReceived(remote, data, by):
                 if not self.limits.admits(packed_endpoint(remote), data, now):
                     return []
-                return [SendBindingAnswer(*said) for said in self._binding.answer(remote, data)]
+                return [SendBindingAnswer(*said, by) for said in self._binding.answer(remote, data)]
             case StopAsked():
                 self._stop(now)
             case TimeoutReached():
@@ -269,7 +269,7 @@ class Anchor:
                 self._commands.append(SendSip(path.remote, data))
             else:
                 port = self._settings.signalling_port
-                self._commands.append(SendTunnelSignal(path.remote, path.inner, port, data))
+                self._commands.append(SendTunnelSignal(path.remote, path.inner, port, data, path.by))
         if self._is_stopped:
             self._commands.append(Stopped())
 
@@ -407,17 +407,18 @@ class Anchor:
             body.format,
             255,
             None if body.format == PLAIN.name else bytes(16),
+            copies=True,
         )
         room = self._room(request, longest, body.handover, inner)
         if len(body.handover) > (most := most_pairs(room)):
             return self._no(request, 513, f"at most {most} pairs in a message")
-        tunnel = self._tunnels.set_up(lease, body.network, remote, cseq, now)
+        tunnel = self._tunnels.set_up(lease, body.network, remote, cseq, now, path.by)
         if isinstance(tunnel, str):
             return self._no(request, 403, tunnel)
         key_id, salt = self._protect(tunnel, lease, body.format)
         results = with_short_reasons(self._moves.apply(lease, body.handover, tunnel, cseq, now), room)
         answer = TunnelSetupResponse(
-            tunnel.id, remote.address, remote.port, results, body.format, key_id, salt
+            tunnel.id, remote.address, remote.port, results, body.format, key_id, salt, copies=True
         )
         return self._yes(request, encode(answer))
 
@@ -448,7 +449,7 @@ class Anchor:
         if tunnel is None and is_proven and not body.association:
             # The paper's opportunistic set-up: its own form of the request has no token. Proven, it is as good as
             # a setup request; a host that has a token agrees on a format, and sets up in so many words.
-            tunnel = self._tunnels.set_up_plain(lease, path.remote, cseq, now)
+            tunnel = self._tunnels.set_up_plain(lease, path.remote, cseq, now, path.by)
         if isinstance(tunnel, str):
             return self._no(request, 403, tunnel)
         if tunnel is None:

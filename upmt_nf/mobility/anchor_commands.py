@@ -19,20 +19,22 @@ class SendSip:
 
 @dataclass(frozen=True, slots=True)
 class SendTunnelSignal:
-    """Send UDP anchor:`port` -> `destination`, encapsulated, from the tunnel port to `remote`."""
+    """Send UDP anchor:`port` -> `destination`, encapsulated, to `remote` from tunnel port `by` (0: the first)."""
 
     remote: Endpoint
     destination: Endpoint
     port: int
     payload: bytes
+    by: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SendBindingAnswer:
-    """Send this as it is from the tunnel port."""
+    """Send this as it is from a tunnel port (0: the first)."""
 
     remote: Endpoint
     data: bytes
+    by: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ class SipDatagramReceived:
 class TunnelSignalReceived:
     """UDP payload to the anchor's inner address; `tunnel` is None when `remote` is no tunnel's endpoint yet.
 
-    `remote` is the outer source, `source` the inner one, `port` the inner destination port.
+    `remote` is the outer source, `source` the inner one, `port` the inner destination port, `by` the
+    tunnel port that it came to (0: the first).
     """
 
     tunnel: Tunnel | None
@@ -30,6 +31,7 @@ class TunnelSignalReceived:
     source: Endpoint
     port: int
     payload: bytes
+    by: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,11 @@ class LeaseRevoked:
 
 @dataclass(frozen=True, slots=True)
 class BindingProbeReceived:
-    """A binding probe came to the tunnel port, from wherever."""
+    """A binding probe came to a tunnel port (0: the first), from wherever."""
 
     remote: Endpoint
     data: bytes
+    by: int = 0
 
 
 AnchorEvent = (

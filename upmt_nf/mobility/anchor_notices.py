@@ -52,23 +52,26 @@ MOST_AT_A_TIME = 256
 
 
 class AnchorPath(NamedTuple):
-    """Where SIP comes from and goes to; inside a tunnel, `remote` is the outer endpoint and `inner` the inner one."""
+    """Where SIP comes from and goes to; inside a tunnel, `remote` is the outer endpoint and `inner` the inner one.
+
+    `by` is which of our tunnel ports (0: the first).
+    """
 
     remote: Endpoint
     inner: Endpoint | None = None
+    by: int = 0
 
 
 @dataclass(slots=True)
 class _Told:
-    """A notice that waits for its answer; `ends` are the host's outer endpoints, the best first.
+    """A notice that waits for its answer; `ends` are the ways to the host, the best first.
 
     `key` is its association's, by which it proves itself; None: there are no proofs here.
     """
 
     body: bytes
     key: bytes | None
-    inner: Endpoint
-    ends: deque[Endpoint]
+    ends: deque[AnchorPath]
     retry_at: float
     patience: float
     tries: int = 1
@@ -135,8 +138,8 @@ class AnchorNotices:
         body = AnchorNotice(kind, reason, lease.token, silent.id if silent is not None else None)
         key = lease.keys.association if lease.keys is not None else None
         inner = Endpoint(lease.address, self._settings.signalling_port)
-        ends = deque(tunnel.remote for tunnel in tunnels)
-        self._send(_Told(encode(body), key, inner, ends, now + patience, patience), now)
+        ends = deque(AnchorPath(tunnel.remote, inner, tunnel.port) for tunnel in tunnels)
+        self._send(_Told(encode(body), key, ends, now + patience, patience), now)
         return True
 
     def is_heard(self, lease: Lease, now: float) -> bool:
@@ -235,8 +238,10 @@ class AnchorNotices:
                 self._send(told, now)
 
     def _send(self, told: _Told, now: float) -> None:
+        path = told.ends[0]
+        assert path.inner is not None
         request = message(
-            anchor=told.inner,
+            anchor=path.inner,
             local=Endpoint(self._settings.address, self._settings.signalling_port),
             identity="anchor@upmt",
             call_id=f"{self._random.getrandbits(64):016x}",
@@ -246,5 +251,5 @@ class AnchorNotices:
         )
         if told.key is not None:
             request = proven(request, told.key)
-        key = self._endpoint.send_request(request, AnchorPath(told.ends[0], told.inner), now)
+        key = self._endpoint.send_request(request, path, now)
         self._told[key] = told

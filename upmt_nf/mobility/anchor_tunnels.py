@@ -58,9 +58,12 @@ class AnchorTunnels:
         return max(self.of(owner), key=lambda tunnel: tunnel.heard, default=None)
 
     def set_up(
-        self, lease: Lease, network: str | None, remote: Endpoint, cseq: int, now: float
+        self, lease: Lease, network: str | None, remote: Endpoint, cseq: int, now: float, by: int = 0
     ) -> Tunnel | str:
-        """The tunnel of an association by a network, new or with its end moved to `remote`; or why there is none."""
+        """The tunnel of an association by a network, new or with its end moved to `remote`; or why there is none.
+
+        `by` is which of our ports it comes by (0: the first).
+        """
         name = str(remote) if network is None else network
         networks = self._kept.setdefault(lease.address, {})
         kept = networks.get(name)
@@ -78,21 +81,24 @@ class AnchorTunnels:
             tunnel = Tunnel(
                 self._new_id(), lease.address, remote, self.mtu_of(remote, PLAIN.name), NetworkName(name), now
             )
+            tunnel.port = by
             networks[name] = _Kept(tunnel, cseq)
             self._paft.add_tunnel(tunnel)
             self._look_later(tunnel)
             return tunnel
         kept.cseq = cseq
-        kept.tunnel.heard = now
+        kept.tunnel.heard, kept.tunnel.port = now, by
         if kept.tunnel.remote != remote:
             self._paft.move_endpoint(kept.tunnel, remote)
         return kept.tunnel
 
-    def set_up_plain(self, lease: Lease, remote: Endpoint, cseq: int, now: float) -> Tunnel | str:
+    def set_up_plain(
+        self, lease: Lease, remote: Endpoint, cseq: int, now: float, by: int = 0
+    ) -> Tunnel | str:
         """A tunnel for a request that names neither network nor format: one for each end."""
         if PLAIN.name not in self._settings.formats:
             return f"tunnels here are {' or '.join(self._settings.formats)}"
-        tunnel = self.set_up(lease, None, remote, cseq, now)
+        tunnel = self.set_up(lease, None, remote, cseq, now, by)
         if isinstance(tunnel, Tunnel):
             tunnel.mtu = self.mtu_of(remote, PLAIN.name)
             expose(tunnel)

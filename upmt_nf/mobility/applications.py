@@ -19,6 +19,8 @@ class Application:
     network: NetworkName | None = None
     handover: Handover | None = None
     lost: Lost | None = None
+    copies_on: NetworkName | None = None
+    """Where copies of its packets go, when it is redundant."""
     patience_until: float = 0.0
     """No other try to move to a better network before (seconds): the last one failed."""
 

@@ -26,10 +26,11 @@ TRIES = 3
 
 
 class ProbeFlow(Enum):
-    """The two ports of a trial."""
+    """Ports beside the tunnel's: the two of a binding trial, and that of a test of the network."""
 
     WATCHED = "watched"
     ASKING = "asking"
+    TESTING = "testing"
 
 
 class Outcome(Enum):

@@ -47,6 +47,7 @@ class HostBinding:
         random: Random,
         credentials: Credentials,
         is_up: Callable[[NetworkName], bool],
+        anchor_port: Callable[[NetworkName], int],
     ) -> None:
         self._cautious = max(settings.keepalive_idle, settings.keepalive_interval)
         self._longest = max(settings.keepalive_longest, self._cautious)
@@ -54,6 +55,7 @@ class HostBinding:
         self._random = random
         self._credentials = credentials
         self._is_up = is_up
+        self._anchor_port = anchor_port
         self._remembered = dict(settings.binding_times)
         self._networks: dict[NetworkName, _Searched] = {}
         self._commands: list[SendBindingProbe | CloseBindingProbe | RememberBindingTime] = []
@@ -143,7 +145,8 @@ class HostBinding:
         if not self._is_up(network):
             trial.outcome = Outcome.UNCLEAR
         elif (action := trial.handle_timeout(now)) is not None:
-            self._commands.append(SendBindingProbe(network, action.flow, action.data))
+            port = self._anchor_port(network)
+            self._commands.append(SendBindingProbe(network, action.flow, action.data, port))
         self._conclude(network, searched, trial, now)
 
     def _conclude(self, network: NetworkName, searched: _Searched, trial: BindingTrial, now: float) -> None:

@@ -7,7 +7,7 @@ from enum import Enum
 
 from upmt_nf.mobility.binding_time import BindingTime
 from upmt_nf.mobility.binding_trial import ProbeFlow
-from upmt_nf.mobility.commands import Announce, Stopped
+from upmt_nf.mobility.commands import Announce, Happened, Stopped
 from upmt_nf.mobility.tallies import Counted
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TunnelId
@@ -76,9 +76,13 @@ class CloseTunnel:
 
 @dataclass(frozen=True, slots=True)
 class RebindTunnel:
-    """Give the network's tunnel socket a new source port: a NAT on the way may hold a dead mapping."""
+    """Give the network's tunnel socket a new source port: a NAT on the way may hold a dead mapping.
+
+    `anchor_port`: which of the anchor's tunnel ports it sends to from now on.
+    """
 
     network: NetworkName
+    anchor_port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +94,25 @@ class KeepNatMapping:
 
 @dataclass(frozen=True, slots=True)
 class SendBindingProbe:
-    """Send to the anchor's tunnel port from a port of the network's own for this flow, opened when it is not yet."""
+    """Send to a tunnel port of the anchor from a port of the network's own for this flow, opened when it is not yet."""
 
     network: NetworkName
     flow: ProbeFlow
     data: bytes
+    anchor_port: int
 
 
 @dataclass(frozen=True, slots=True)
 class CloseBindingProbe:
-    """Give both ports of a network's trial up."""
+    """Give ports of a network up that were opened for these flows."""
+
+    network: NetworkName
+    flows: tuple[ProbeFlow, ...] = (ProbeFlow.WATCHED, ProbeFlow.ASKING)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPortal:
+    """Ask by HTTP, from this network's care-of address, what `PortalChecked` is to tell."""
 
     network: NetworkName
 
@@ -167,9 +180,11 @@ HostCommand = (
     | KeepNatMapping
     | SendBindingProbe
     | CloseBindingProbe
+    | CheckPortal
     | RememberBindingTime
     | HandoverFinished
     | Counted
     | Announce
+    | Happened
     | Stopped
 )

@@ -7,8 +7,10 @@ from ipaddress import IPv4Network, IPv6Network
 
 from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.mobility.portal_checks import Portal
 from upmt_nf.model.flow import FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
+from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
 
 
@@ -63,11 +65,35 @@ class SipDatagramReceived:
 
 @dataclass(frozen=True, slots=True)
 class BindingAnswerReceived:
-    """Something came from the anchor's tunnel port to one of the two ports of a binding trial."""
+    """Something came from a tunnel port of the anchor (0: the one in use) to a port that was opened for `flow`."""
 
     network: NetworkName
     flow: ProbeFlow
     data: bytes
+    anchor_port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PortalChecked:
+    """What came of `CheckPortal`."""
+
+    network: NetworkName
+    portal: Portal
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkMetered:
+    """Somebody pays for a network by the byte, or nobody does any more."""
+
+    network: NetworkName
+    is_metered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTestAsked:
+    """An administrator wants to know what a network lets through."""
+
+    network: NetworkName
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +139,13 @@ class ClockRead:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworksRedescribed:
+    """The administrator says other things of the networks (costs, trust, budgets, ...); all of them are told."""
+
+    facts: tuple[NetworkFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HandoverAsked:
     """An administrator wants an application or one flow on another network; `token` comes back in the answer."""
 
@@ -131,11 +164,15 @@ class FlowsAdopted:
 
 HostEvent = (
     NetworkAppeared
+    | NetworksRedescribed
     | NetworkVanished
     | PathFailed
     | PathNarrowed
     | SipDatagramReceived
     | BindingAnswerReceived
+    | NetworkMetered
+    | NetworkTestAsked
+    | PortalChecked
     | TunnelSignalReceived
     | ApplicationDefined
     | ApplicationAssigned

@@ -8,6 +8,8 @@ from upmt_nf.mobility.advisor import PLAIN_LIST, Advisor
 from upmt_nf.mobility.applications import Application
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_tunnel import HostTunnel
+from upmt_nf.mobility.network_test import TestResult
+from upmt_nf.mobility.portal_checks import Portal
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName, TunnelId
 
@@ -65,6 +67,16 @@ class NetworkStatus:
     """The longest silence that the NAT on the way is known to forgive, seconds."""
     keepalive: float = 0.0
     """Between two keepalives while the tunnel is idle, seconds."""
+    anchor_port: int = 0
+    """Which of the anchor's tunnel ports it goes to; 0: the first."""
+    test: TestResult | None = None
+    """What its last test has found."""
+    path_mtu: int | None = None
+    """The largest inner packet that is known to pass both ways, bytes."""
+    portal: Portal | None = None
+    """What was found by HTTP while it had no tunnel."""
+    is_metered: bool = False
+    """Somebody pays by the byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,8 @@ class ApplicationStatus:
     """Of the policy that decides; None: it goes by its list of networks."""
     locked: NetworkName | None = None
     """A person wants it there and nowhere else."""
+    copies_on: NetworkName | None = None
+    """The network by which its packets go as well."""
 
 
 def association_status(anchors: HostAnchors) -> AssociationStatus:
@@ -104,7 +118,15 @@ def association_status(anchors: HostAnchors) -> AssociationStatus:
     )
 
 
-def network_status(tunnel: HostTunnel, binding_time: float | None = None) -> NetworkStatus:
+def network_status(
+    tunnel: HostTunnel,
+    binding_time: float | None = None,
+    test: TestResult | None = None,
+    path_mtu: int | None = None,
+    portal: Portal | None = None,
+    *,
+    is_metered: bool = False,
+) -> NetworkStatus:
     """A network and its tunnel now."""
     loss_up, loss_down = tunnel.measured.losses
     return NetworkStatus(
@@ -126,6 +148,11 @@ def network_status(tunnel: HostTunnel, binding_time: float | None = None) -> Net
         variation_down_ms=_milliseconds(tunnel.measured.down.value),
         binding_time=binding_time,
         keepalive=tunnel.resting.keepalive,
+        anchor_port=tunnel.anchor_port,
+        test=test,
+        path_mtu=path_mtu,
+        portal=portal,
+        is_metered=is_metered,
     )
 
 
@@ -144,4 +171,5 @@ def application_status(application: Application, advisor: Advisor) -> Applicatio
         application.handover is not None,
         policy.name if policy is not None and policy.name != PLAIN_LIST else None,
         advisor.lock_of(application.name),
+        application.copies_on,
     )

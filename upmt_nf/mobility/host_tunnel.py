@@ -71,6 +71,8 @@ class HostTunnel:
         self.interface: str | None = None
         self.care_of_address: IPAddress | None = None
         self.gateway: IPAddress | None = None
+        self.anchor_port = 0
+        """Which of the anchor's tunnel ports it goes to; 0: the first."""
         self.mtu = 0
         """Largest inner packet, bytes."""
         self.tunnel: Tunnel | None = None

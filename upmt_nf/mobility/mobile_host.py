@@ -15,6 +15,14 @@ from upmt_nf.mobility.association import AssociationLost, GoodbyeSaid, Granted, 
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.glances import Glances
+from upmt_nf.mobility.happenings import (
+    AssociationTelling,
+    assigned,
+    locked,
+    metered,
+    network_changed,
+    portal_found,
+)
 from upmt_nf.mobility.host_anchors import AnchorChanged, HostAnchors
 from upmt_nf.mobility.host_answers import Refusal, read_counts, read_handover
 from upmt_nf.mobility.host_commands import (
@@ -35,9 +43,13 @@ from upmt_nf.mobility.host_events import (
     HandoverAsked,
     HostEvent,
     NetworkAppeared,
+    NetworkMetered,
+    NetworksRedescribed,
+    NetworkTestAsked,
     NetworkVanished,
     PathFailed,
     PathNarrowed,
+    PortalChecked,
     SipDatagramReceived,
     TunnelSignalReceived,
 )
@@ -64,6 +76,7 @@ from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.resting import Resting
 from upmt_nf.mobility.settings import HostSettings
+from upmt_nf.mobility.signalling_networks import SignallingNetworks
 from upmt_nf.mobility.tunnel_setups import TunnelSetups
 from upmt_nf.mobility.tunnel_states import (
     AskSetup,
@@ -88,7 +101,7 @@ from upmt_nf.policy.budget import Ledger
 from upmt_nf.policy.policy import Policy
 from upmt_nf.signaling.messages import AnchorNotice
 from upmt_nf.signaling.sip.message import Response
-from upmt_nf.signaling.stamp import SenderPacket, parse_reflector
+from upmt_nf.signaling.stamp import PACKET_SIZE, SenderPacket, parse_reflector
 
 AGEING_INTERVAL = 5.0
 ENDING_NOTICES = ("going-down", "lease-ended")
@@ -137,6 +150,8 @@ class MobileHost:
         self._is_configured = False
         """Towards the anchor in use."""
         self._is_stopped = False
+        self._speaking = SignallingNetworks(settings.signalling, self._tunnels, self._advisor)
+        self._telling = AssociationTelling()
         self._define(DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, settings.default_policy, 0.0)
 
     # --- views ---
@@ -150,7 +165,14 @@ class MobileHost:
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
         return {
-            name: network_status(tunnel, self._upkeep.binding.binding_time(name))
+            name: network_status(
+                tunnel,
+                self._upkeep.binding.binding_time(name),
+                self._upkeep.tests.result(name),
+                self._upkeep.paths.found(name),
+                self._upkeep.portals.found(name),
+                is_metered=self._advisor.engine.paths[name].facts.is_metered,
+            )
             for name, tunnel in self._tunnels.items()
         }
 
@@ -167,9 +189,17 @@ class MobileHost:
         """What was spent of budgets."""
         return self._advisor.engine.ledger
 
+    def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
+        """Which budgets keep whom from where."""
+        return self._advisor.engine.spent_budgets(now)
+
     def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
         """Why an application's policy or lock forbids it a network; None when it may be there."""
         return self._advisor.bar(name, network, now)
+
+    def is_testing(self, network: NetworkName) -> bool:
+        """Whether a test of a network is under way."""
+        return self._upkeep.is_testing(network)
 
     @property
     def counters(self) -> dict[str, int]:
@@ -217,20 +247,35 @@ class MobileHost:
                     self._setups.set_mtu(tunnel, min(tunnel.mtu, self._setups.inner_mtu(tunnel, mtu)))
             case SipDatagramReceived(network, data, anchor):
                 if self._known(network) is not None:
+                    self._speaking.charge(network, data, is_inside=False)
                     self._anchors.receive(data, anchor, network, now)
-            case BindingAnswerReceived(network, flow, data):
-                self._upkeep.binding.hear(network, flow, data, now)
+            case BindingAnswerReceived():
+                self._upkeep.hear(event, now)
+            case NetworkMetered(network, is_metered):
+                if self._known(network) is not None and self._advisor.set_metered(network, is_metered, now):
+                    self._commands.append(metered(network, is_metered))
+            case NetworkTestAsked(network):
+                self._upkeep.ask_test(network, now)
+            case PortalChecked(network, portal):
+                if self._upkeep.portals.conclude(network, portal, now):
+                    self._say(Level.INFO, f"network {network}: HTTP says {portal.finding.value}")
+                    self._commands.append(portal_found(network, portal))
             case TunnelSignalReceived(network, port, payload):
                 if (tunnel := self._known(network)) is not None:
+                    self._speaking.charge(network, payload, is_inside=True)
                     self._receive_signal(tunnel, port, payload, now)
             case ApplicationDefined(name, id, policy):
                 self._define(name, id, policy or self._settings.default_policy, now)
             case ApplicationAssigned(name, policy):
                 if (application := self._placement.applications.get(name)) is not None:
                     self._define(name, application.id, policy, now)
+                    self._commands.append(assigned(name, policy))
             case ApplicationLocked(name, network):
                 if name in self._placement.applications:
                     self._placement.lock(name, network, now)
+                    self._commands.append(locked(name, network))
+            case NetworksRedescribed(facts):
+                self._placement.redescribe_networks(facts, now)
             case ClockRead(offset):
                 self._advisor.set_clock(offset, now)
             case HandoverAsked(token, what, target):
@@ -242,7 +287,11 @@ class MobileHost:
             case TimeoutReached():
                 self._pass_time(now)
         self._work_off(now)
+        return self._hand_out()
+
+    def _hand_out(self) -> list[HostCommand]:
         commands, self._commands = self._commands, []
+        self._speaking.charge_sent(commands)
         return commands
 
     def next_glance(self, now: float) -> float:
@@ -261,8 +310,7 @@ class MobileHost:
             self._on_tunnel(tunnel, (action,), now)
         if any(isinstance(action, StateChanged) for _, action in found):
             self._work_off(now)
-        commands, self._commands = self._commands, []
-        return commands
+        return self._hand_out()
 
     def _define(
         self, name: ApplicationName, id: ApplicationId, policy: Policy | tuple[str, ...], now: float
@@ -270,7 +318,7 @@ class MobileHost:
         if isinstance(policy, Policy):
             self._placement.guide(name, id, policy, now)
         else:
-            self._placement.define(name, id, policy)
+            self._placement.define(name, id, policy, now)
 
     def _pass_time(self, now: float) -> None:
         self._anchors.handle_timeout(now)
@@ -292,17 +340,21 @@ class MobileHost:
                         self._hear(purpose, response, now)
                     case Noticed(network, notice):
                         self._heed(network, notice, now)
+        self._setups.heed(self._upkeep, now)
         self._watch_anchor(now)
         self._follow_anchors(now)
         self._placement.settle(now)
+        self._heed_budgets(now)
         if self._placement.has_lost:
             self._placement.has_lost = False
             self._hurry_setup(now)
         self._send_flow_requests(now)
+        used = self._anchors.used
+        self._commands += self._telling.changes(used.address, used.association)
         self._commands += self._placement.running.commands
         self._placement.running.commands.clear()
         self._commands += self._anchors.commands()
-        self._commands += self._upkeep.binding.take_commands()
+        self._commands += self._upkeep.take_commands()
         if self._is_stopped:
             self._commands.append(Stopped())
 
@@ -345,7 +397,8 @@ class MobileHost:
         self._upkeep.appear(event, now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
-        self._anchors.appear(event.network, now)
+        if event.network in self._speaking.ranked:
+            self._anchors.appear(event.network, now)
         self._follow_anchors(now)
         if self._association.is_held:
             self._pass_time_of(tunnel, now)
@@ -358,7 +411,7 @@ class MobileHost:
         if tunnel.state is TunnelState.DOWN:
             tunnel.reason = reason
             return
-        self._upkeep.binding.vanish(network)
+        self._upkeep.vanish(network)
         actions = tunnel.vanish(reason)
         self._setups.close(tunnel)
         self._on_tunnel(tunnel, actions, now)
@@ -367,9 +420,15 @@ class MobileHost:
         self._follow_anchors(now)
 
     def _rank_networks(self) -> None:
-        there = [tunnel for tunnel in self._tunnels.values() if tunnel.state is not TunnelState.DOWN]
-        there.sort(key=lambda tunnel: not tunnel.is_usable)
-        self._anchors.rank([tunnel.network for tunnel in there])
+        self._anchors.rank(self._speaking.rank())
+
+    def _heed_budgets(self, now: float) -> None:
+        """Networks whose own budget is spent are not spoken by; those that have a new one are again."""
+        if (freed := self._speaking.heed_budgets(now)) is not None:
+            self._rank_networks()
+            for network in [name for name in self._speaking.ranked if name in freed]:
+                self._anchors.appear(network, now)
+                self._follow_anchors(now)
 
     # --- tunnels ---
 
@@ -391,6 +450,8 @@ class MobileHost:
                     if TunnelState.SUSPECT in (old, new):
                         level = Level.DEBUG if new is not TunnelState.DEAD else level
                     self._say(level, f"network {tunnel.network} is {new.value}: {reason}")
+                    self._commands.append(network_changed(tunnel.network, action))
+                    self._upkeep.follow(tunnel, action, now)
                     self._rank_networks()
 
     def _hurry_setup(self, now: float) -> None:
@@ -407,6 +468,9 @@ class MobileHost:
         try:
             packet = parse_reflector(payload)
         except PeerError:
+            return
+        if len(payload) > PACKET_SIZE:
+            self._upkeep.paths.hear(tunnel.network, packet.sender_sequence, len(payload), now)
             return
         tunnel.measured.take(packet, now)
         self._on_tunnel(tunnel, tunnel.answer(packet.sender_sequence, now), now)
@@ -426,6 +490,9 @@ class MobileHost:
                 case AnchorChanged():
                     settings = self._anchors.used.settings
                     self._drop_tunnels(now)
+                    self._upkeep.tests.start_over(now)
+                    for tunnel in self._tunnels.values():
+                        tunnel.anchor_port = 0
                     self._commands.append(UseAnchor(settings.anchor_tunnels, settings.anchor_signalling))
                     self._is_configured = False
                 case Granted(is_new):

@@ -24,6 +24,7 @@ from upmt_nf.model.identity import (
     NetworkName,
 )
 from upmt_nf.policy.events import Locked, MoveFailed, Placed, Released
+from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
 
 
@@ -52,20 +53,34 @@ class Placement:
         self._return_after = return_after
         self._advisor = advisor
         self._lent: set[ApplicationName] = set()
-        """Go by a list of networks, but are locked."""
+        """Go by a list of networks, but the engine decides."""
         self._settled_at = 0.0
 
     # --- what people say ---
 
     def guide(self, name: ApplicationName, id: ApplicationId, policy: Policy, now: float) -> None:
         """An application exists, or has another policy now, which the engine decides by."""
-        self.define(name, id, policy.networks)
+        self._name(name, id, policy.networks)
         self._advisor.take_on(name, id, policy, now)
         if (network := self.applications[name].network) is not None:
             self._advisor.tell(Placed(name, network), now)
 
-    def define(self, name: ApplicationName, id: ApplicationId, policy: tuple[str, ...]) -> None:
+    def define(self, name: ApplicationName, id: ApplicationId, policy: tuple[str, ...], now: float) -> None:
         """An application exists, or goes by another list of networks now."""
+        self._name(name, id, policy)
+        if self._advisor.engine.has_network_budgets:
+            self._lend(self.applications[name], now)
+
+    def redescribe_networks(self, facts: tuple[NetworkFacts, ...], now: float) -> None:
+        """Networks are others as to what policies know of them; applications that go by a list heed their budgets."""
+        self._advisor.describe(facts, now)
+        for application in list(self.applications.values()):
+            name = application.name
+            goes_by_list = name in self._lent or not self._advisor.guides(name)
+            if goes_by_list and self._advisor.lock_of(name) is None:
+                self.define(name, application.id, application.policy, now)
+
+    def _name(self, name: ApplicationName, id: ApplicationId, policy: tuple[str, ...]) -> None:
         self._advisor.let_go(name)
         self._lent.discard(name)
         known = self.applications.get(name)
@@ -81,16 +96,20 @@ class Placement:
         if network is None:
             self._advisor.tell(Released(name), now)
             if name in self._lent:
-                self.define(name, application.id, application.policy)
+                self.define(name, application.id, application.policy, now)
             return
         if not self._advisor.guides(name):
-            order = ranked(application.policy, self._configured)
-            policy = Policy(PLAIN_LIST, networks=order, good_for=max(self._return_after, 1.0))
-            self._advisor.take_on(name, application.id, policy, now)
-            self._lent.add(name)
-            if application.network is not None:
-                self._advisor.tell(Placed(name, application.network), now)
+            self._lend(application, now)
         self._advisor.tell(Locked(name, network), now)
+
+    def _lend(self, application: Application, now: float) -> None:
+        """Have the engine decide by a list of networks, too: for locks and for the budgets of networks."""
+        order = ranked(application.policy, self._configured)
+        policy = Policy(PLAIN_LIST, networks=order, good_for=max(self._return_after, 1.0))
+        self._advisor.take_on(application.name, application.id, policy, now)
+        self._lent.add(application.name)
+        if application.network is not None:
+            self._advisor.tell(Placed(application.name, application.network), now)
 
     def ask(self, token: int, what: ApplicationName | FlowKey, target: NetworkName, now: float) -> None:
         """A handover is wanted. The answer is a HandoverFinished, now or when the anchor has answered."""
@@ -135,7 +154,7 @@ class Placement:
         source = application.network
         if source == target:
             # What tells the anchor so, if anything still does, goes on.
-            self.running.prefer(application, target)
+            self.running.prefer(application, target, now)
             receipt = Receipt(
                 application.name, source, target, Mode.MAKE_BEFORE_BREAK, 0, 0.0, "already there"
             )
@@ -237,8 +256,22 @@ class Placement:
         for entry in stranded:
             if (owner := self.running.application_of(entry)) is not None:
                 self.running.repair(owner, [entry.flow], now)
+        for application in self.applications.values():
+            self._double(application, now)
         self.running.count(now)
         self._advisor.urge(now)
+
+    def _double(self, application: Application, now: float) -> None:
+        """Number the packets of who asks for it, and send those of a redundant application by a second tunnel."""
+        name, is_numbered = application.name, self._advisor.is_numbered(application.name)
+        other = self._advisor.copies_on(name, now) if is_numbered else None
+        if window := self._advisor.reorder_of(name) if is_numbered else 0.0:
+            self._paft.windows[application.id] = window
+        else:
+            self._paft.windows.pop(application.id, None)
+        tunnel = self._tunnels[other].tunnel if other is not None else None
+        application.copies_on = other
+        self._paft.double(application.id, tunnel.id if tunnel is not None else None, is_numbered=is_numbered)
 
     def _follow(self, application: Application, now: float) -> None:
         """Do what the policy engine decided for an application."""

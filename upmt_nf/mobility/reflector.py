@@ -8,7 +8,7 @@ from __future__ import annotations
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.model.errors import PeerError
-from upmt_nf.signaling.stamp import reflect
+from upmt_nf.signaling.stamp import PACKET_SIZE, reflect
 
 
 class Reflector:
@@ -24,9 +24,13 @@ class Reflector:
             return None
         try:
             # The forwarder noted when it had the packet in its hands, before it was opened.
-            answer = reflect(packet, received_at=tunnel.heard, sent_at=now, sequence=tunnel.reflected)
+            is_padded = len(packet) > PACKET_SIZE
+            number = None if is_padded else tunnel.reflected
+            answer = reflect(packet, received_at=tunnel.heard, sent_at=now, sequence=number)
         except PeerError:
             self._counters.add("malformed_measurement")
             return None
-        tunnel.reflected = (tunnel.reflected + 1) & 0xFFFFFFFF
+        if not is_padded:
+            # Those that try how large a packet may be are expected to get lost.
+            tunnel.reflected = (tunnel.reflected + 1) & 0xFFFFFFFF
         return answer

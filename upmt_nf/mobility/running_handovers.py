@@ -15,7 +15,7 @@ from upmt_nf.mobility.handover import FlowRequest, Handover, HandoverInput, Hand
 from upmt_nf.mobility.handover_outcome import outcome_of
 from upmt_nf.mobility.host_commands import HostCommand, Mode
 from upmt_nf.mobility.host_tunnel import HostTunnel
-from upmt_nf.mobility.selection import preferring
+from upmt_nf.mobility.selection import preferring, ranked
 from upmt_nf.mobility.tallies import Tallies
 from upmt_nf.model.flow import FlowBytes, FlowKey
 from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationName, NetworkName
@@ -195,7 +195,7 @@ class RunningHandovers:
         if handover.phase is HandoverPhase.CONFIRMING and not handover.has_steered:
             self._advisor.count(now)
             handover.steered = now
-            if not self._steer(handover):
+            if not self._steer(handover, now):
                 return self.end(handover, HandoverInput.TARGET_LOST, "the flow has ended", now)
             self._take_requests(handover)
             if handover.order.flow is None:
@@ -226,7 +226,7 @@ class RunningHandovers:
             )
         )
 
-    def _steer(self, handover: Handover) -> bool:
+    def _steer(self, handover: Handover, now: float) -> bool:
         handover.has_steered = True
         order = handover.order
         tunnel = self._tunnel(order.target)
@@ -240,15 +240,18 @@ class RunningHandovers:
         application.network = order.target
         application.lost = None
         if order.token is not None:
-            self.prefer(application, order.target)
+            self.prefer(application, order.target, now)
         # Flows that began while the anchor was asked follow, and the anchor shall know of them too.
         handover.add(self.keys_of(application))
         return True
 
-    def prefer(self, application: Application, target: NetworkName) -> None:
+    def prefer(self, application: Application, target: NetworkName, now: float) -> None:
         """A person moved it. A policy is not changed by that: a lock keeps it there."""
         if not self._advisor.guides(application.name):
             application.policy = preferring(target, application.policy)
+        elif self._advisor.goes_by_list(application.name):
+            application.policy = preferring(target, application.policy)
+            self._advisor.reorder(application.name, ranked(application.policy, tuple(self._tunnels)), now)
 
     def _finish(self, handover: Handover, now: float, *, is_superseded: bool = False) -> None:
         order = handover.order

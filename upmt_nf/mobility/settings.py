@@ -32,6 +32,7 @@ class AnchorPeer:
     tunnel_port: int = TUNNEL_PORT
     signalling_port: int = SIGNALLING_PORT
     secret: str | None = field(default=None, repr=False)
+    further_tunnel_ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,10 @@ class HostSettings:
     """Between two keepalives of an idle tunnel as long as the NAT's binding time is not known."""
     keepalive_longest: float = 120.0
     """Between two keepalives of an idle tunnel at most, however long the binding time is."""
+    search_path_mtu: bool = False
+    """Whether to find out how large a packet each path takes when its tunnel opens."""
+    checks_portals: bool = False
+    """Whether somebody can be asked by HTTP about a network without a tunnel."""
     probe_binding_time: bool = True
     """Whether to find binding times out."""
     binding_times: Mapping[str, BindingTime] = field(default_factory=dict)
@@ -68,6 +73,8 @@ class HostSettings:
     """Of applications without one of their own; or networks, best first, where `any` stands for all others."""
     facts: tuple[NetworkFacts, ...] = ()
     """What policies may know of the networks; nothing where it says nothing."""
+    signalling: tuple[str, ...] = ("any",)
+    """Networks for what is said to anchors outside the tunnels, best first."""
     ledger: Ledger | None = None
     """What was spent of budgets before."""
     setup_backoff: float = 10.0
@@ -78,6 +85,8 @@ class HostSettings:
     """Tunnel format by network; `plain` where it says nothing. Others need a secret."""
     secret: str | None = field(default=None, repr=False)
     """Shared with the anchor. With it both ends must prove that they know it; without, neither does."""
+    further_tunnel_ports: tuple[int, ...] = ()
+    """Of the anchor, in the order in which they are tried where the first one is not let through."""
     further_anchors: tuple[AnchorPeer, ...] = ()
     """Asked in this order when the first anchor does not answer."""
 
@@ -91,6 +100,7 @@ class HostSettings:
                 tunnel_port=peer.tunnel_port,
                 signalling_port=peer.signalling_port,
                 secret=peer.secret,
+                further_tunnel_ports=peer.further_tunnel_ports,
                 further_anchors=(),
             )
             for peer in self.further_anchors
@@ -103,8 +113,13 @@ class HostSettings:
         return Endpoint(self.anchor, self.signalling_port)
 
     @property
+    def tunnel_ports(self) -> tuple[int, ...]:
+        """All of the anchor's, the first first."""
+        return self.tunnel_port, *self.further_tunnel_ports
+
+    @property
     def anchor_tunnels(self) -> Endpoint:
-        """The anchor's end of every tunnel."""
+        """The anchor's end of every tunnel, unless its network lets another port pass only."""
         return Endpoint(self.anchor, self.tunnel_port)
 
 

@@ -10,18 +10,20 @@ from collections.abc import Callable, Mapping
 
 from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.paft import Paft, Tunnel
-from upmt_nf.mobility.commands import Announce, Level
+from upmt_nf.mobility.commands import Announce, EventKind, Happened, Level
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_answers import Refusal, downgrade, read_setup
 from upmt_nf.mobility.host_commands import CloseTunnel, HostCommand, OpenTunnel, RebindTunnel
 from upmt_nf.mobility.host_signalling import INSIDE_T1, SettingUp
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.measurement import PathMeasurement
+from upmt_nf.mobility.network_test import TestResult
 from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
 from upmt_nf.mobility.tunnel_states import TunnelAction
+from upmt_nf.mobility.upkeep import Upkeep
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 from upmt_nf.signaling.messages import TunnelSetupResponse
@@ -65,6 +67,47 @@ class TunnelSetups:
         if tunnel.tunnel is not None:
             tunnel.tunnel.mtu = mtu
 
+    # --- the anchor's ports ---
+
+    def anchor_end(self, tunnel: HostTunnel) -> Endpoint:
+        """Where a network's tunnel ends."""
+        settings = self._anchors.used.settings
+        return Endpoint(settings.anchor, tunnel.anchor_port or settings.tunnel_port)
+
+    def heed(self, upkeep: Upkeep, now: float) -> None:
+        """Take up what was found out about networks since the last time."""
+        upkeep.tests.handle_timeout(now)
+        for network, result in upkeep.tests.take_finished():
+            self._heed_test(self._tunnels[network], result, now)
+        for network, mtu in upkeep.paths.take_finished():
+            self._heed_path(self._tunnels[network], mtu)
+
+    def _heed_test(self, tunnel: HostTunnel, result: TestResult, now: float) -> None:
+        """A network that has no tunnel by the port that it was to go to goes to the first that is let through."""
+        settings, ports = self._anchors.used.settings, result.open_ports
+        port = self.anchor_end(tunnel).port
+        if tunnel.is_usable or not ports or port in ports or not set(ports) <= set(settings.tunnel_ports):
+            return
+        tunnel.anchor_port = ports[0] if ports[0] != settings.tunnel_port else 0
+        text = (
+            f"network {tunnel.network}: UDP to port {port} of the anchor does not pass, to {ports[0]} it does"
+        )
+        self._perform(Announce(Level.WARNING, text))
+        old, new = str(port), str(ports[0])
+        self._perform(Happened(EventKind.PORT, "UDP does not pass", tunnel.network, None, old, new))
+        self.ask(tunnel, rebind=True, now=now)
+
+    def _heed_path(self, tunnel: HostTunnel, mtu: int) -> None:
+        """The largest inner packet that passes, as far as it is smaller than what was believed."""
+        if tunnel.tunnel is None or tunnel.reflexive is None or mtu >= tunnel.mtu:
+            return
+        text = f"network {tunnel.network}: its path takes inner packets of {mtu} bytes, not {tunnel.mtu}"
+        self._perform(Announce(Level.INFO, text))
+        old, new = str(tunnel.mtu), str(mtu)
+        self._perform(Happened(EventKind.PATH_MTU, "found by trial", tunnel.network, None, old, new))
+        self.set_mtu(tunnel, mtu)
+        self._perform(OpenTunnel(tunnel.network, tunnel.tunnel.id, tunnel.reflexive, mtu))
+
     # --- set up and closed ---
 
     def ask(self, tunnel: HostTunnel, rebind: bool, now: float) -> None:
@@ -76,7 +119,7 @@ class TunnelSetups:
         network = tunnel.network
         signalling.cancel(lambda purpose: isinstance(purpose, SettingUp) and purpose.network == network)
         if rebind:
-            self._perform(RebindTunnel(network))
+            self._perform(RebindTunnel(network, self.anchor_end(tunnel).port))
         claims = self._placement.claims(network)
         if claims:
             self._placement.note_claims(network, now)
@@ -126,6 +169,8 @@ class TunnelSetups:
         reflexive = Endpoint(answer.your_address, answer.your_port)
         old = tunnel.tunnel
         if old is not None and old.id == answer.tunnel_id:
+            if old.remote != self.anchor_end(tunnel):
+                self._paft.move_endpoint(old, self.anchor_end(tunnel))
             self._protect(old, answer, now)
             if tunnel.reflexive == reflexive:
                 return
@@ -135,7 +180,7 @@ class TunnelSetups:
             tunnel.tunnel = Tunnel(
                 answer.tunnel_id,
                 address,
-                self._anchors.used.settings.anchor_tunnels,
+                self.anchor_end(tunnel),
                 tunnel.mtu,
                 tunnel.network,
                 now,
@@ -143,6 +188,8 @@ class TunnelSetups:
             self._protect(tunnel.tunnel, answer, now)
             tunnel.measured = PathMeasurement()
             self._paft.add_tunnel(tunnel.tunnel)
+        assert tunnel.tunnel is not None, "it was there, or has just been made"
+        tunnel.tunnel.takes_copies = answer.copies
         tunnel.reflexive = reflexive
         self._perform(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
 

@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from random import Random
 
 from upmt_nf.datapath.paft import Paft
+from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_binding import HostBinding
-from upmt_nf.mobility.host_events import NetworkAppeared
+from upmt_nf.mobility.host_commands import CheckPortal, HostCommand
+from upmt_nf.mobility.host_events import BindingAnswerReceived, NetworkAppeared
 from upmt_nf.mobility.host_tunnel import HostTunnel
+from upmt_nf.mobility.network_tests import NetworkTests
+from upmt_nf.mobility.path_searches import PathSearches
+from upmt_nf.mobility.portal_checks import PortalChecks
 from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
-from upmt_nf.mobility.tunnel_states import TunnelState
+from upmt_nf.mobility.tunnel_states import StateChanged, TunnelState
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import NetworkName
 
@@ -36,17 +41,53 @@ class Upkeep:
         self._anchors = anchors
         self.rekeying = Rekeying(settings, random)
         self.binding = HostBinding(
-            settings, random, self._credentials, lambda name: tunnels[name].state is TunnelState.UP
+            settings,
+            random,
+            self._credentials,
+            lambda name: tunnels[name].state is TunnelState.UP,
+            lambda name: tunnels[name].anchor_port or anchors.used.settings.tunnel_port,
         )
+        self.paths = PathSearches(tunnels, random, is_wanted=settings.search_path_mtu)
+        self.portals = PortalChecks(is_wanted=settings.checks_portals)
+        self._commands: list[HostCommand] = []
+        self.tests = NetworkTests(
+            random,
+            self._credentials,
+            lambda: anchors.used.settings.tunnel_ports,
+            lambda name: tunnels[name].is_usable,
+        )
+
+    def follow(self, tunnel: HostTunnel, change: StateChanged, now: float) -> None:
+        """A network's tunnel is in another state."""
+        network, new = tunnel.network, change.new
+        if new is TunnelState.DEAD:
+            self.tests.doubt(network, now)
+        elif new is TunnelState.UP and change.old is not TunnelState.SUSPECT:
+            self.paths.open(network, now)
+        is_there = new is not TunnelState.DOWN
+        self.portals.follow(network, is_there=is_there, is_usable=tunnel.is_usable, now=now)
+
+    def ask_test(self, network: NetworkName, now: float) -> None:
+        """Somebody wants to know what a network lets through."""
+        self.tests.ask(network, now)
+        self.paths.ask(network, now)
+
+    def is_testing(self, network: NetworkName) -> bool:
+        """Whether that is being found out."""
+        return self.tests.is_testing(network) or self.paths.is_searching(network)
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` has something to do because of the time."""
-        times = (self.binding.next_timeout(), self.rekeying.next_timeout())
+        machines = (self.binding, self.tests, self.paths, self.portals, self.rekeying)
+        times = [machine.next_timeout() for machine in machines]
         return min((time for time in times if time is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
         """Make trials, set keepalives, ask for keys, as is due."""
         self.binding.handle_timeout(now)
+        self.tests.handle_timeout(now)
+        self._commands += self.paths.handle_timeout(now)
+        self._commands += [CheckPortal(network) for network in self.portals.handle_timeout(now)]
         for tunnel in self._tunnels.values():
             tunnel.resting.keepalive = self.binding.keepalive(tunnel.network)
         self._renew_keys(now)
@@ -54,6 +95,25 @@ class Upkeep:
     def appear(self, event: NetworkAppeared, now: float) -> None:
         """A network is there; its gateway and prefix tell its places apart."""
         self.binding.appear(event.network, f"{event.network} {event.gateway} {event.prefix}", now)
+        self.tests.appear(event.network, now)
+
+    def vanish(self, network: NetworkName) -> None:
+        """A network is gone."""
+        self.binding.vanish(network)
+        self.tests.vanish(network)
+        self.paths.close(network)
+
+    def hear(self, event: BindingAnswerReceived, now: float) -> None:
+        """Something came to a port beside the tunnel's."""
+        if event.flow is ProbeFlow.TESTING:
+            self.tests.hear(event.network, event.anchor_port, event.data, now)
+        else:
+            self.binding.hear(event.network, event.flow, event.data, now)
+
+    def take_commands(self) -> list[HostCommand]:
+        """What is to be done; each is given once."""
+        commands, self._commands = self._commands, []
+        return [*commands, *self.binding.take_commands(), *self.tests.take_commands()]
 
     def _renew_keys(self, now: float) -> None:
         """A setup request brings new keys; the old ones serve until its answer is there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 from upmt_nf.model.identity import ApplicationName, NetworkName
@@ -11,6 +11,7 @@ from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import SCORED, Kind, Policy
 from upmt_nf.policy.quality import UNMEASURED, Quality, voice_score, weighted_score
 from upmt_nf.policy.standing import Standing
+from upmt_nf.policy.trend import Trend
 
 LEAST_GUARD = 64e3
 """Bytes that may pass unseen, at least, where nobody said how fast a network is."""
@@ -31,6 +32,7 @@ class Path:
     """It failed since the start: what comes back must prove itself."""
     peak: float = 0.0
     """The most bytes in one count."""
+    trend: Trend = field(default_factory=Trend)
 
     def note_peak(self, count: float) -> None:
         """So many bytes passed in one count: as many may pass in the next."""

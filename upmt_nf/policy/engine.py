@@ -12,6 +12,7 @@ Everything it knows came by events, and time is an argument: the same events giv
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import inf
 
 from upmt_nf.model.identity import ApplicationName, NetworkName
@@ -24,8 +25,10 @@ from upmt_nf.policy.events import (
     Decision,
     Locked,
     Measured,
+    MeteredChanged,
     MoveFailed,
     NetworkChanged,
+    NetworksDescribed,
     Placed,
     PolicyEvent,
     PolicySet,
@@ -36,6 +39,7 @@ from upmt_nf.policy.events import (
 from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import SCORED, Policy
 from upmt_nf.policy.quality import UNMEASURED, Violation, shown_value
+from upmt_nf.policy.trend import is_at_risk
 
 NEAR = 3
 """A budget is nearly spent when the rest is less than this many guards: time for a planned move."""
@@ -56,11 +60,14 @@ class Engine:
         self.ledger = ledger or Ledger()
         self.applications: dict[ApplicationName, Application] = {}
         self.paths = {facts.name: Path(facts) for facts in networks}
-        self._costs = {facts.name: facts.cost for facts in networks}
-        self._has_network_budgets = any(facts.budgets for facts in networks)
+        self._note_facts()
         self._clock = clock or CivilClock()
         self._count_every = count_every
         self._wake_at: dict[ApplicationName, float] = {}
+
+    def _note_facts(self) -> None:
+        self._costs = {name: path.facts.cost for name, path in self.paths.items()}
+        self._has_network_budgets = any(path.facts.budgets for path in self.paths.values())
 
     # --- driving ---
 
@@ -98,6 +105,48 @@ class Engine:
                 found.append(network)
         return found
 
+    def warm(self, name: ApplicationName, now: float) -> NetworkName | None:
+        """Where an application will go if its network goes on like this: worth to be kept warm and measured now.
+
+        None while its network neither leaves what the policy bears nor is about to, or when there is nowhere to go.
+        """
+        application = self.applications[name]
+        if application.network is None or application.lock is not None:
+            return None
+        policy, here = application.policy, self.paths[application.network]
+        if not (here.is_doubtful or is_at_risk(policy, here.trend.expected(now))):
+            return None
+        found = [
+            Candidate(path, application.standing(network), self._bar(application, path, now))
+            for network in application.order
+            if (path := self.paths[network]) is not here
+        ]
+        best = max(
+            (candidate for candidate in found if candidate.is_open),
+            key=lambda candidate: (candidate.soundness(policy, now), merit_of(policy, candidate)),
+            default=None,
+        )
+        return best.path.facts.name if best is not None else None
+
+    def copies_on(self, name: ApplicationName, now: float) -> list[NetworkName]:
+        """Where copies of a redundant application's packets may go now, best first: never where it must not be.
+
+        A network whose budget is nearly spent, or that is doubtful, is no place for what is not needed.
+        """
+        application = self.applications[name]
+        self._keep_time(application, now)
+        policy, here = application.policy, application.network
+        if not policy.is_redundant or here is None or application.lock is not None:
+            return []
+        found = [
+            Candidate(path, application.standing(network), self._bar(application, path, now))
+            for network in application.order
+            if network != here and self._near(application, path := self.paths[network], now) is None
+        ]
+        found = [candidate for candidate in found if candidate.is_open and not candidate.path.is_doubtful]
+        found.sort(key=lambda candidate: (-candidate.soundness(policy, now), -merit_of(policy, candidate)))
+        return [candidate.path.facts.name for candidate in found]
+
     def guard(self, network: NetworkName) -> float:
         """Bytes that may pass by a network until the next count."""
         return self.paths[network].guard(self._count_every)
@@ -105,6 +154,22 @@ class Engine:
     def guards(self) -> dict[NetworkName, float]:
         """The same of all networks."""
         return {name: self.guard(name) for name in self.paths}
+
+    def spent_networks(self, now: float) -> frozenset[NetworkName]:
+        """Networks with a budget of their own, of all applications together, that is spent."""
+        time = self._clock.at(now)
+        return frozenset(
+            name
+            for name, path in self.paths.items()
+            for budget in path.facts.budgets
+            if budget.limit - self.ledger.spent(budget, None, time, self._costs)
+            < self._set_aside(budget, path)
+        )
+
+    @property
+    def has_network_budgets(self) -> bool:
+        """Whether any network has a budget of its own, which holds for every application."""
+        return self._has_network_budgets
 
     def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
         """Why an application must not be on a network now; None when it may."""
@@ -124,8 +189,12 @@ class Engine:
             case Measured(network, quality):
                 path = self.paths[network]
                 path.quality = quality
+                path.trend.note(quality, now)
                 for application in self.applications.values():
                     application.review(path, now)
+            case MeteredChanged(network, is_metered):
+                path = self.paths[network]
+                path.facts = replace(path.facts, is_metered=is_metered)
             case PolicySet(name, policy):
                 return [self._set_policy(name, policy, now)]
             case Locked(name, network):
@@ -142,6 +211,10 @@ class Engine:
                 application = self.applications[name]
                 application.fail(target, now + FAILURE_PATIENCE, now)
                 return [application]
+            case NetworksDescribed(networks):
+                for facts in networks:
+                    self.paths[facts.name].facts = facts
+                self._note_facts()
             case ClockSet(offset):
                 self._clock = CivilClock(offset)
             case TimePassed():
@@ -170,6 +243,7 @@ class Engine:
             path.was_up = (path.was_up or was_usable) and event.is_fault
             if was_usable:
                 path.quality = UNMEASURED
+                path.trend.forget()
         for application in self.applications.values():
             if event.is_usable:
                 application.review(path, now)
@@ -362,6 +436,16 @@ class Engine:
         return _decision(application, current, best, Cause.BETTER, reason, rule, is_urgent=False)
 
     # --- what is allowed ---
+
+    def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
+        """Which budgets keep whom from where."""
+        return {
+            (application.name, path.facts.name): f"{budget} is spent"
+            for application in self.applications.values()
+            for path in self.paths.values()
+            for budget, owner in self._budgets(application, path)
+            if self._rest(budget, owner, now) < self._set_aside(budget, path)
+        }
 
     def _bar(self, application: Application, path: Path, now: float) -> str | None:
         if (reason := application.policy.never(path.facts)) is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from upmt_nf.model.identity import ApplicationName, NetworkName
+from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
 from upmt_nf.policy.quality import Quality
 
@@ -87,6 +88,21 @@ class ClockSet:
 
 
 @dataclass(frozen=True, slots=True)
+class MeteredChanged:
+    """Somebody pays for a network by the byte, or nobody does any more."""
+
+    network: NetworkName
+    is_metered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NetworksDescribed:
+    """Somebody says other things of the networks: what they cost, whom they can be trusted to, their budgets."""
+
+    networks: tuple[NetworkFacts, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TimePassed:
     """The time that `next_timeout` gave has come."""
 
@@ -95,12 +111,14 @@ PolicyEvent = (
     NetworkChanged
     | Measured
     | Spent
+    | MeteredChanged
     | PolicySet
     | Locked
     | Released
     | Placed
     | MoveFailed
     | ClockSet
+    | NetworksDescribed
     | TimePassed
 )
 

@@ -71,6 +71,10 @@ class Policy:
     cost_limit: float | None = None
     """Of a gigabyte."""
     budgets: tuple[Budget, ...] = ()
+    is_redundant: bool = False
+    """Each packet goes by the two best networks at once."""
+    reorder: float = 0.0
+    """How long a packet that arrives may wait for those that were sent before it."""
     by_time: tuple[tuple[Hours, Policy], ...] = field(default=())
     """Other policies at certain hours; the first that fits."""
 

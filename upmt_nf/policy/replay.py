@@ -61,12 +61,16 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """An application was on a network (or on none) from `begin` to `end`; bad: its policy's `leave` was violated."""
+    """An application was on a network (or on none) from `begin` to `end`; bad: its policy's `leave` was violated.
+
+    `copies_on`: where copies of its packets went; then it is bad when both are.
+    """
 
     begin: float
     end: float
     network: NetworkName | None
     is_bad: bool
+    copies_on: NetworkName | None = None
 
 
 @dataclass(slots=True)
@@ -79,6 +83,8 @@ class Course:
     stays: list[Stay] = field(default_factory=list)
     bytes: dict[NetworkName, float] = field(default_factory=dict)
     cost: dict[NetworkName, float] = field(default_factory=dict)
+    warmed: list[tuple[float, NetworkName | None]] = field(default_factory=list)
+    """When another network was kept warm, which, and when none was any more (None)."""
 
     @property
     def flaps(self) -> int:
@@ -126,6 +132,7 @@ class _Traffic:
 
     course: Course
     network: NetworkName | None = None
+    copies_on: NetworkName | None = None
     rate: float = 0.0
     since: float = 0.0
     uncounted: dict[NetworkName, float] = field(default_factory=dict)
@@ -149,6 +156,11 @@ class _Replay:
             facts.name: [] for facts in networks
         }
         self._traffic = {name: _Traffic(Course(name, policy), since=0.0) for name, policy in policies.items()}
+        self._is_redundant = any(
+            each.is_redundant
+            for policy in policies.values()
+            for each in (policy, *(other for _, other in policy.by_time))
+        )
         self._clock = CivilClock(trace.start)
         self._engine: Engine | None = Engine(networks, self._clock, count_every=count_every)
         self._locks: dict[ApplicationName, NetworkName] = {}
@@ -223,7 +235,7 @@ class _Replay:
     def _change(self, step: PathStep) -> None:
         link = self._links[step.network]
         for traffic in self._traffic.values():
-            if traffic.network == step.network:
+            if step.network in (traffic.network, traffic.copies_on):
                 self._account(traffic)
         before = (link.is_up, link.is_doubtful)
         link.is_up = link.is_up if step.is_up is None else step.is_up
@@ -247,7 +259,7 @@ class _Replay:
     def _crash(self, seconds: float) -> None:
         for traffic in self._traffic.values():
             self._account(traffic)
-            traffic.network, traffic.moving = None, None
+            traffic.network, traffic.copies_on, traffic.moving = None, None, None
             traffic.uncounted.clear()
         self._arrivals.clear()
         self._engine, self._count_at = None, inf
@@ -277,21 +289,47 @@ class _Replay:
         if end <= begin:
             return
         course = traffic.course
-        link = self._links[network] if network is not None else None
+        carriers = [name for name in (network, traffic.copies_on) if name is not None]
         policy = course.policy.at(self._clock.at(begin))
-        is_bad = link is not None and (not link.is_up or policy.leave.violated_by(link.quality) is not None)
+        is_bad = bool(carriers) and all(self._is_bad(policy, name) for name in carriers)
         last = course.stays[-1] if course.stays else None
-        if last is not None and (last.network, last.is_bad, last.end) == (network, is_bad, begin):
-            course.stays[-1] = Stay(last.begin, end, network, is_bad)
+        stay = Stay(begin, end, network, is_bad, traffic.copies_on)
+        if last is not None and replace(last, begin=begin, end=end) == stay and last.end == begin:
+            course.stays[-1] = replace(stay, begin=last.begin)
         else:
-            course.stays.append(Stay(begin, end, network, is_bad))
-        if network is not None and link is not None and link.is_up and traffic.rate:
+            course.stays.append(stay)
+        for name in carriers:
+            link = self._links[name]
+            if not link.is_up or not traffic.rate:
+                continue
             offered = link.quality.throughput
             rate = traffic.rate if offered is None else min(traffic.rate, offered)
             count = rate * (end - begin) / 8
-            course.bytes[network] = course.bytes.get(network, 0.0) + count
-            course.cost[network] = course.cost.get(network, 0.0) + count * self._costs[network] / 1e9
-            traffic.uncounted[network] = traffic.uncounted.get(network, 0.0) + count
+            course.bytes[name] = course.bytes.get(name, 0.0) + count
+            course.cost[name] = course.cost.get(name, 0.0) + count * self._costs[name] / 1e9
+            traffic.uncounted[name] = traffic.uncounted.get(name, 0.0) + count
+
+    def _is_bad(self, policy: Policy, network: NetworkName) -> bool:
+        link = self._links[network]
+        return not link.is_up or policy.leave.violated_by(link.quality) is not None
+
+    def _note_warmed(self) -> None:
+        for name, traffic in self._traffic.items():
+            known = self._engine is not None and name in self._engine.applications
+            warm = self._engine.warm(name, self._now) if known and self._engine is not None else None
+            warmed = traffic.course.warmed
+            if warm != (warmed[-1][1] if warmed else None):
+                warmed.append((self._now, warm))
+
+    def _place_copies(self) -> None:
+        """The copies of redundant applications go where the engine says now."""
+        for name, traffic in self._traffic.items():
+            if self._engine is not None and name in self._engine.applications:
+                found = self._engine.copies_on(name, self._now) if traffic.network is not None else []
+                other = next((network for network in found if network != traffic.network), None)
+                if other != traffic.copies_on:
+                    self._account(traffic)
+                    traffic.copies_on = other
 
     def _count(self) -> None:
         self._count_at = inf
@@ -312,6 +350,9 @@ class _Replay:
             return
         for decision in self._engine.handle(event, self._now):
             self._execute(decision)
+        if self._is_redundant:
+            self._place_copies()
+        self._note_warmed()
 
     def _execute(self, decision: Decision) -> None:
         traffic = self._traffic[decision.application]
@@ -348,3 +389,5 @@ class _Replay:
         if traffic.network is not None:
             traffic.left[traffic.network] = self._now
         traffic.network = network
+        if network in (None, traffic.copies_on):
+            traffic.copies_on = None

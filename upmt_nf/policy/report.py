@@ -29,6 +29,7 @@ def _course_json(course: Course) -> dict[str, Any]:
         "seconds": seconds,
         "bytes": {name: round(count) for name, count in course.bytes.items()},
         "cost": {name: round(cost, 6) for name, cost in course.cost.items()},
+        "warmed": [{"t": round(at, 3), "network": network} for at, network in course.warmed],
         "moves": [_move_json(move) for move in course.moves],
     }
 

@@ -1,7 +1,7 @@
 """What a mobile host or an anchor wants of policy routing: one immutable value each (names: `model/names.py`).
 
 prio 4600  fwmark 0x1000+N  -> table 7000+N   outer packets, by their own network
-prio 4620  fwmark 0x1fff    -> main           left alone
+prio 4620  fwmark 0x1fff    -> 4710           left alone; main where nothing is steered
 prio 4640  to ANCHOR        -> main           no loops
 prio 4644  fwmark GUARDED, main, suppress_prefixlength 0
 prio 4648  fwmark GUARDED   -> table 7000     a kill switch: by the tunnels or not at all
@@ -183,6 +183,12 @@ class NetworkRouting:
     address: IPInterface
     gateway: IPAddress | None
 
+    def next_hop(self, destination: IPAddress) -> IPAddress:
+        """Who is asked first to carry a packet to `destination`, by the table that `host_routing` makes of this."""
+        if self.gateway is None or destination in self.address.network:
+            return destination
+        return self.gateway
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -270,9 +276,9 @@ def host_routing(
         routes.append(RouteSpec(everywhere, table, Kind.UNREACHABLE, metric=_LAST_RESORT))
         rules.append(RuleSpec(PRIORITY_OUTER, version, table, mark=outer_mark(network.index)))
         rules.append(RuleSpec(PRIORITY_CARE_OF, version, table, source=ip_network(own)))
-    rules.append(RuleSpec(PRIORITY_NATIVE, version, mark=MARK_NATIVE))
+    is_steering = virtual_address is not None or bool(steering.guards)
+    rules.append(_native_rule(version, is_steering=is_steering))
     rules.append(RuleSpec(PRIORITY_ANCHOR, version, destination=ip_network(anchor)))
-    is_steering = virtual_address is not None or steering.guards
     if virtual_address is not None:
         routes.append(
             RouteSpec(
@@ -292,10 +298,15 @@ def host_routing(
             )
             rules += _steering_rules(family, steering, virtual_address is not None)
             if family != version:
-                rules.append(RuleSpec(PRIORITY_NATIVE, family, mark=MARK_NATIVE))
+                rules.append(_native_rule(family, is_steering=True))
     return Routing(
         tuple(routes), tuple(sorted(rules, key=lambda rule: (rule.version, rule.priority, rule.table)))
     )
+
+
+def _native_rule(version: int, *, is_steering: bool) -> RuleSpec:
+    """What is left alone goes on behind our rules, where others may have theirs (a tailnet's, a VPN's)."""
+    return RuleSpec(PRIORITY_NATIVE, version, mark=MARK_NATIVE, goto=PRIORITY_BEYOND if is_steering else None)
 
 
 def _steering_rules(version: int, steering: Steering, is_up: bool) -> list[RuleSpec]:

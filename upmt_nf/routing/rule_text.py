@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from upmt_nf.model.errors import ConfigError
 from upmt_nf.model.names import CHAIN_PREFIX
@@ -70,7 +71,7 @@ class RuleSet:
 def expand(
     text: str,
     file: str,
-    values: Mapping[str, str],
+    values: Mapping[str, str | Sequence[str]],
     networks: Iterable[Mapping[str, str]] = (),
     applications: Iterable[str] = (),
     blocks: Mapping[str, Iterable[str]] | None = None,
@@ -79,7 +80,7 @@ def expand(
 
     `values` fills placeholders, each of `networks` those that begin with `network_`; `applications` are `-A` lines,
     and so are the `blocks` by name, of which one that is not given is empty.
-    A line with a placeholder whose value is empty is left out.
+    A line with a placeholder whose value is empty is left out; one whose value is a list is written once for each.
     """
     rules: list[NetfilterRule] = []
     table: str | None = None
@@ -109,10 +110,10 @@ def expand(
 
 
 def _filled(
-    where: str, line: str, values: Mapping[str, str], networks: list[Mapping[str, str]]
+    where: str, line: str, values: Mapping[str, str | Sequence[str]], networks: list[Mapping[str, str]]
 ) -> Iterable[str]:
-    names = _PLACEHOLDER.findall(line)
-    scopes = (
+    names = dict.fromkeys(_PLACEHOLDER.findall(line))
+    scopes: list[Mapping[str, str | Sequence[str]]] = (
         [{**values, **network} for network in networks]
         if any(n.startswith("network_") for n in names)
         else [values]
@@ -123,8 +124,10 @@ def _filled(
                 raise ConfigError(
                     f"{where}: there is no value {{{name}}}; there are {', '.join(sorted(scope))}"
                 )
-        if all(scope[name] for name in names):
-            yield _PLACEHOLDER.sub(lambda found, scope=scope: scope[found[1]], line)  # type: ignore[misc]
+        lists = [each if not isinstance(each := scope[name], str) else [each] * bool(each) for name in names]
+        for chosen in product(*lists):
+            filled = dict(zip(names, chosen, strict=True))
+            yield _PLACEHOLDER.sub(lambda found, filled=filled: filled[found[1]], line)  # type: ignore[misc]
 
 
 def _rule(where: str, table: str, line: str) -> NetfilterRule:

@@ -96,6 +96,12 @@ class _Document:
             raise PeerError(f"{key!r} is not {count} bytes in lower-case hex")
         return bytes.fromhex(text)
 
+    def flag(self, key: str) -> bool:
+        value = self.get(key, False)
+        if not isinstance(value, bool):
+            raise PeerError(f"{key!r} is neither true nor false")
+        return value
+
     def list(self, key: str, default: Any = _MISSING) -> list[Any]:
         value = self.get(key, default)
         if not isinstance(value, list):
@@ -165,6 +171,7 @@ def _read_setup_response(document: _Document) -> TunnelSetupResponse:
         format=format,
         key_id=key_id if salt is not None else 0,
         salt=salt,
+        copies=document.flag("copies"),
     )
 
 

@@ -127,6 +127,8 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 found["keyID"] = message.key_id
             if message.salt is not None:
                 found["salt"] = message.salt.hex()
+            if message.copies:
+                found["copies"] = True
             if message.results:
                 found["results"] = [_result(result) for result in message.results]
         case HandoverRequest():

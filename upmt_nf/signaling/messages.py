@@ -96,6 +96,8 @@ class TunnelSetupResponse:
     key_id: int = 0
     salt: bytes | None = None
     """Of the keys that this answer brings (16 bytes), numbered `key_id` (0 to 255); None for `plain`."""
+    copies: bool = False
+    """The anchor takes packets that are sent by two tunnels (docs/protocol.md)."""
 
 
 @dataclass(frozen=True, slots=True)

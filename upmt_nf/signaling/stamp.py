@@ -24,6 +24,9 @@ PACKET_SIZE = 44
 _SENDER = struct.Struct("!IIIHH28x")
 _REFLECTOR = struct.Struct("!IIIHHIIIIIHHB3x")
 _TIME = struct.Struct("!II")
+_TLV = struct.Struct("!BBH")
+_UNRECOGNIZED, _EXTRA_PADDING = 0x80, 1
+"""The flag that a sender sets, and the type (RFC 8972 sections 4 and 4.1)."""
 _ERROR_ESTIMATE = 0x0001
 """Not synchronised, NTP format, multiplier 1 (RFC 4656 section 4.1.2)."""
 
@@ -111,7 +114,16 @@ def reflect(
         )
     )
     # The sender's part is an exact copy: a float has no room for all 64 bits of its time, nor for its error estimate.
-    return answer[:24] + data[:14] + answer[38:]
+    # Extensions go back as they came, so that the answer is as long as the question (RFC 8972 section 4).
+    return answer[:24] + data[:14] + answer[38:] + data[PACKET_SIZE:]
+
+
+def padded(packet: bytes, size: int) -> bytes:
+    """A packet made `size` octets long by an Extra Padding TLV (RFC 8972 section 4.1), if there is room for one."""
+    room = size - len(packet) - _TLV.size
+    if room < 0:
+        return packet
+    return packet + _TLV.pack(_UNRECOGNIZED, _EXTRA_PADDING, room) + bytes(room)
 
 
 def stamped(packet: bytes, sent_at: float) -> bytes:

@@ -1,0 +1,64 @@
+"""By which networks a host speaks with its anchors outside the tunnels, and what its words are spent from.
+
+A policy for the signalling itself. What is said about a tunnel goes inside that tunnel, whatever this says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from upmt_nf.mobility.advisor import Advisor
+from upmt_nf.mobility.host_commands import HostCommand, SendSip, SendTunnelSignal
+from upmt_nf.mobility.host_tunnel import HostTunnel
+from upmt_nf.mobility.selection import ranked
+from upmt_nf.mobility.tunnel_states import TunnelState
+from upmt_nf.model.identity import NetworkName
+
+OUTER_BYTES = 28
+"""Of IP and UDP over IPv4, in each of a tunnel's two layers: what a budget is charged beside the words."""
+
+
+class SignallingNetworks:
+    """`wanted` are networks in order of preference, `any` for all others. `tunnels` is shared and read only."""
+
+    def __init__(
+        self, wanted: Sequence[str], tunnels: Mapping[NetworkName, HostTunnel], advisor: Advisor
+    ) -> None:
+        self._wanted = wanted
+        self._tunnels = tunnels
+        self._advisor = advisor
+        self._spent: frozenset[NetworkName] = frozenset()
+        self.ranked: list[NetworkName] = []
+        """The networks for REGISTER, best first, as of the last `rank`."""
+
+    def rank(self) -> list[NetworkName]:
+        """Those that are there and not spent; those with a tunnel that works before the others."""
+        there = [
+            name
+            for name in ranked(self._wanted, tuple(self._tunnels))
+            if self._tunnels[name].state is not TunnelState.DOWN and name not in self._spent
+        ]
+        self.ranked = sorted(there, key=lambda name: not self._tunnels[name].is_usable)
+        return self.ranked
+
+    def heed_budgets(self, now: float) -> frozenset[NetworkName] | None:
+        """Networks that have a new budget; None when nothing is otherwise than before. `rank` follows."""
+        engine = self._advisor.engine
+        spent = engine.spent_networks(now) if engine.has_network_budgets else frozenset[NetworkName]()
+        if spent == self._spent:
+            return None
+        freed, self._spent = self._spent - spent, spent
+        return freed
+
+    def charge(self, network: NetworkName, words: bytes, *, is_inside: bool) -> None:
+        """The host sent or received this, in a tunnel or outside."""
+        self._advisor.note_signalling(network, len(words) + OUTER_BYTES * (1 + is_inside))
+
+    def charge_sent(self, commands: Iterable[HostCommand]) -> None:
+        """What these commands send."""
+        for command in commands:
+            match command:
+                case SendSip(network, _, words):
+                    self.charge(network, words, is_inside=False)
+                case SendTunnelSignal(network, _, words):
+                    self.charge(network, words, is_inside=True)
