@@ -17,6 +17,7 @@
 #define MARK_UNANSWERED 0x1101
 #define MARK_OUTER 0x1000
 #define COMMAND_BYTES 16
+#define ANY_SOCKET (~0ULL) /* cookies are made where a rule asks for processes; else netfilter's mark says all */
 
 struct gate {
 	__u32 generation; /* 0: closed */

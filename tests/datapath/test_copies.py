@@ -152,6 +152,15 @@ def test_a_number_is_new_once_and_what_is_older_than_the_window_never(numbers: l
         highest[run] = max(highest[run], number)
 
 
+def test_a_forged_number_far_ahead_stops_a_sender_for_a_moment_only() -> None:
+    memory = FirstCopies()
+    memory.take(Number(1, 0))
+    memory.take(Number(1, 2**31))
+    came = [memory.take(Number(1, number)).is_first for number in range(1, 100)]
+    assert came == [False] * 64 + [True] * 35
+    assert memory.take(Number(1, 99)).is_first is False
+
+
 def test_a_sender_that_begins_anew_is_heard_and_late_packets_of_before_are_still_told_apart() -> None:
     memory = FirstCopies()
     assert [memory.take(Number(1, number)).is_first for number in (0, 1, 3)] == [True] * 3
@@ -332,6 +341,9 @@ class Changes:
 
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
         self.told.append((application_id, tunnel))
+
+    def application_withheld(self, application_id: int) -> None:
+        self.told.append((application_id, None))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None

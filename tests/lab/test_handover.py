@@ -42,7 +42,7 @@ def test_twenty_planned_handovers_lose_and_double_nothing(lab: Lab, tmp_path: Pa
     serve(lab, served, 8082)
     lab.ask("assign", "--app", "stream", "--to", "net0,any")
     lab.ask("assign", "--app", "bulk", "--to", "net0,any")
-    stream = start_stream(lab, "stream", log, rate=1000, seconds=14)
+    stream = start_stream(lab, "stream", log, rate=1000, seconds=7)
     curl = lab.start(
         "mh", *UPMT, "run", "--app", "bulk", "--",
         "curl", "-sSf", "--max-time", "120", "-o", str(fetched), f"http://{CORRESPONDENT}:8082/data",
@@ -50,6 +50,8 @@ def test_twenty_planned_handovers_lose_and_double_nothing(lab: Lab, tmp_path: Pa
     wait_until(lambda: log.exists() and log.stat().st_size > 16 * 500, "the stream runs")
     for count in range(20):
         network = "net1" if count % 2 == 0 else "net0"
+        seen = log.stat().st_size
+        wait_until(lambda seen=seen: log.stat().st_size > seen + 16 * 100, "the stream goes on")  # type: ignore[misc]
         for application in ("stream", "bulk"):
             receipt = lab.ask("handover", application, "--to", network)
             assert receipt["mode"] == "make-before-break"
@@ -57,8 +59,8 @@ def test_twenty_planned_handovers_lose_and_double_nothing(lab: Lab, tmp_path: Pa
     assert curl.wait(timeout=120) == 0
     assert stream.wait(timeout=60) == 0
     assert hashlib.sha256(fetched.read_bytes()).digest() == hashlib.sha256(data).digest()
-    there = report(read_log(log.with_suffix(".echo")), 0, 13_999)
-    and_back = report(read_log(log), 0, 13_999)
+    there = report(read_log(log.with_suffix(".echo")), 0, 6_999)
+    and_back = report(read_log(log), 0, 6_999)
     assert (there.lost, there.duplicated) == (0, 0)
     assert (and_back.lost, and_back.duplicated) == (0, 0)
 
@@ -84,13 +86,13 @@ def test_one_flow_moves_alone(lab: Lab, tmp_path: Path) -> None:
 def test_a_carrier_cut_is_left_within_a_round_trip_and_fifty_milliseconds(lab: Lab, tmp_path: Path) -> None:
     lab.ask("assign", "--app", "cutme", "--to", "net1,any")
     log = tmp_path / "stream.log"
-    stream = start_stream(lab, "cutme", log, rate=200, seconds=6)
+    stream = start_stream(lab, "cutme", log, rate=200, seconds=4)
     wait_until(lambda: log.exists() and log.stat().st_size > 16 * 300, "the stream runs")
     round_trip_ms = max(network["rtt_ms"] for network in lab.ask("networks"))
     lab.link("net1", "down")
     wait_until(lambda: lab.network_of("cutme") == "net0", "the application has moved", 3)
     assert stream.wait(timeout=30) == 0
-    result = report(read_log(log), 0, 1199)
+    result = report(read_log(log), 0, 799)
     assert result.duplicated == 0
     # The pace of the stream (5 ms) and the scheduler's noise on a shared machine come on top of the product's bound.
     assert result.longest_gap_ms <= round_trip_ms + 50 + 5 + 15
@@ -99,12 +101,12 @@ def test_a_carrier_cut_is_left_within_a_round_trip_and_fifty_milliseconds(lab: L
 def test_a_black_hole_is_left_for_its_silence_and_not_only_after_keepalives(lab: Lab, tmp_path: Path) -> None:
     lab.ask("assign", "--app", "sinking", "--to", "net1,any")
     log = tmp_path / "stream.log"
-    stream = start_stream(lab, "sinking", log, rate=100, seconds=8)
+    stream = start_stream(lab, "sinking", log, rate=100, seconds=6)
     wait_until(lambda: log.exists() and log.stat().st_size > 16 * 100, "the stream runs")
     lab.link("net1", "blackhole")
     wait_until(lambda: lab.network_of("sinking") == "net0", "the application has moved", 4)
     assert stream.wait(timeout=30) == 0
-    assert report(read_log(log), 0, 799).longest_gap_ms <= 3000
+    assert report(read_log(log), 0, 599).longest_gap_ms <= 3000
     assert lab.ask("status")["counters"]["given_up_silent"] >= 1
 
 

@@ -135,11 +135,10 @@ def test_what_others_do_to_our_rules_is_put_back_and_theirs_stay(crowded_lab: La
     mischief = {
         "docker restarts": "iptables-legacy -I INPUT 1 -s 203.0.113.66 -j DROP; iptables-legacy -D INPUT 1",
         "one single rule is lost": "iptables-legacy -t mangle -D UPMT-CLASSIFY 1",
-        "firewalld reloads": "iptables-legacy-save -c | grep -v UPMT | iptables-legacy-restore -c",
-        "the same for IPv6": "ip6tables-legacy-save -c | grep -v UPMT | ip6tables-legacy-restore -c",
-        "networkd cleans up": "for p in 4600 4640 4648 4660 4680 4700; do ip rule del pref $p; done",
-        "networkd and IPv6": "ip -6 rule del pref 4700; ip -6 route flush table 7000",
-        "routes are flushed": "ip route flush table 7000; ip route flush table 7001",
+        "firewalld reloads": "for tool in iptables ip6tables; do "
+        "$tool-legacy-save -c | grep -v UPMT | $tool-legacy-restore -c; done",
+        "networkd cleans up": "for p in 4600 4640 4648 4660 4680 4700; do ip rule del pref $p; done; "
+        "ip -6 rule del pref 4700; ip -6 route flush table 7000; ip route flush table 7000; ip route flush table 7001",
     }
     for what, command in mischief.items():
         lab.on("mh", "sh", "-c", command)
@@ -148,7 +147,7 @@ def test_what_others_do_to_our_rules_is_put_back_and_theirs_stay(crowded_lab: La
         wait_until(
             lambda: lab.on("mh", "ping", "-c1", "-W1", "86.0.0.1", check=False).returncode == 0, what, 30
         )
-    assert lab.ask("status")["counters"]["rules_repaired"] >= 5
+    assert lab.ask("status")["counters"]["rules_repaired"] >= 3
 
 
 def test_drift_is_named_rule_by_rule_beside_a_running_daemon(crowded_lab: Lab) -> None:

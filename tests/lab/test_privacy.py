@@ -114,7 +114,7 @@ def test_no_care_of_address_reaches_the_correspondent(lab: Lab, tmp_path: Path) 
         dump.send_signal(signal.SIGINT)
         dump.wait(timeout=5)
     arrived, sent = packets_of(received), packets_of(left)
-    assert len(arrived) > 100
+    assert len(arrived) > 50
     # All the kinds of errors were there: from the anchor (too big, time exceeded) and from the host (unreachable).
     kinds = icmp_kinds(arrived)
     assert {(ANCHOR, 3, 4), (ANCHOR, 11, 0), (ANCHOR, 3, 3), (ANCHOR, 8, 0)} <= kinds, kinds

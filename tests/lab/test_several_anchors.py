@@ -149,6 +149,7 @@ def test_both_down_and_back(pair: Lab) -> None:
     for host in ("an", "an2"):
         pair.on(host, *UPMT, "cleanup")
         pair.start_daemon(host)
+    wait_until(lambda: all(pair.is_answering(host) for host in ("an", "an2")), "both anchors answer")
     wait_until(lambda: pair.ask("status")["association"]["state"] == "associated", "associated again", 45)
     pair.await_networks_up()
     pair.on("mh", "ping", "-c", "1", "-W", "2", CORRESPONDENT)

@@ -11,6 +11,7 @@ from mobility_world import World, associated, misbehave
 from upmt_nf.mobility.host_commands import Mode, Receipt
 from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined, ApplicationLocked, ClockRead
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName
+from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.policy.budget import Budget, Period
 from upmt_nf.policy.civil_time import CivilClock
 from upmt_nf.policy.events import Cause
@@ -91,6 +92,38 @@ def test_a_network_that_is_waited_for_is_measured_though_it_carries_nothing() ->
     world.host.links[NET0].delay = 0.02
     talk(60)
     assert network_of(world, CALL) == NET0
+
+
+def test_the_next_network_is_probed_while_the_own_one_gets_worse_and_before_it_is_left() -> None:
+    world = World(facts=FACTS)
+    world.host.take(ApplicationDefined(CALL, ApplicationId(2), profile("voice")))
+    associated(world)
+    flow = world.host.open_flow(CALL)
+
+    def probes_of_net1(seconds: int, slope: float) -> int:
+        """In so many seconds, while the delay of the other network grows by `slope` a second."""
+        before = len(world.packets)
+        for _ in range(seconds):
+            world.host.links[NET0].delay += slope
+            world.host.send(flow)
+            for tunnel in world.host.paft.tunnels.values():
+                if tunnel.network == network_of(world, CALL):
+                    tunnel.used = world.now
+            world.run(1)
+        sent = world.packets[before:]
+        return sum(
+            packet.is_up and packet.link.name == NET1 and packet.port == MEASUREMENT_PORT for packet in sent
+        )
+
+    probes_of_net1(90, 0.0)
+    assert probes_of_net1(15, 0.01) <= 2, "it rests"
+    assert network_of(world, CALL) == NET0
+    # 170 ms and more: 250 ms is less than five seconds away from 200 ms on.
+    warm = 0
+    while network_of(world, CALL) == NET0:
+        warm += probes_of_net1(1, 0.01)
+    assert warm >= 4
+    assert moves(world, CALL)[-1].cause.startswith("delay")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from upmt_nf.cli.tables import console, data_rate, data_size, print_json, print_table
+from upmt_nf.cli.tables import carriers, console, data_rate, data_size, print_json, print_table
 from upmt_nf.daemon.control_client import call
 from upmt_nf.model.errors import NoDaemonError, UpmtError
 
@@ -185,7 +185,7 @@ def _print_apps(rows: list[dict[str, Any]]) -> None:
         "FLOWS": "flows",
         "MATCH": "match",
     }
-    print_table(None, columns, [{**row, "rule": _policy_of(row)} for row in rows])
+    print_table(None, columns, [{**row, "network": carriers(row), "rule": _policy_of(row)} for row in rows])
 
 
 def _policy_of(row: dict[str, Any]) -> str:

@@ -69,3 +69,9 @@ def data_rate(bits: float | None) -> str:
         if bits >= factor:
             return f"{bits / factor:.3g} {unit}"
     return f"{bits:.0f} bit/s"
+
+
+def carriers(row: Mapping[str, Any]) -> str | None:
+    """Where an application is; a redundant one is on two networks."""
+    network, other = row["network"], row.get("copies_on")
+    return f"{network} + {other}" if network and other else network

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from upmt_nf.cli.tables import data_rate, data_size, shown
+from upmt_nf.cli.tables import carriers, data_rate, data_size, shown
 from upmt_nf.daemon.control_client import call
 from upmt_nf.model.errors import UpmtError, UsageError
 
@@ -103,7 +103,7 @@ def _application(row: Mapping[str, Any]) -> tuple[str, ...]:
     policy = row["policy_name"] or ", ".join(row["policy"])
     if row["locked"]:
         policy += f" (locked to {row['locked']})"
-    return row["name"], row["network"] or "[red]none[/]", policy, str(row["flows"])
+    return row["name"], carriers(row) or "[red]none[/]", policy, str(row["flows"])
 
 
 def _flow(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -15,12 +15,13 @@ from typing import NamedTuple
 from upmt_nf.daemon.tunnel_counts import TunnelCounts
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
-    APPLICATIONS,
+    ANY_SOCKET,
     EVENTS,
     FLOW_COUNTS,
     FLOW_COUNTS_AT,
     NUMBER,
     TUNNEL,
+    ApplicationRow,
     FlowRow,
     NamedRow,
     TunnelRow,
@@ -29,7 +30,8 @@ from upmt_nf.datapath.fast_layout import (
     flow_key,
     tunnel_row,
 )
-from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.flow_entry import FlowEntry
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import BpfMap, Hook
 from upmt_nf.model.errors import KernelError, UpmtError
@@ -164,9 +166,10 @@ class FastPlane:
         elif entry.copies:
             # Each of its packets goes by two tunnels: the agent's.
             self._unwritten.pop(entry.key, None)
-            if (key := flow_key(entry.key)) is not None:
-                self._flows.delete(key)
             entry.is_mirrored = False
+            if (key := flow_key(entry.key)) is not None and (packed := self._flows.lookup(key)) is not None:
+                self._count([(key, packed)])
+                self._flows.delete(key)
         elif not is_known:
             if not self._unwritten:
                 self._loop.call_soon(self.write_new)
@@ -198,26 +201,40 @@ class FastPlane:
                 at += 1
 
     def _row_of(self, entry: FlowEntry) -> FlowRow:
-        left = left_too = 0
-        until = 0.0
-        if entry.left:
-            left, left_too = ([tunnel.id for tunnel, _ in entry.left[-2:]] + [0, 0])[:2]
-            until = max(when for _, when in entry.left)
-        pinned = entry.pinned.id if entry.pinned is not None else 0
-        times = self._told_as(until) if until else 0, self._told_as(entry.last_seen)
-        return FlowRow(entry.application_id, pinned, left, left_too, *times, *entry.offloaded)
+        own = self._paft.own_tunnel_of(entry)
+        left, left_too = ([tunnel.id for tunnel, _ in entry.left[-2:]] + [0, 0])[:2] if entry.left else (0, 0)
+        return FlowRow(
+            entry.application_id,
+            own.id if own is not None else 0,
+            entry.course & 0xFFFFFFFF,
+            left=left,
+            left_too=left_too,
+            left_until=self._told_as(max(when for _, when in entry.left)) if entry.left else 0,
+            last_seen=self._told_as(entry.last_seen),
+        ).with_counts(entry.offloaded)
 
     def _write_flow(self, key: bytes, entry: FlowEntry) -> None:
         entry.is_mirrored = True
         row = self._row_of(entry)
-        if (packed := self._flows.lookup(key)) is not None:
-            known = FlowRow.unpacked(packed)
-            if not known.socket or known.socket == entry.socket:
-                row = row.with_counts(known.counts)
-                row = row._replace(socket=known.socket, generation=known.generation)
-            if self._is_in_grace(entry, known):
-                row = row._replace(tunnel=known.tunnel)
-        self._write(self._flows, key, row.packed())
+        if (packed := self._flows.lookup(key)) is None:
+            self._write(self._flows, key, row.packed())
+            return
+        known = FlowRow.unpacked(packed)
+        if known.socket not in (0, ANY_SOCKET, entry.socket):
+            # The kernel's, of another socket that is over: this one begins.
+            self._write(self._flows, key, row.packed())
+            return
+        if not row.tunnel and not entry.application_id and self._grace:
+            row = row._replace(tunnel=self._tunnel_in_grace(known))
+        self._change(key, row)
+
+    def _change(self, key: bytes, row: FlowRow) -> None:
+        """In place: no count is lost, and the socket that the kernel knows it by stays."""
+        try:
+            self.programs.change_flow(row.as_change(key, begins_watch=False))
+        except KernelError as reason:
+            log.debug("%s", reason)
+            self.counters.add("fast_write_failures")
 
     def _told_as(self, seconds: float) -> int:
         """A time of ours as the programs' clock has it."""
@@ -227,10 +244,19 @@ class FastPlane:
         """A time of the programs' clock as ours."""
         return nanoseconds / 1e9 + self._slept()
 
-    def _is_in_grace(self, entry: FlowEntry, known: FlowRow) -> bool:
-        """At the anchor, where flows have no application, one whose tunnel just went: its host may be back at once."""
-        has_lost = entry.pinned is None and known.tunnel != 0 and known.tunnel not in self._paft.tunnels
-        return has_lost and not entry.application_id and self._grace > 0
+    def _tunnel_in_grace(self, known: FlowRow) -> int:
+        """At the anchor, of a flow whose tunnel just went: its host may be back at once."""
+        before = self._resolved(known)
+        return before if before not in self._paft.tunnels else 0
+
+    def _resolved(self, row: FlowRow) -> int:
+        """The tunnel that the programs send a flow by."""
+        packed = self._applications.lookup(NUMBER.pack(row.application)) if row.application else None
+        if packed is None:
+            return row.tunnel
+        application = ApplicationRow.unpacked(packed)
+        is_own = row.tunnel and row.course == application.course
+        return row.tunnel if is_own else application.tunnel
 
     def flow_forgotten(self, key: FlowBytes) -> None:
         """See `Mirror`."""
@@ -241,7 +267,7 @@ class FastPlane:
 
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
         """See `Mirror`: the one write that moves an application."""
-        if application_id >= APPLICATIONS or (tunnel is None and self._adopting_until):
+        if application_id >= self._applications.max_entries or (tunnel is None and self._adopting_until):
             # While the association is not back it goes on by the tunnel that it had.
             return
         if tunnel is None and self._grace and (before := self._steered.pop(application_id, 0)):
@@ -250,9 +276,19 @@ class FastPlane:
         self._held.pop(application_id, None)
         self._steer(application_id, tunnel.id if tunnel is not None else 0)
 
+    def application_withheld(self, application_id: int) -> None:
+        """See `Mirror`: at once, whatever an earlier daemon left."""
+        if application_id < self._applications.max_entries:
+            self._held.pop(application_id, None)
+            self._steer(application_id, 0)
+
     def _steer(self, application_id: int, id: int) -> None:
         self._steered[application_id] = id
-        self._write(self._applications, NUMBER.pack(application_id), NUMBER.pack(id))
+        row = ApplicationRow(tunnel=id)
+        if (heading := self._paft.headings.get(application_id)) is not None:
+            left = [tunnel.id for tunnel, _ in heading.left[-2:]] + [0, 0]
+            row = ApplicationRow(left[0], left[1], self._told_as(heading.settles), id, heading.course)
+        self._write(self._applications, NUMBER.pack(application_id), row.packed())
 
     def name(self, application_id: int, row: NamedRow) -> None:
         """What this number means, for the daemon that comes after this one."""
@@ -409,14 +445,17 @@ class FastPlane:
                 entry.is_permitted = entry.is_mirrored = True
                 if entry.application_id != row.application:
                     renumbered[row.application] = entry.application_id
-                    self._write(self._flows, key, row._replace(application=entry.application_id).packed())
+                    # At the anchor nobody knows any more what was named: its flows go on one by one.
+                    own = row.tunnel if entry.application_id else self._resolved(row)
+                    self._change(key, row._replace(application=entry.application_id, tunnel=own))
                 entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = row.counts
-                entry.offloaded, entry.socket = row.counts, row.socket
+                entry.offloaded = row.counts
+                entry.socket = row.socket if row.socket != ANY_SOCKET else 0
                 flows += 1
         # All are read before one is written: numbers may change places.
         ways = {new: self._applications.lookup(NUMBER.pack(old)) for old, new in renumbered.items()}
         for new, way in ways.items():
-            if way is not None and new != DEFAULT_APPLICATION_ID:
+            if way is not None and new not in (0, DEFAULT_APPLICATION_ID):
                 self._write(self._applications, NUMBER.pack(new), way)
         self._adopting_until = self._loop.time() + ADOPTING
         if self._permits is not None:
@@ -440,7 +479,7 @@ class FastPlane:
         self._adopting_until = 0.0
         self._end_names()
         for application in self._paft.applications:
-            self.application_changed(application, self._paft.mirrored(application))
+            self._paft.tell_mirror(application)
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
             for key, _ in [row for part in table.items() for row in part if not is_known(*row)]:
                 table.delete(key)
@@ -465,6 +504,8 @@ class FastPlane:
             entry.is_permitted = entry.is_mirrored = True
         finally:
             self._paft.mirror = self
+        if row.application and (packed := flow_key(key)) is not None:
+            self._write_flow(packed, entry)
 
     def _count(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         flows, tunnels = self._paft.flows, self._paft.tunnels
@@ -481,7 +522,7 @@ class FastPlane:
                 elif row.socket and flow_bytes(key) not in self._doomed_flows:
                     self.let_in(flow_bytes(key), row)
                 continue
-            if row.socket and row.socket != entry.socket:
+            if row.socket not in (0, ANY_SOCKET, entry.socket):
                 # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
                 continue
             before = entry.offloaded
@@ -491,6 +532,14 @@ class FastPlane:
             entry.bytes_in += row.bytes_in - before[3]
             entry.offloaded = row.counts
             entry.last_seen = max(entry.last_seen, self._heard_as(row.last_seen))
-            own = entry.pinned.id if entry.pinned is not None else 0
-            if row.tunnel != own and (learnt := tunnels.get(TunnelId(row.tunnel))) is not None:
+            self._take_learnt(entry, row)
+
+    def _take_learnt(self, entry: FlowEntry, row: FlowRow) -> None:
+        own, learnt = self._paft.own_tunnel_of(entry), self._paft.tunnels.get(TunnelId(row.tunnel))
+        heading = self._paft.headings.get(entry.application_id)
+        if heading is None:
+            if learnt is not None and learnt is not own:
                 entry.previous, entry.pinned = entry.pinned, learnt
+        elif row.application == entry.application_id:
+            is_apart = row.tunnel and row.course == heading.course & 0xFFFFFFFF
+            entry.pinned, entry.course = learnt if is_apart else None, heading.course

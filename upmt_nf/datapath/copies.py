@@ -29,6 +29,8 @@ WINDOW: Final = 8192
 _HEAD = struct.Struct("!II")
 _NUMBERS = 1 << 32
 _KNOWN_RUNS = 2
+_STRAYS = 64
+"""So many in a row that are too old are not: a forged number was far ahead of them, and counting begins again there."""
 
 
 class Number(NamedTuple):
@@ -62,7 +64,10 @@ class FirstCopies:
 
     def __init__(self) -> None:
         self._runs: dict[int, list[int]] = {}
-        """Run -> the highest number that came, and a bitmap of those below. The newest run is the last."""
+        """Run -> the highest number that came, a bitmap of those below, and how many in a row were too old.
+
+        The newest run is the last.
+        """
 
     def take(self, number: Number) -> Arrival:
         """A copy of this packet came."""
@@ -70,15 +75,22 @@ class FirstCopies:
         if window is None:
             if len(self._runs) == _KNOWN_RUNS:
                 del self._runs[next(iter(self._runs))]
-            self._runs[number.run] = [number.number, 1]
+            self._runs[number.run] = [number.number, 1, 0]
             return Arrival(True, False)
-        highest, seen = window
+        highest, seen, strays = window
         age = highest - number.number
+        if age >= WINDOW:
+            window[2] = strays + 1
+            if strays < _STRAYS:
+                return Arrival(False, True)
+            window[:] = [number.number, 1, 0]
+            return Arrival(True, False)
+        window[2] = 0
         if age < 0:
             window[0] = number.number
             window[1] = (seen << -age | 1) & ((1 << WINDOW) - 1) if -age < WINDOW else 1
             return Arrival(True, False)
-        if age >= WINDOW or seen >> age & 1:
+        if seen >> age & 1:
             return Arrival(False, True)
         window[1] = seen | 1 << age
         return Arrival(True, True)
