@@ -112,8 +112,8 @@ def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> 
         applications=MOST_NAMED + 1,
         shortcut=shortcut is not None,
     )
-    if shortcut is not None:
-        programs.open_shortcut(*shortcut)
+    if shortcut is not None and programs.open_shortcut(*shortcut):
+        log.info("UDP flows that conntrack knows go past netfilter's rules (shortcut = true)")
     plane = _attached(loop, programs, daemon.paft, near, lambda _: ApplicationId(0), daemon.forwarder.permits)
     plane.attach(config.interface)
     return plane
