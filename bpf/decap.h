@@ -41,6 +41,46 @@ static __always_inline void write_tos(struct iphdr *ip, __u8 tos)
 	ip->check = ~folded(sum);
 }
 
+/* At the anchor: answers go back where the last packet came from, but not where the flow was just moved away from. */
+static __always_inline void learn(struct flow *flow, __u32 id, __u64 now)
+{
+	struct application *application = application_of(flow);
+	__u32 present = tunnel_of(flow, application);
+
+	if (present == id)
+		return;
+	if ((flow->left[0] == id || flow->left[1] == id) && now < flow->left_until)
+		return;
+	if (!application) {
+		flow->tunnel = id;
+		return;
+	}
+	if (present && now < application->left_until &&
+	    (application->left[0] == id || application->left[1] == id ||
+	     (flow->tunnel == id && flow->course != application->course)))
+		return;
+	if (application->tunnel == id) {
+		flow->tunnel = 0;
+		return;
+	}
+	*(volatile __u32 *)&flow->tunnel = id;
+	*(volatile __u32 *)&flow->course = application->course;
+}
+
+/* How the packets of a flow come that has been moved. */
+static __always_inline void watch(struct flow *flow, __u32 id, __u32 packets)
+{
+	__u64 now = bpf_ktime_get_ns(), before = flow->last_arrival;
+
+	if (before && now > before && now - before > flow->gap)
+		flow->gap = now - before;
+	flow->last_arrival = now;
+	if (id == flow->watched)
+		flow->has_come = 1;
+	else if (flow->has_come)
+		__sync_fetch_and_add(&flow->late, packets);
+}
+
 static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anchor, const __u32 link)
 {
 	struct flow_key key = {};
@@ -143,10 +183,10 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anch
 		return leave_to_agent(NO_ROOM);
 
 	now = bpf_ktime_get_coarse_ns();
+	if (flow->watched)
+		watch(flow, id, packets);
 	if (is_anchor) {
-		/* Answers go back where the last packet came from, but not where the flow was just moved away from. */
-		if (flow->tunnel != id && !((flow->left[0] == id || flow->left[1] == id) && now < flow->left_until))
-			flow->tunnel = id;
+		learn(flow, id, now);
 		__sync_fetch_and_add(&flow->packets_out, packets);
 		__sync_fetch_and_add(&flow->bytes_out, length);
 	} else {

@@ -61,7 +61,6 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const bool is_anch
 	struct iphdr *ip;
 	struct flow *flow;
 	__u32 id, slot, extra, length = skb->len, packets = packets_in(skb);
-	__u32 *steered;
 	__u8 tos;
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
@@ -86,12 +85,7 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const bool is_anch
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (!flow)
 		return leave_to_agent(UNKNOWN_FLOW);
-	id = flow->tunnel;
-	if (!id && !is_anchor) {
-		steered = bpf_map_lookup_elem(&applications, &flow->application);
-		if (steered)
-			id = *steered;
-	}
+	id = tunnel_of(flow, application_of(flow));
 	tunnel = bpf_map_lookup_elem(&tunnels, &id);
 	if (!tunnel || tunnel->format == FORMAT_AGENT || tunnel->owner != key.source)
 		return leave_to_agent(NO_TUNNEL);

@@ -2,7 +2,8 @@
 /* What the maps hold. The Python twins are in upmt_nf/datapath/fast_layout.py; a test compares every offset.
  *
  *    flows         flow -> application, or a tunnel of its own          (the mobile host's view: source = virtual address)
- *    applications  application -> tunnel: moving an application is one write here
+ *    applications  application -> tunnel: moving an application is one write here. At the anchor those that hosts have
+ *                  named, under numbers of its own; flows of none have 0
  *    tunnels       tunnel id -> what its outer packets look like
  *    names         application -> what the agent calls it, for the agent that comes after it; not read here
  *    ends          where a tunnel packet comes from and whose it is -> tunnel id
@@ -32,7 +33,9 @@ struct flow_key {
 
 struct flow {
 	__u32 application;
-	__u32 tunnel;     /* of its own: pinned at the host, learnt at the anchor; 0: the application's */
+	__u32 tunnel;     /* of its own: pinned at the host, learnt at the anchor; 0: the application's ... */
+	__u32 course;     /* ... and also the application's when it has another course than this */
+	__u32 watched;    /* how its packets come is looked at, since it was moved to this tunnel; 0: it is not */
 	__u32 left[2];    /* at the anchor: explicitly moved away from these, so late packets on them teach nothing ... */
 	__u64 left_until; /* ... until then, in nanoseconds of CLOCK_MONOTONIC */
 	__u64 last_seen;
@@ -40,8 +43,34 @@ struct flow {
 	__u64 bytes_out;
 	__u64 packets_in;
 	__u64 bytes_in;
-	__u64 socket;     /* at the host: the cookie of its socket, when the kernel itself let it in ... */
-	__u32 generation; /* ... by the application rules of that generation (admission.h) */
+	__u64 socket;       /* at the host: the cookie of its socket, when the kernel itself let it in ... */
+	__u64 last_arrival; /* while watched, in nanoseconds of CLOCK_MONOTONIC */
+	__u64 gap;          /* the longest time between two packets, nanoseconds */
+	__u32 late;         /* packets that came by another tunnel after the first by the watched one */
+	__u32 has_come;     /* one came by that */
+	__u32 generation;   /* ... by the application rules of that generation (admission.h) */
+	__u32 unused;
+};
+
+/* Read by several words: first what late packets are judged by, then where to, in one word with the course. */
+struct application {
+	__u32 left[2];    /* at the anchor, as those of a flow ... */
+	__u64 left_until; /* ... and until then no flow goes back to what it had learnt before the move */
+	__u32 tunnel;
+	__u32 course;     /* counts the moves at the anchor: what a flow learnt before the last one counts no more */
+};
+
+/* What `change_flow` is given: a flow is changed in place, so that no count is lost. */
+struct flow_change {
+	struct flow_key key;
+	__u32 application;
+	__u32 tunnel;
+	__u32 course;
+	__u32 watched;
+	__u32 left[2];
+	__u64 left_until;
+	__u64 last_arrival; /* with `begins_watch` */
+	__u32 begins_watch; /* forget what was seen before */
 	__u32 unused;
 };
 

@@ -101,6 +101,24 @@ static __always_inline void reverse(struct flow_key *key)
 	key->destination_port = port;
 }
 
+/* What a flow goes with; none: it goes by itself. */
+static __always_inline struct application *application_of(const struct flow *flow)
+{
+	__u32 number = flow->application;
+
+	return number ? bpf_map_lookup_elem(&applications, &number) : NULL;
+}
+
+/* The tunnel of a flow: its own, if it is not older than the last move of its application, else that one's. */
+static __always_inline __u32 tunnel_of(const struct flow *flow, const struct application *application)
+{
+	__u32 own = flow->tunnel;
+
+	if (!application || (own && flow->course == application->course))
+		return own;
+	return application->tunnel;
+}
+
 /* How many packets on the wire this one stands for. */
 static __always_inline __u32 packets_in(const struct __sk_buff *skb)
 {

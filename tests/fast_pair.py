@@ -20,7 +20,7 @@ from socket import if_nametoindex
 import pytest
 from kernel_namespace import Namespace
 
-from upmt_nf.datapath.fast_layout import NUMBER, FlowRow, flow_key, tunnel_row
+from upmt_nf.datapath.fast_layout import APPLICATIONS, NUMBER, ApplicationRow, FlowRow, flow_key, tunnel_row
 from upmt_nf.datapath.formats import PLAIN, TunnelFormat
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.linux.libbpf import BpfObject, Hook, attach
@@ -32,7 +32,7 @@ OBJECT = Path(__file__).parents[1] / "upmt_nf" / "bpf" / "upmt.bpf.o"
 OWNER, HOST, ANCHOR, WORLD = "10.99.0.2", "192.0.2.1", "192.0.2.2", "198.51.100.1"
 TUNNEL_ID = TunnelId(0x12345678)
 HOST_PORT, ANCHOR_PORT = 40001, 1800
-_SIZES = {"flows": 1024, "tunnels": 16, "ends": 16, "tunnel_counts": 16}
+_SIZES = {"flows": 1024, "tunnels": 16, "ends": 16, "tunnel_counts": 16, "applications": APPLICATIONS}
 
 
 @dataclass
@@ -75,7 +75,9 @@ class End:
 
     def steer(self, application: int, id: int) -> None:
         """Send an application by a tunnel."""
-        self.programs.maps["applications"].update(NUMBER.pack(application), NUMBER.pack(id))
+        self.programs.maps["applications"].update(
+            NUMBER.pack(application), ApplicationRow(tunnel=id).packed()
+        )
 
 
 @dataclass

@@ -50,7 +50,7 @@ def pairs_with(match_texts: st.SearchStrategy[str], most_flows: int) -> st.Searc
         | st.builds(IptablesMatch, match_texts)
     )
     tunnels = st.lists(TUNNEL_IDS | st.just(ANY), max_size=16).map(tuple)
-    return st.builds(HandoverPair, selectors, tunnels)
+    return st.builds(HandoverPair, selectors, tunnels, st.integers(0, 4095))
 
 
 PAIRS = st.lists(pairs_with(TEXTS, 5), max_size=4).map(tuple)
@@ -73,6 +73,7 @@ MESSAGES: st.SearchStrategy[UpmtMessage] = st.one_of(
         TEXTS.filter(lambda format: format != "plain"),
         st.integers(0, 255),
         st.binary(min_size=16, max_size=16),
+        st.booleans(),
     ),
     st.builds(HandoverRequest, TEXTS, PAIRS),
     st.builds(HandoverResponse, RESULTS),

@@ -77,7 +77,8 @@ class AnchorSite:
         if self.is_cut_off:
             return
         if packet.kind == "sip":
-            self.take(SipDatagramReceived(packet.host, packet.payload))
+            by = packet.link.sip_port if packet.link.sip_port != SIGNALLING_PORT else 0
+            self.take(SipDatagramReceived(packet.host, packet.payload, by))
             return
         tunnel = self.paft.tunnel_from(packed_endpoint(packet.host), packet.inner.address.packed)
         if tunnel is not None:

@@ -102,8 +102,10 @@ class Link:
     """Of the tunnel's mapping in the NAT."""
     anchor_port: int = TUNNEL_PORT
     """Of the anchor's tunnel ports, that which the tunnel goes to."""
+    sip_port: int = SIGNALLING_PORT
+    """Of the anchor, where SIP went last outside the tunnel."""
     blocked: set[int] = field(default_factory=set)
-    """Those of the anchor's tunnel ports to which UDP does not pass."""
+    """Those of the anchor's ports to which UDP does not pass."""
     dead_ports: set[int] = field(default_factory=set)
     """Mappings that carry nothing any more, though the host's socket does not know."""
     binding_time: float = inf
@@ -142,7 +144,7 @@ class Link:
             return False
         if not packet.is_up and packet.kind != "sip" and self.is_forgotten(self.terminal.world.now):
             return False
-        if packet.kind != "sip" and self.anchor_port in self.blocked:
+        if (self.sip_port if packet.kind == "sip" else self.anchor_port) in self.blocked:
             return False
         return packet.kind == "sip" or (packet.host == self.reflexive and self.port not in self.dead_ports)
 
@@ -298,7 +300,8 @@ class Terminal:
         assert not self.has_stopped, f"{command} after Stopped"
         match command:
             case SendSip(name, destination, data):
-                assert destination.port == SIGNALLING_PORT
+                assert destination.port in (SIGNALLING_PORT, *self.settings.further_tunnel_ports)
+                self.links[name].sip_port = destination.port
                 link, end = self.links[name], Endpoint(self.links[name].public, SIGNALLING_PORT)
                 packet = Packet("sip", True, link, end, end, 0, data, self.world.now, destination.address)
                 self.world.carry(packet)

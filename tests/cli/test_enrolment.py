@@ -8,16 +8,18 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from upmt_nf.cli.main import app
-from upmt_nf.model.errors import UpmtError
+from upmt_nf.config.mobile_host import read_mobile_host_config
+from upmt_nf.model.errors import UpmtError, UsageError
 
 
-def line(anchor: str, secret: str, identity: str = "boat7@fleet.example") -> str:
+def line(anchor: str, secret: str, identity: str = "boat7@fleet.example", **more: object) -> str:
     given = {
         "identity": identity,
         "secret": secret,
         "anchor": anchor,
         "tunnel_port": 1800,
         "signalling_port": 5060,
+        **more,
     }
     return "upmt1:" + base64.urlsafe_b64encode(json.dumps(given).encode()).decode() + "\n"
 
@@ -67,3 +69,20 @@ def test_a_first_line_makes_a_configuration_with_one_anchor(tmp_path: Path) -> N
     assert "[anchor]" in config.read_text()
     assert enroll(config, line("203.0.113.10", "rotated")).exit_code == 0
     assert (tmp_path / "secret").read_text() == "rotated\n"
+
+
+def test_what_an_anchor_offers_beyond_the_usual_comes_with_its_line(tmp_path: Path) -> None:
+    config = tmp_path / "mobile-host.toml"
+    text = line("203.0.113.10", "one", further_tunnel_ports=[443, 53], portal_check_port=8080)
+    assert enroll(config, text).exit_code == 0
+    read = read_mobile_host_config(config.read_text(), "mh.toml")
+    assert read.anchor.further_tunnel_ports == (443, 53)
+    assert read.mobile_host.portal_check is not None
+    assert str(read.mobile_host.portal_check.server) == "203.0.113.10:8080"
+
+
+@pytest.mark.parametrize("ports", [[0], [70000], ["x"], 443, {"a": 1}])
+def test_a_line_with_ports_that_are_none_is_refused(tmp_path: Path, ports: object) -> None:
+    answer = enroll(tmp_path / "mobile-host.toml", line("203.0.113.10", "one", further_tunnel_ports=ports))
+    assert isinstance(answer.exception, UsageError)
+    assert not (tmp_path / "mobile-host.toml").exists()

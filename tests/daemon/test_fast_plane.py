@@ -15,6 +15,8 @@ from pretend_kernel import PretendLoop, PretendMap
 from upmt_nf.daemon.datapath_choice import choose
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane, Near
 from upmt_nf.datapath.fast_layout import (
+    APPLICATION,
+    CHANGE,
     COUNTS,
     END,
     EVENTS,
@@ -23,12 +25,14 @@ from upmt_nf.datapath.fast_layout import (
     NAMED_BYTES,
     NUMBER,
     TUNNEL,
+    ApplicationRow,
     FlowRow,
     NamedRow,
     flow_key,
 )
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.packet import ip_packet
-from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.protected import Cookie
 from upmt_nf.model.errors import FacilityError, KernelError
 from upmt_nf.model.flow import UDP, Endpoint, FlowKey
@@ -44,7 +48,7 @@ class World:
     def __init__(self, flows: int = 100_000, grace: float = 0.0) -> None:
         self.maps = {
             "flows": PretendMap(FLOW_KEY.size, FLOW.size, flows),
-            "applications": PretendMap(4, 4, 4096),
+            "applications": PretendMap(4, APPLICATION.size, 4096),
             "names": PretendMap(4, NAMED_BYTES),
             "tunnels": PretendMap(4, TUNNEL.size),
             "ends": PretendMap(END.size, 4),
@@ -66,7 +70,9 @@ class World:
         permits: Callable[[bytes], bool] | None = None,
         adopted_as: Callable[[int], ApplicationId] = ApplicationId,
     ) -> FastPlane:
-        programs: Any = SimpleNamespace(maps=self.maps, close=lambda: None, took_over=took_over)
+        programs: Any = SimpleNamespace(
+            maps=self.maps, close=lambda: None, took_over=took_over, change_flow=self.change_flow
+        )
         loop: Any = self.loop
         return FastPlane(
             loop,
@@ -79,6 +85,16 @@ class World:
             adopted_as=adopted_as,
             slept=lambda: self.slept,
         )
+
+    def change_flow(self, change: bytes) -> bool:
+        """As the program of that name."""
+        key, fields = change[: FLOW_KEY.size], CHANGE.unpack(change)[5:]
+        if (packed := self.maps["flows"].lookup(key)) is None:
+            return False
+        row = FlowRow.unpacked(packed)._replace(**dict(zip(FlowRow._fields[:7], fields[:7], strict=True)))
+        if fields[8]:
+            row = row._replace(last_arrival=fields[7], gap=0, late=0, has_come=0)
+        return self.maps["flows"].update(key, row.packed())
 
     def start_again(self) -> None:
         """As after `kill -9`: the maps are as they were, all else is gone."""
@@ -104,6 +120,10 @@ class World:
         assert found is not None
         return FlowRow.unpacked(found)
 
+    def way(self, application: int) -> int:
+        """The tunnel that the programs send an application by."""
+        return ApplicationRow.unpacked(self.maps["applications"].rows[NUMBER.pack(application)]).tunnel
+
     def kernel_counts(self, entry: FlowEntry, **fields: int) -> None:
         self.maps["flows"].rows[flow_key(entry.key) or b""] = self.row(entry)._replace(**fields).packed()
 
@@ -125,7 +145,7 @@ def test_moving_an_application_is_one_write(flows: int) -> None:
         **dict.fromkeys(after, 0),
         "applications": 1,
     }
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(2)
+    assert world.way(7) == 2
 
 
 def test_what_the_kernel_counted_comes_back_once() -> None:
@@ -229,18 +249,18 @@ def test_a_redundant_application_is_the_agents_at_once_and_after_an_adoption_sti
     world.add_tunnel(1), world.add_tunnel(2)
     world.paft.steer(ApplicationId(7), TunnelId(1))
     world.paft.double(ApplicationId(7), TunnelId(2))
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    assert world.way(7) == 0
     world.paft.steer(ApplicationId(7), TunnelId(2))
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    assert world.way(7) == 0
     world.start_again()
     world.add_tunnel(1), world.add_tunnel(2)
     world.paft.steer(ApplicationId(7), TunnelId(1))
     world.paft.double(ApplicationId(7), TunnelId(2))
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    assert world.way(7) == 0
     world.pass_time(ADOPTING + 1)
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(0)
+    assert world.way(7) == 0
     world.paft.double(ApplicationId(7), None, is_numbered=False)
-    assert world.maps["applications"].rows[NUMBER.pack(7)] == NUMBER.pack(1)
+    assert world.way(7) == 1
 
 
 def test_late_packets_on_tunnels_that_were_left_are_told_of() -> None:
@@ -248,7 +268,68 @@ def test_late_packets_on_tunnels_that_were_left_are_told_of() -> None:
     one, two = world.add_tunnel(1), world.add_tunnel(2)
     entry = world.paft.learn(world.add_flow(1).key, one, 10.0)
     world.paft.move(entry.key, two, 11.0)
-    assert world.row(entry)[1:5] == (2, 1, 0, int(14e9))
+    row = world.row(entry)
+    assert (row.tunnel, row.left, row.left_too, row.left_until) == (2, 1, 0, int(14e9))
+
+
+def named(world: World, flows: int, now: float = 10.0) -> list[FlowEntry]:
+    """Flows of an application that a host has named at the anchor, on tunnel 1 of two."""
+    one = world.add_tunnel(1)
+    world.add_tunnel(2)
+    entries = [world.paft.learn(world.add_flow(port, 0).key, one, now) for port in range(flows)]
+    world.paft.move_application(ApplicationId(5), one, now)
+    for entry in entries:
+        world.paft.name(entry.key, ApplicationId(5), now)
+    return entries
+
+
+@pytest.mark.parametrize("flows", [1, 10_000])
+def test_moving_a_named_application_at_the_anchor_is_one_write(flows: int) -> None:
+    world = World()
+    entries = named(world, flows)
+    before = world.writes()
+    world.paft.move_application(ApplicationId(5), world.paft.tunnels[TunnelId(2)], 11.0)
+    after = world.writes()
+    assert {name for name in after if after[name] != before[name]} == {"applications"}
+    assert after["applications"] == before["applications"] + 1
+    assert ApplicationRow.unpacked(world.maps["applications"].rows[NUMBER.pack(5)]) == ApplicationRow(
+        1, 0, int(14e9), 2, 1
+    )
+    assert {world.fast._resolved(world.row(entry)) for entry in entries} == {2}
+
+
+def test_what_the_kernel_learnt_apart_from_an_application_is_taken_over_until_the_next_move() -> None:
+    world = World()
+    entry, other = named(world, 2)
+    two = world.paft.tunnels[TunnelId(2)]
+    world.kernel_counts(entry, tunnel=2, course=0, packets_out=1)
+    world.fast.count_flows()
+    assert world.paft.tunnel_of(entry) is two
+    assert world.paft.tunnel_of(other) is world.paft.tunnels[TunnelId(1)]
+    world.paft.move_application(ApplicationId(5), two, 11.0)
+    world.paft.move_application(ApplicationId(5), world.paft.tunnels[TunnelId(1)], 20.0)
+    assert {world.paft.tunnel_of(each) for each in (entry, other)} == {world.paft.tunnels[TunnelId(1)]}
+    assert world.fast._resolved(world.row(entry)) == 1
+
+
+def test_named_flows_of_an_earlier_anchor_go_on_one_by_one() -> None:
+    world = World(grace=5.0)
+    entries = named(world, 3)
+    world.paft.move_application(ApplicationId(5), world.paft.tunnels[TunnelId(2)], 11.0)
+    world.paft, world.loop = Paft(), PretendLoop()
+    world.begin(took_over=True, permits=lambda _: True, adopted_as=lambda _: ApplicationId(0))
+    assert {(row.application, row.tunnel) for row in map(world.row, entries)} == {(0, 2)}
+
+
+def test_named_flows_go_on_for_a_while_when_their_host_starts_anew() -> None:
+    world = World(grace=5.0)
+    entries = named(world, 3)
+    for entry in entries:
+        entry.is_permitted = True
+    world.paft.remove_tunnel(TunnelId(1))
+    for entry in entries:
+        world.paft.assign(entry, ApplicationId(0))
+    assert {(row.application, row.tunnel) for row in map(world.row, entries)} == {(0, 1)}
 
 
 def test_renewed_secrets_and_sizes_are_told_of() -> None:
@@ -322,10 +403,9 @@ def test_an_application_without_a_network_goes_on_by_a_dead_tunnel_only(is_dead:
     world.paft.steer(ApplicationId(1), TunnelId(1))
     world.paft.steer(ApplicationId(1), None)
     world.fast.settle([] if is_dead else [1])
-    row = world.maps["applications"].rows
-    assert row[NUMBER.pack(1)] == NUMBER.pack(1 if is_dead else 0)
+    assert world.way(1) == (1 if is_dead else 0)
     world.pass_time(4.0)
-    assert row[NUMBER.pack(1)] == NUMBER.pack(0)
+    assert world.way(1) == 0
 
 
 def test_the_kernel_knows_only_flows_that_the_anchor_has_judged() -> None:
@@ -378,10 +458,10 @@ def test_the_next_daemon_goes_on_with_what_the_maps_hold() -> None:
     adopted = world.paft.flows[entry.key]
     assert (adopted.application_id, adopted.packets_out) == (1, 7)
     world.paft.steer(ApplicationId(1), None)
-    assert world.maps["applications"].rows[NUMBER.pack(1)] == NUMBER.pack(1)
+    assert world.way(1) == 1
     world.add_tunnel(2)
     world.paft.steer(ApplicationId(1), TunnelId(2))
-    assert world.maps["applications"].rows[NUMBER.pack(1)] == NUMBER.pack(2)
+    assert world.way(1) == 2
     world.pass_time(20.0)
     assert set(world.maps["tunnels"].rows) == {NUMBER.pack(2)}
     world.fast.count_flows()
@@ -399,8 +479,7 @@ def test_applications_whose_numbers_change_places_keep_their_ways_and_flows() ->
     world.paft, world.loop = Paft(), PretendLoop()
     world.fast = world.begin(took_over=True, adopted_as=lambda number: ApplicationId(13 - number))
     assert {entry.application_id for entry in world.paft.flows.values()} == {6, 7}
-    ways = world.maps["applications"].rows
-    assert (ways[NUMBER.pack(7)], ways[NUMBER.pack(6)]) == (NUMBER.pack(1), NUMBER.pack(2))
+    assert (world.way(7), world.way(6)) == (1, 2)
     for id in (1, 2):
         world.fast.name(8 - id, NamedRow(f"call {id}"))
     world.pass_time(20.0)
@@ -415,7 +494,7 @@ def test_what_does_not_come_back_ends() -> None:
     world.start_again()
     world.paft.steer(ApplicationId(1), None)
     world.pass_time(20.0)
-    assert world.maps["applications"].rows[NUMBER.pack(1)] == NUMBER.pack(0)
+    assert world.way(1) == 0
     assert not world.maps["tunnels"].rows
     assert not world.maps["ends"].rows
 
@@ -478,6 +557,21 @@ class Mirrored(RuleBasedStateMachine):
         elif key in paft.flows:
             paft.pin(key, tunnel.id) if how == "pin" else paft.unpin(key)
 
+    @rule(application=st.integers(11, 12), id=st.integers(1, 4), ports=st.sets(st.integers(1, 5)))
+    def name(self, application: int, id: int, ports: set[int]) -> None:
+        """As the anchor is told: what flows an application has, and where it goes."""
+        paft, number, now = self.world.paft, ApplicationId(application), float(next(self.clock))
+        if (tunnel := paft.tunnels.get(TunnelId(id))) is not None:
+            paft.move_application(number, tunnel, now)
+            for port in ports:
+                paft.name(FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53).packed(), number, now)
+
+    @rule(application=st.integers(11, 12))
+    def forget_name(self, application: int) -> None:
+        paft, number = self.world.paft, ApplicationId(application)
+        if number in paft.headings and not paft.membership.number_of(number):
+            paft.forget_application(number)
+
     @rule(port=st.integers(1, 5))
     def forget(self, port: int) -> None:
         self.world.paft.forget(FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53).packed())
@@ -489,11 +583,10 @@ class Mirrored(RuleBasedStateMachine):
         for entry in paft.flows.values():
             row = self.world.row(entry)
             assert row.application == entry.application_id
-            assert row.tunnel == (entry.pinned.id if entry.pinned is not None else 0)
+            tunnel = paft.tunnel_of(entry)
+            assert self.world.fast._resolved(row) == (tunnel.id if tunnel is not None else 0)
         for application, tunnel in paft.applications.items():
-            assert maps["applications"].rows[NUMBER.pack(application)] == NUMBER.pack(
-                tunnel.id if tunnel else 0
-            )
+            assert self.world.way(application) == (tunnel.id if tunnel else 0)
         assert set(maps["tunnels"].rows) == {NUMBER.pack(id) for id in paft.tunnels}
         for id in paft.tunnels:
             assert TUNNEL.unpack(maps["tunnels"].rows[NUMBER.pack(id)])[3] == (

@@ -80,7 +80,7 @@ def test_a_flow_that_another_application_gets_at_run_time_is_no_part_any_more() 
     paft.insert(flow(5004).packed(), known.classify(flow(5004).packed(), 0).application_id, 0.0)
     _, rule = known.assign("other", {"port": 5004})
     assert rule is not None
-    assert known.reclassify(paft.flows.values(), rule) == [flow(5004)]
+    assert known.reclassify(paft, rule) == [flow(5004)]
     (entry,) = paft.flows.values()
     assert known.by_id[entry.application_id].name == "other"
 

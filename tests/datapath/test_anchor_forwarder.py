@@ -295,3 +295,14 @@ def test_random_bytes_never_raise() -> None:
         node.up(chance.randbytes(chance.randrange(120)), chance.choice((BOAT_AT, STRANGER)))
         start = chance.choice((b"\x45\0\0\x2c", b"\x60\0\0\0"))
         node.forwarder.uplink(start + chance.randbytes(chance.randrange(120)), 1.0)
+
+
+def test_sip_outside_the_tunnels_is_handed_on_wherever_it_comes_from() -> None:
+    node, asked = Node(), b"REGISTER sip:45.0.0.1 SIP/2.0\r\n\r\n"
+    for remote in (BOAT_AT, STRANGER):
+        verdict = node.up(asked, remote)
+        assert verdict.probe == (remote, asked)
+        (arrived,) = node.forwarder.arrived(packed_endpoint(remote), 0, asked, len(asked), 1.0)
+        assert arrived.probe == (remote, asked)
+    for other in (b"MESSAGE sip:45.0.0.1 SIP/2.0\r\n\r\n", b"REGISTERED", b"SIP/2.0 200 OK\r\n\r\n"):
+        assert node.up(other, STRANGER) == Inbound()

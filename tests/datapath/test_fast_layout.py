@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from upmt_nf.datapath import fast_layout
 from upmt_nf.datapath.checksum import checksum
 from upmt_nf.datapath.fast_layout import (
+    APPLICATION,
+    CHANGE,
     COUNTS,
     END,
     EVENTS,
@@ -39,9 +41,15 @@ FIELDS = {
     "flow_key": (FLOW_KEY, "source destination source_port destination_port protocol"),
     "flow": (
         FLOW,
-        "application tunnel left left_too left_until last_seen packets_out bytes_out packets_in bytes_in "
-        "socket generation unused",
+        "application tunnel course watched left left_too left_until last_seen packets_out bytes_out packets_in "
+        "bytes_in socket last_arrival gap late has_come generation unused",
     ),
+    "flow_change": (
+        CHANGE,
+        "key.source key.destination key.source_port key.destination_port key.protocol application tunnel course "
+        "watched left left_too left_until last_arrival begins_watch unused",
+    ),
+    "application": (APPLICATION, "left left_too left_until tunnel course"),
     "tunnel": (
         TUNNEL,
         "local remote local_port remote_port owner interface virtual_interface mark mtu slot sum format unheard id "
@@ -127,7 +135,7 @@ def test_a_flow_of_ipv6_is_the_agents() -> None:
     assert flow_key(bytes(37)) is None
 
 
-@given(st.tuples(*[st.integers(0, 2**32 - 1)] * 4, *[st.integers(0, 2**64 - 1)] * 6))
+@given(st.tuples(*[st.integers(0, 2**32 - 1)] * 6, *[st.integers(0, 2**64 - 1)] * 8))
 def test_a_flow_comes_back(fields: tuple[int, ...]) -> None:
     assert FlowRow.unpacked(FlowRow(*fields).packed()) == FlowRow(*fields)
 

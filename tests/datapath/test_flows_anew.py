@@ -7,9 +7,11 @@ from ipaddress import ip_address
 import large_packets
 import pytest
 
+from upmt_nf.datapath.admission_layout import Begun
+from upmt_nf.datapath.fast_layout import ANY_SOCKET
 from upmt_nf.datapath.host_forwarder import Classified, HostForwarder
 from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, refusal
-from upmt_nf.datapath.packet import build_udp, dscp_of, is_tcp_opening
+from upmt_nf.datapath.packet import build_udp, dscp_of, flow_of, is_tcp_opening
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.model.flow import FlowBytes, FlowKey
 from upmt_nf.model.identity import ApplicationId
@@ -136,3 +138,43 @@ def test_what_opens_a_connection() -> None:
     assert is_tcp_opening(tcp(SYN))
     assert not is_tcp_opening(tcp(SYN | ACK))
     assert not is_tcp_opening(tcp(SYN)[:30])
+
+
+def let_in(world: World, packet: bytes, socket: int = 9) -> None:
+    key = flow_of(packet)
+    assert key is not None
+    world.forwarder.begun(Begun(key, socket, 7, ApplicationId(5), 0, 0, 700, 0, "it"), None, 1.0)
+
+
+def test_a_connection_that_the_kernel_let_in_is_over_when_another_socket_opens_it() -> None:
+    world = World()
+    let_in(world, tcp(SYN))
+    assert next(iter(world.paft.flows.values())).application_id == 5
+    assert world.send(tcp(ACK)) == 5
+    assert world.send(tcp(SYN)) == 1
+    assert world.send(tcp(SYN)) == 1
+
+
+def test_a_flow_that_the_kernel_let_in_is_its_sockets_only() -> None:
+    world = World()
+    let_in(world, udp())
+    world.socket = 9
+    assert world.send(udp()) == 5
+    let_in(world, udp())
+    assert world.send(udp()) == 5
+    world.socket = 10
+    assert world.send(udp()) == 3
+    let_in(world, udp(), 11)
+    (entry,) = world.paft.flows.values()
+    assert (entry.application_id, entry.socket, entry.introduced) == (5, 11, 0)
+
+
+def test_a_flow_of_which_nobody_knows_the_socket_goes_on_when_the_rules_change() -> None:
+    world = World()
+    let_in(world, udp(), ANY_SOCKET)
+    (before,) = world.paft.flows.values()
+    world.socket = 9
+    assert [world.send(udp()) for _ in range(3)] == [5, 5, 5]
+    let_in(world, udp(), ANY_SOCKET)
+    assert list(world.paft.flows.values()) == [before]
+    assert world.asked == []

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.outer import packed_endpoint
-from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, NetworkName, TunnelId

@@ -17,12 +17,13 @@ ON_ONE = pytest.mark.parametrize("hotel", ["fast"], indirect=True)
 
 PORTS = "further_tunnel_ports = [443, 53]"
 BLOCKED = ["FORWARD", "-i", "lan", "-p", "udp", "--dport", "1800", "-j", "DROP"]
+NO_SIP = ["FORWARD", "-i", "lan", "-p", "udp", "--dport", "5060", "-j", "DROP"]
 RANDOM = "POSTROUTING -o wan -p udp -j MASQUERADE --random"
 
 
 @pytest.fixture(scope="module")
 def hotel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab whose first access network blocks the anchor's first tunnel port; the second's NAT maps each port anew."""
+    """A lab whose networks block SIP's port; the first that of tunnels, too; the second's NAT maps each port anew."""
     lab = Lab(unique_lab_name(), tmp_path_factory.mktemp("lab"))
     try:
         lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--datapath", request.param)
@@ -38,6 +39,8 @@ def hotel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             text = text.replace(table, f"{table}{key}\n")
             configs[host].write_text(text.replace("tunnel_port = 1800\n", f"tunnel_port = 1800\n{PORTS}\n"))
         iptables(lab, "gw0", "-I", *BLOCKED)
+        for gateway in ("gw0", "gw1"):
+            iptables(lab, gateway, "-I", *NO_SIP)
         iptables(lab, "gw1", "-t", "nat", "-I", *RANDOM.split())
         for host, config in configs.items():
             lab.start_daemon(host, Path(config))
@@ -74,6 +77,7 @@ def test_a_network_that_blocks_the_first_port_carries_everything_by_another(hote
     assert trial["passed"]
     assert trial["open_ports"] == [443, 53]
     assert unpublished("networks", lab.ask("networks")) == []
+    assert lab.ask("status")["association"]["state"] == "associated", "SIP found another port"
     remotes = {tunnel["network"]: tunnel["remote"] for tunnel in lab.ask("tunnels")}
     assert remotes == {"net0": "45.0.0.1:443", "net1": "45.0.0.1:1800"}
     lab.ask("assign", "--uid", "0", "--to", "net0", "--app", "all")

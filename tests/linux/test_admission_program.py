@@ -17,7 +17,15 @@ import pytest
 from kernel_namespace import Namespace
 
 from upmt_nf.datapath.admission_layout import ASKED, GATE, VERDICT, Begun, Identity
-from upmt_nf.datapath.fast_layout import FLOW_KEY, NUMBER, FlowRow, flow_key, tunnel_row
+from upmt_nf.datapath.fast_layout import (
+    ANY_SOCKET,
+    FLOW_KEY,
+    NUMBER,
+    ApplicationRow,
+    FlowRow,
+    flow_key,
+    tunnel_row,
+)
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.linux import routes
 from upmt_nf.linux.admission_program import AdmissionProgram
@@ -128,7 +136,7 @@ class Site:
         self.plane.maps["tunnels"].update(NUMBER.pack(TUNNEL_ID), row.value)
 
     def steer(self, application: int, id: int = TUNNEL_ID) -> None:
-        self.plane.maps["applications"].update(NUMBER.pack(application), NUMBER.pack(id))
+        self.plane.maps["applications"].update(NUMBER.pack(application), ApplicationRow(tunnel=id).packed())
 
     def open(self, generation: int = 7, rest: int = 0, *, cgroups: bool = False) -> None:
         self.program.maps["gate"].update(NUMBER.pack(0), GATE.pack(generation, rest, cgroups, 0))
@@ -170,7 +178,7 @@ def key_of(port: int, protocol: int = UDP) -> bytes:
     return key
 
 
-def site_with(namespace: Namespace, journal: Journal, flows: int) -> Iterator[Site]:
+def site_with(namespace: Namespace, journal: Journal, flows: int, *, records: bool = True) -> Iterator[Site]:
     interface = VirtualInterface(journal)
     try:
         interface.make(1472, ("tun",))
@@ -180,7 +188,7 @@ def site_with(namespace: Namespace, journal: Journal, flows: int) -> Iterator[Si
         place = hierarchy()
         if place is None:
             pytest.skip("there is no cgroup v2")
-        record = SocketRecord(place, table=program.maps["makers"].fileno())
+        record = SocketRecord(place, table=program.maps["makers"].fileno()) if records else None
     except UpmtError as reason:
         pytest.skip(f"not here: {reason}")
     try:
@@ -195,7 +203,8 @@ def site_with(namespace: Namespace, journal: Journal, flows: int) -> Iterator[Si
         site.steer(VOICE)
         yield site
     finally:
-        record.close()
+        if record is not None:
+            record.close()
         cleanup(journal)
         program.close()
         plane.close()
@@ -426,6 +435,27 @@ def test_a_full_table_leaves_new_flows_to_the_agent(namespace: Namespace, journa
             site.open(rest=DEFAULT)
             assert [site.is_let_in(talker.tell("new")) for _ in range(4)] == [True, True, False, False]
             assert site.marked(MARK_UNANSWERED) == 2
+        finally:
+            talker.end()
+
+
+def test_where_nobody_makes_cookies_a_flow_is_its_applications(
+    namespace: Namespace, journal: Journal
+) -> None:
+    for site in site_with(namespace, journal, 8, records=False):
+        talker = Talker()
+        try:
+            site.open(7, rest=DEFAULT)
+            port = talker.tell("new")
+            row = FlowRow.unpacked(site.plane.maps["flows"].lookup(key_of(port)) or b"")
+            assert row.socket == ANY_SOCKET
+            talker.tell("again")
+            assert site.marked(MARK_UNANSWERED) == 2
+            site.open(8, rest=DEFAULT)
+            talker.tell("again")
+            assert site.marked(MARK_UNANSWERED) == 2
+            site.open(9)
+            assert not site.is_let_in(talker.tell("new"))
         finally:
             talker.end()
 

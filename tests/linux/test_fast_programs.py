@@ -1,6 +1,7 @@
 """The fast plane's programs on their own: what they forward, and what they leave alone."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -16,10 +18,20 @@ from fast_pair import ANCHOR, HOST, OWNER, TUNNEL_ID, WORLD, Pair, fast_pair
 from kernel_namespace import Namespace, eventually
 
 from upmt_nf.datapath.checksum import checksum
-from upmt_nf.datapath.fast_layout import EVENTS, NUMBER, FlowRow, counts_of, events_of
+from upmt_nf.datapath.fast_layout import (
+    EVENTS,
+    NUMBER,
+    ApplicationRow,
+    FlowRow,
+    counts_of,
+    events_of,
+    flow_key,
+)
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.protected import Cookie
-from upmt_nf.model.flow import ICMP, TCP, UDP, FlowKey
-from upmt_nf.model.identity import TunnelId
+from upmt_nf.linux.libbpf import run
+from upmt_nf.model.flow import ICMP, TCP, UDP, Endpoint, FlowKey
+from upmt_nf.model.identity import ApplicationId, TunnelId
 
 pytestmark = pytest.mark.kernel
 
@@ -208,10 +220,88 @@ def test_the_anchor_learns_where_a_flow_comes_from(pair: Pair, pinned: int, left
     client.bind((OWNER, 0))
     known = flow(UDP, client.getsockname()[1], server.getsockname()[1])
     know(pair, known)
-    pair.anchor.know_flow(known, FlowRow(0, pinned, 0, left, 1 << 62))
+    pair.anchor.know_flow(known, FlowRow(0, pinned, left_too=left, left_until=1 << 62))
     client.sendto(b"x", server.getsockname())
     assert server.recv(10) == b"x"
     assert pair.anchor.flow(known).tunnel == (TUNNEL_ID if learns else pinned)
+    server.close()
+    client.close()
+
+
+def test_the_anchor_learns_as_its_agent_does_where_applications_are_named(pair: Pair) -> None:
+    """Every state that a flow and its application can be in, and one packet."""
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    known = flow(UDP, client.getsockname()[1], server.getsockname()[1])
+    know(pair, known)
+    now = time.monotonic()
+    elsewhere = TunnelId(7)
+    places = (TunnelId(0), TUNNEL_ID, elsewhere)
+    for own, is_stale, common, left, is_settling in itertools.product(
+        places, (False, True), places, places, (False, True)
+    ):
+        settles = now + (60.0 if is_settling else -60.0)
+        ways = {
+            id: Tunnel(id, ip_address(OWNER), Endpoint(ip_address(HOST), id & 0xFFFF), 1400)
+            for id in places[1:]
+        }
+        paft = Paft()
+        for way in ways.values():
+            paft.add_tunnel(way)
+        paft.move_application(ApplicationId(5), ways[TUNNEL_ID], now)
+        paft.steer(ApplicationId(5), common or None)
+        heading = paft.headings[ApplicationId(5)]
+        heading.course, heading.settles = 3, settles
+        heading.left = ((ways[left], settles),) if left else ()
+        entry = paft.name(known.packed(), ApplicationId(5), now)
+        entry.pinned, entry.course = ways.get(own), 2 if is_stale else 3
+        row = ApplicationRow(left, 0, max(0, int(settles * 1e9)), common, 3)
+        pair.anchor.programs.maps["applications"].update(NUMBER.pack(5), row.packed())
+        pair.anchor.know_flow(known, FlowRow(5, own, entry.course))
+        client.sendto(b"x", server.getsockname())
+        assert server.recv(10) == b"x"
+        expected = paft.tunnel_of(paft.learn(known.packed(), ways[TUNNEL_ID], now))
+        found = pair.anchor.flow(known)
+        is_own = found.tunnel and found.course == 3
+        assert (found.tunnel if is_own else common) == (expected.id if expected is not None else 0), (
+            own, is_stale, common, left, is_settling,
+        )  # fmt: skip
+    server.close()
+    client.close()
+
+
+def test_a_flow_is_changed_in_place_and_how_its_packets_come_is_watched(pair: Pair) -> None:
+    server = listening(pair, socket.SOCK_DGRAM)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.bind((OWNER, 0))
+    known = flow(UDP, client.getsockname()[1], server.getsockname()[1])
+    know(pair, known)
+    other = TunnelId(7)
+    for end in (pair.host, pair.anchor):
+        end.know_tunnel(id=other, host_port=40002)
+    key = flow_key(known.packed())
+    assert key is not None
+
+    def send(id: TunnelId, packets: int) -> None:
+        pair.host.steer(1, id)
+        for _ in range(packets):
+            client.sendto(b"x", server.getsockname())
+            assert server.recv(10) == b"x"
+
+    send(TUNNEL_ID, 2)
+    begun = FlowRow(
+        0, other, watched=other, left=TUNNEL_ID, left_until=1 << 62, last_arrival=time.monotonic_ns()
+    )
+    program = pair.anchor.programs.program("change_flow")
+    assert run(program, bytes(14) + begun.as_change(key, begins_watch=True)) == 1
+    send(TUNNEL_ID, 3)
+    send(other, 2)
+    send(TUNNEL_ID, 4)
+    row = pair.anchor.flow(known)
+    assert (row.tunnel, row.packets_out, row.late, row.has_come) == (other, 11, 4, 1)
+    assert 0 < row.gap < 10**10
+    assert run(program, bytes(14) + begun.as_change(bytes(16), begins_watch=True)) == 0
     server.close()
     client.close()
 

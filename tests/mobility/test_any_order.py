@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mobility_terminal import Link, Terminal
 from mobility_world import World, misbehave
 
-from upmt_nf.datapath.paft import FlowEntry, Tunnel
+from upmt_nf.datapath.flow_entry import FlowEntry
+from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.mobility.events import StopAsked
 from upmt_nf.mobility.host_events import PathFailed
 from upmt_nf.model.flow import FlowKey, IPAddress

@@ -182,6 +182,17 @@ def test_a_network_that_blocks_the_first_port_is_used_by_another_within_two_seco
     assert world.host.flow_network(flow) is not None
 
 
+def test_the_only_network_may_block_both_ports_of_the_anchor() -> None:
+    """SIP's own and that of tunnels: what is sent again goes to the further ports, too."""
+    world = World(networks=1, further_tunnel_ports=(443, 53))
+    world.host.links[NET0].blocked = {1800, 5060, 443}
+    world.host.appear(NET0)
+    world.until(lambda: world.host.network_state(NET0) == "up", 10)
+    assert world.host.machine.networks[NET0].anchor_port == 53
+    world.run(4000)
+    assert world.host.machine.association.state == "associated", "refreshes find their way as well"
+
+
 def test_a_network_that_moves_to_another_place_takes_the_port_that_passes_there() -> None:
     world = World(further_tunnel_ports=(443,))
     world.host.links[NET0].blocked = {1800}

@@ -92,3 +92,34 @@ def test_it_costs_one_packet_each_way_and_nothing_after() -> None:
     world.host.take(NetworkTestAsked(NET0))
     world.run(5)
     assert len([packet for packet in world.packets if packet.size > 1000]) == 2
+
+
+def test_what_was_found_outlives_news_of_the_interface_and_a_short_death() -> None:
+    world = World(networks=1, search_path_mtu=True)
+    link = world.host.links[NET0]
+    link.mtu = 1400
+    associated(world)
+    world.run(20)
+    found = world.host.machine.networks[NET0].mtu
+    assert found < 1400
+    world.host.appear(NET0)
+    assert world.host.machine.networks[NET0].mtu == found, "the interface's own MTU is no news of the path"
+    world.packets.clear()
+    link.is_black_hole = True
+    world.until(lambda: world.host.network_state(NET0) == "dead", 60)
+    link.is_black_hole = False
+    world.until(lambda: world.host.network_state(NET0) == "up", 60)
+    world.run(20)
+    assert world.host.machine.networks[NET0].mtu == found
+    assert not [packet for packet in world.packets if packet.size > 1000], "no search each time it returns"
+
+
+def test_a_path_that_has_become_wider_is_found_when_somebody_asks() -> None:
+    world = World(networks=1, search_path_mtu=True)
+    world.host.links[NET0].mtu = 1400
+    associated(world)
+    world.run(20)
+    world.host.links[NET0].mtu = 1500
+    world.host.take(NetworkTestAsked(NET0))
+    world.run(5)
+    assert world.host.machine.networks[NET0].mtu == 1472

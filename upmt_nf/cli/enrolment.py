@@ -18,6 +18,7 @@ import typer
 from upmt_nf.cli.reading import Json
 from upmt_nf.cli.tables import print_json
 from upmt_nf.model.errors import UpmtError, UsageError
+from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.names import CONFIG_DIRECTORY
 
 if TYPE_CHECKING:
@@ -146,6 +147,10 @@ def _give_secret(users: Any, section: Any, identity: str) -> None:
         "tunnel_port": section.tunnel_port,
         "signalling_port": section.signalling_port,
     }
+    if section.further_tunnel_ports:
+        line["further_tunnel_ports"] = section.further_tunnel_ports
+    if section.portal_check_port is not None:
+        line["portal_check_port"] = section.portal_check_port
     encoded = base64.urlsafe_b64encode(json_library.dumps(line, separators=(",", ":")).encode()).decode()
     typer.echo(_PREFIX + encoded)
 
@@ -157,7 +162,9 @@ def _read_line(line: str) -> dict[str, Any]:
         if not text.startswith(_PREFIX):
             raise ValueError
         given = json_library.loads(base64.urlsafe_b64decode(text.removeprefix(_PREFIX)))
-        ports = (int(given["tunnel_port"]), int(given["signalling_port"]))
+        ports = [int(given["tunnel_port"]), int(given["signalling_port"])]
+        ports += [int(port) for port in given.get("further_tunnel_ports", ())]
+        ports += [int(given["portal_check_port"])] if "portal_check_port" in given else []
         ip_address(given["anchor"])
         if not all(0 < port < 65536 for port in ports) or not (given["identity"] and given["secret"]):
             raise ValueError
@@ -184,9 +191,15 @@ def _configuration(given: dict[str, Any], secret_file: Path, networks: list[tupl
     sections = "".join(
         f'\n[[network]]\nname = "{name}"\ninterface = "{interface}"\n' for name, interface in networks
     )
+    further = [int(port) for port in given.get("further_tunnel_ports", ())]
+    ports = f"further_tunnel_ports = {further}\n" if further else ""
+    check = ""
+    if "portal_check_port" in given:
+        server = Endpoint(ip_address(given["anchor"]), int(given["portal_check_port"]))
+        check = f'portal_check = "http://{server}/"\n'
     return (
         f"# Written by `upmt mobile-host enroll`; every key is explained in docs/configuration.md.\n"
-        f'[mobile_host]\nidentity = "{given["identity"]}"\nsecret_file = "{secret_file}"\n\n'
+        f'[mobile_host]\nidentity = "{given["identity"]}"\nsecret_file = "{secret_file}"\n{check}\n'
         f'[anchor]\naddress = "{given["anchor"]}"\ntunnel_port = {given["tunnel_port"]}\n'
-        f"signalling_port = {given['signalling_port']}\n{sections}"
+        f"signalling_port = {given['signalling_port']}\n{ports}{sections}"
     )

@@ -24,6 +24,7 @@ from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.copies import RUNS
+from upmt_nf.datapath.formats import is_binding_probe
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.reach import PeerRule, Reach
@@ -89,7 +90,7 @@ class AnchorDaemon:
     def __init__(self, config: AnchorSection) -> None:
         self.config = config
         # No host may fill the table: a share of it is all that one association gets.
-        self.paft = Paft(max_flows=config.max_flows, max_flows_per_owner=max(1024, config.max_flows // 16))
+        self.paft = Paft(max_flows=config.max_flows, max_flows_per_owner=max(1024, config.max_flows // 8))
         self._events: deque[AnchorEvent] = deque()
         self.datapath = Choice(None, "not chosen yet")
         self._is_working = False
@@ -154,7 +155,7 @@ class AnchorDaemon:
             tun,
             heard=self._hear,
             merges=self.datapath.fast is None,
-            probed=lambda remote, data, by: self.take(BindingProbeReceived(remote, data, by)),
+            probed=self._hear_outside,
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
@@ -268,6 +269,13 @@ class AnchorDaemon:
         for command in self.machine.handle(event, self._loop.time()):
             self._perform(command)
 
+    def _hear_outside(self, remote: Endpoint, data: bytes, by: int) -> None:
+        """What came to a tunnel port in no tunnel; SIP is heard at the further ones, at the first it has its own."""
+        if is_binding_probe(data):
+            self.take(BindingProbeReceived(remote, data, by))
+        elif by:
+            self.take(SipDatagramReceived(remote, data, by))
+
     def count(self) -> None:
         """Bring the counters of flows and tunnels up to date."""
         if (fast := self.datapath.fast) is not None:
@@ -280,12 +288,16 @@ class AnchorDaemon:
                 self.plane.send_signal(remote, destination, port, payload, by)
             case SendBindingAnswer(remote, data, by):
                 self.plane.send_as_is(remote, data, by)
-            case SendSip(destination, data):
-                self._signalling.send_to(data, destination)
+            case SendSip(destination, data, by):
+                if by:
+                    self.plane.send_as_is(destination, data, by)
+                else:
+                    self._signalling.send_to(data, destination)
             case LeaseGranted(identity, address, is_inherited):
                 if is_inherited:
                     self._loop.run_in_executor(None, _forget_connections, address)
-                self._leases.keep(identity, address)
+                if self._leases.keep(identity, address):
+                    self._loop.call_soon(self._leases.write)
                 self.forwards.grant(identity, address)
             case LeaseEnded(identity, address, _):
                 self.forwarder.forget_owner(address)

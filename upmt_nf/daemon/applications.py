@@ -26,8 +26,9 @@ from upmt_nf.config.application_sections import ApplicationSection, MatchSection
 from upmt_nf.daemon.flow_owners import UNASKED, FlowOwners, Owner
 from upmt_nf.daemon.flow_policies import FlowPolicies, check
 from upmt_nf.daemon.matches import conditions_said, rule_of
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.host_forwarder import Classified
-from upmt_nf.datapath.paft import FlowEntry
+from upmt_nf.datapath.paft import Paft
 from upmt_nf.linux.process_events import ProcessEvents
 from upmt_nf.linux.sock_diag import SocketFacts
 from upmt_nf.model.errors import UsageError
@@ -398,10 +399,10 @@ class Applications:
         pid, command = (facts.pid, facts.command) if facts is not None else (0, "")
         return Classified(id, pid, command, why, owner.cookie, has_ended=not owner.has_socket)
 
-    def reclassify(self, entries: Iterable[FlowEntry], rule: ApplicationRule) -> list[FlowKey]:
+    def reclassify(self, paft: Paft, rule: ApplicationRule) -> list[FlowKey]:
         """Running flows that a new rule claims become its application's; gives them (adopting a program)."""
         moved: list[FlowKey] = []
-        for entry in entries:
+        for entry in paft.flows.values():
             flow, owner = entry.flow, UNASKED
             if not rule.matches_flow(flow, entry.dscp):
                 continue
@@ -414,26 +415,25 @@ class Applications:
             found = first_match(self.rules, flow, owner.process, entry.dscp)
             id = self.flow_policies.part_of(rule.application, flow, entry.dscp)
             if found == rule and entry.application_id != id:
-                entry.application_id = id
                 entry.why = Reason(Decider.AGENT, rule, owner.found_by)
+                paft.assign(entry, id)
                 moved.append(flow)
         return moved
 
-    def reconsider(
-        self, entries: Iterable[FlowEntry], gone: Iterable[ApplicationRule]
-    ) -> dict[ApplicationName, list[FlowKey]]:
+    def reconsider(self, paft: Paft, gone: Iterable[ApplicationRule]) -> dict[ApplicationName, list[FlowKey]]:
         """Running flows of applications that lost a rule become whose they are without it; gives those that moved.
 
         A flow whose socket is not there any more stays as it was.
         """
         touched = {rule.application for rule in gone}
         moved: dict[ApplicationName, list[FlowKey]] = {}
-        for entry in entries:
+        for entry in paft.flows.values():
             if self.flow_policies.whole_of(entry.application_id) not in touched:
                 continue
             found = self._look_up(entry.flow, entry.dscp, is_needed=True)
             if not found.has_ended and found.application_id != entry.application_id:
-                entry.application_id, entry.why, entry.mark = found.application_id, found.why, 0
+                entry.why, entry.mark = found.why, 0
+                paft.assign(entry, found.application_id)
                 moved.setdefault(self.by_id[found.application_id].name, []).append(entry.flow)
         return moved
 

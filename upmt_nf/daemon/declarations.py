@@ -166,7 +166,7 @@ class Declarations:
             section = applications.section_of(one)
             self._tell(one, section.networks if section is not None else None)
         daemon.update_rules()
-        for one, flows in applications.reconsider(daemon.paft.flows.values(), gone).items():
+        for one, flows in applications.reconsider(daemon.paft, gone).items():
             daemon.take(FlowsAdopted(one, tuple(flows)))
         if arguments.get("save"):
             fields = _fields(rule_of(DEFAULT_APPLICATION_ID, match)) if match else None
@@ -212,13 +212,12 @@ class Declarations:
             self._tell(name, policy)
         daemon.update_rules()
         rules = applications.rules
-        entries = daemon.paft.flows.values()
         gone = [rule for rule in before if rule not in rules]
-        for name, flows in applications.reconsider(entries, gone).items():
+        for name, flows in applications.reconsider(daemon.paft, gone).items():
             daemon.take(FlowsAdopted(name, tuple(flows)))
         for rule in rules:
             if rule not in before:
-                moved = applications.reclassify(entries, rule)
+                moved = applications.reclassify(daemon.paft, rule)
                 name = applications.by_id[rule.application].name
                 daemon.take(FlowsAdopted(name, tuple(moved)))
         if daemon.admission is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from upmt_nf.daemon.control_client import call
 from upmt_nf.daemon.diagnosis import DaemonFacts, Finding, diagnose
 from upmt_nf.linux import netfilter, sysctl
@@ -55,5 +57,11 @@ def _daemon_facts() -> DaemonFacts | None:
         association=association,
         resolver=status.get("resolver"),
         tunnel_mtus={row["name"]: row["mtu"] for row in status.get("networks", ()) if row["mtu"]},
-        datapath=f"{status['datapath']} datapath ({status['datapath_reason']})",
+        datapath=f"{status['datapath']} datapath ({status['datapath_reason']})" + _admission_of(status),
     )
+
+
+def _admission_of(status: dict[str, Any]) -> str:
+    """Who lets first packets in, at a mobile host."""
+    by, reason = status.get("admission"), status.get("admission_reason")
+    return f", first packets by the {by} ({reason})" if by else ""

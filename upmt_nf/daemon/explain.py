@@ -11,7 +11,7 @@ from upmt_nf.classify.facts import ProcessFacts
 from upmt_nf.classify.reasons import Decider, Mechanism, Reason, mechanism_of
 from upmt_nf.classify.rules import ApplicationRule, first_match
 from upmt_nf.daemon.applications import Application
-from upmt_nf.datapath.paft import FlowEntry
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.linux.sock_diag import SocketFacts
 from upmt_nf.mobility.host_status import NetworkStatus
 from upmt_nf.mobility.selection import ranked

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
-    APPLICATIONS,
+    ANY_SOCKET,
     EVENTS,
     NUMBER,
     TUNNEL,
+    ApplicationRow,
     Counts,
     FlowRow,
     NamedRow,
@@ -28,7 +29,8 @@ from upmt_nf.datapath.fast_layout import (
     flow_key,
     tunnel_row,
 )
-from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.flow_entry import FlowEntry
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.protected import Cookie
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import BpfMap, Hook
@@ -189,26 +191,37 @@ class FastPlane:
                 self._write_flow(key, entry)
 
     def _write_flow(self, key: bytes, entry: FlowEntry) -> None:
-        pinned = entry.pinned.id if entry.pinned is not None else 0
+        own = self._paft.own_tunnel_of(entry)
         left = [tunnel.id for tunnel, _ in entry.left[-2:]] + [0, 0]
         until = max((when for _, when in entry.left), default=0.0)
         row = FlowRow(
             entry.application_id,
-            pinned,
-            left[0],
-            left[1],
-            self._told_as(until),
-            self._told_as(entry.last_seen),
+            own.id if own is not None else 0,
+            entry.course & 0xFFFFFFFF,
+            left=left[0],
+            left_too=left[1],
+            left_until=self._told_as(until),
+            last_seen=self._told_as(entry.last_seen),
         )
-        row = row.with_counts(entry.offloaded)
-        if (packed := self._flows.lookup(key)) is not None:
-            known = FlowRow.unpacked(packed)
-            if not known.socket or known.socket == entry.socket:
-                row = row.with_counts(known.counts)
-                row = row._replace(socket=known.socket, generation=known.generation)
-            if self._is_in_grace(entry, known):
-                row = row._replace(tunnel=known.tunnel)
-        self._write(self._flows, key, row.packed())
+        if (packed := self._flows.lookup(key)) is None:
+            self._write(self._flows, key, row.with_counts(entry.offloaded).packed())
+            return
+        known = FlowRow.unpacked(packed)
+        if known.socket not in (0, ANY_SOCKET, entry.socket):
+            # The kernel's, of another socket that is over: this one begins.
+            self._write(self._flows, key, row.with_counts(entry.offloaded).packed())
+            return
+        if own is None and not entry.application_id and self._grace:
+            row = row._replace(tunnel=self._tunnel_in_grace(known))
+        self._change(key, row)
+
+    def _change(self, key: bytes, row: FlowRow) -> None:
+        """In place: no count is lost, and the socket that the kernel knows it by stays."""
+        try:
+            self.programs.change_flow(row.as_change(key, begins_watch=False))
+        except KernelError as reason:
+            log.debug("%s", reason)
+            self.counters.add("fast_write_failures")
 
     def _told_as(self, seconds: float) -> int:
         """A time of ours as the programs' clock has it."""
@@ -218,10 +231,19 @@ class FastPlane:
         """A time of the programs' clock as ours."""
         return nanoseconds / 1e9 + self._slept()
 
-    def _is_in_grace(self, entry: FlowEntry, known: FlowRow) -> bool:
-        """At the anchor, where flows have no application, one whose tunnel just went: its host may be back at once."""
-        has_lost = entry.pinned is None and known.tunnel != 0 and known.tunnel not in self._paft.tunnels
-        return has_lost and not entry.application_id and self._grace > 0
+    def _tunnel_in_grace(self, known: FlowRow) -> int:
+        """At the anchor, of a flow whose tunnel just went: its host may be back at once."""
+        before = self._resolved(known)
+        return before if before not in self._paft.tunnels else 0
+
+    def _resolved(self, row: FlowRow) -> int:
+        """The tunnel that the programs send a flow by."""
+        packed = self._applications.lookup(NUMBER.pack(row.application)) if row.application else None
+        if packed is None:
+            return row.tunnel
+        application = ApplicationRow.unpacked(packed)
+        is_own = row.tunnel and row.course == application.course
+        return row.tunnel if is_own else application.tunnel
 
     def flow_forgotten(self, key: FlowBytes) -> None:
         """See `Mirror`."""
@@ -232,7 +254,7 @@ class FastPlane:
 
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
         """See `Mirror`: the one write that moves an application."""
-        if application_id >= APPLICATIONS or (tunnel is None and self._adopting_until):
+        if application_id >= self._applications.max_entries or (tunnel is None and self._adopting_until):
             # While the association is not back it goes on by the tunnel that it had.
             return
         if tunnel is None and self._grace and (before := self._steered.pop(application_id, 0)):
@@ -243,13 +265,17 @@ class FastPlane:
 
     def application_withheld(self, application_id: int) -> None:
         """See `Mirror`: at once, whatever an earlier daemon left."""
-        if application_id < APPLICATIONS:
+        if application_id < self._applications.max_entries:
             self._held.pop(application_id, None)
             self._steer(application_id, 0)
 
     def _steer(self, application_id: int, id: int) -> None:
         self._steered[application_id] = id
-        self._write(self._applications, NUMBER.pack(application_id), NUMBER.pack(id))
+        row = ApplicationRow(tunnel=id)
+        if (heading := self._paft.headings.get(application_id)) is not None:
+            left = [tunnel.id for tunnel, _ in heading.left[-2:]] + [0, 0]
+            row = ApplicationRow(left[0], left[1], self._told_as(heading.settles), id, heading.course)
+        self._write(self._applications, NUMBER.pack(application_id), row.packed())
 
     def name(self, application_id: int, row: NamedRow) -> None:
         """What this number means, for the daemon that comes after this one."""
@@ -425,14 +451,17 @@ class FastPlane:
                 entry.is_permitted = True
                 if entry.application_id != row.application:
                     renumbered[row.application] = entry.application_id
-                    self._write(self._flows, key, row._replace(application=entry.application_id).packed())
+                    # At the anchor nobody knows any more what was named: its flows go on one by one.
+                    own = row.tunnel if entry.application_id else self._resolved(row)
+                    self._change(key, row._replace(application=entry.application_id, tunnel=own))
                 entry.packets_out, entry.bytes_out, entry.packets_in, entry.bytes_in = row.counts
-                entry.offloaded, entry.socket = row.counts, row.socket
+                entry.offloaded = row.counts
+                entry.socket = row.socket if row.socket != ANY_SOCKET else 0
                 flows += 1
         # All are read before one is written: numbers may change places.
         ways = {new: self._applications.lookup(NUMBER.pack(old)) for old, new in renumbered.items()}
         for new, way in ways.items():
-            if way is not None and new != DEFAULT_APPLICATION_ID:
+            if way is not None and new not in (0, DEFAULT_APPLICATION_ID):
                 self._write(self._applications, NUMBER.pack(new), way)
         self._adopting_until = self._loop.time() + ADOPTING
         log.info("%d flows of an earlier daemon go on", flows)
@@ -479,6 +508,8 @@ class FastPlane:
             entry.is_permitted = True
         finally:
             self._paft.mirror = self
+        if row.application and (packed := flow_key(key)) is not None:
+            self._write_flow(packed, entry)
 
     def _count(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         flows, tunnels = self._paft.flows, self._paft.tunnels
@@ -493,7 +524,7 @@ class FastPlane:
                 elif row.socket and flow_bytes(key) not in self._doomed_flows:
                     self.let_in(flow_bytes(key), row)
                 continue
-            if row.socket and row.socket != entry.socket:
+            if row.socket not in (0, ANY_SOCKET, entry.socket):
                 # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
                 continue
             before = entry.offloaded
@@ -505,6 +536,14 @@ class FastPlane:
             entry.bytes_in += row.bytes_in - before[3]
             entry.offloaded = row.counts
             entry.last_seen = max(entry.last_seen, self._heard_as(row.last_seen))
-            own = entry.pinned.id if entry.pinned is not None else 0
-            if row.tunnel != own and (learnt := tunnels.get(TunnelId(row.tunnel))) is not None:
+            self._take_learnt(entry, row)
+
+    def _take_learnt(self, entry: FlowEntry, row: FlowRow) -> None:
+        own, learnt = self._paft.own_tunnel_of(entry), self._paft.tunnels.get(TunnelId(row.tunnel))
+        heading = self._paft.headings.get(entry.application_id)
+        if heading is None:
+            if learnt is not None and learnt is not own:
                 entry.previous, entry.pinned = entry.pinned, learnt
+        elif row.application == entry.application_id:
+            is_apart = row.tunnel and row.course == heading.course & 0xFFFFFFFF
+            entry.pinned, entry.course = learnt if is_apart else None, heading.course

@@ -17,6 +17,7 @@ from upmt_nf.linux import sysctl
 from upmt_nf.linux.admission_program import AdmissionProgram
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import Hook
+from upmt_nf.mobility.named_applications import MOST as MOST_NAMED
 from upmt_nf.model.errors import FacilityError, UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes
 from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TUNNELS_EACH, _MOST_TUNNELS = 3, 1 << 17
+_TUNNELS_EACH, _MOST_TUNNELS = 3, 1 << 20
 """Room for the tunnels of an anchor's associations, and for those that are just being replaced."""
 
 
@@ -108,11 +109,12 @@ def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> 
         "anchor",
         flows=config.max_flows,
         tunnels=tunnels,
+        applications=MOST_NAMED + 1,
         shortcut=shortcut is not None,
     )
-    if shortcut is not None:
-        programs.open_shortcut(*shortcut)
-    plane = _attached(loop, programs, daemon.paft, near, ApplicationId, daemon.forwarder.permits)
+    if shortcut is not None and programs.open_shortcut(*shortcut):
+        log.info("UDP flows that conntrack knows go past netfilter's rules (shortcut = true)")
+    plane = _attached(loop, programs, daemon.paft, near, lambda _: ApplicationId(0), daemon.forwarder.permits)
     plane.attach(config.interface)
     return plane
 

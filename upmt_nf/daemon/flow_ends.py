@@ -48,7 +48,13 @@ class FlowEnds:
         ended, self._waiting = self._waiting, []
         if forwarder is None or own is None:
             return
-        keys = [key for one in ended if (key := _key_of(one, own)) is not None and key in self._paft.flows]
+        keys = [
+            key
+            for one in ended
+            if (key := _key_of(one, own)) is not None
+            and (entry := self._paft.flows.get(key)) is not None
+            and not (key[0] == UDP and HostForwarder.is_only_the_kernels(entry))
+        ]
         keys += self._of_unconnected(ended)
         forwarder.end(keys)
         # A TCP connection that is opened anew gets a new entry by itself, and netfilter has no mark of flows on trial.

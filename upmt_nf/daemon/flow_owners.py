@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from upmt_nf.classify.facts import ProcessFacts
 from upmt_nf.classify.reasons import Finder
-from upmt_nf.datapath.paft import FlowEntry
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.linux.known_processes import KnownProcesses
 from upmt_nf.linux.process_events import ProcessEvents
 from upmt_nf.linux.processes import Processes

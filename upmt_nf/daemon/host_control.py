@@ -71,6 +71,8 @@ class HostControl:
             "role": "mobile-host",
             "datapath": daemon.datapath.name,
             "datapath_reason": daemon.datapath.reason,
+            "admission": "kernel" if daemon.kernel.admits else "agent",
+            "admission_reason": daemon.kernel.lacks_admission or "the kernel has all it needs",
             "virtual_interface": daemon.kernel.interface.name,
             "association": association_report(daemon.machine.association, self._now()),
             "resolver": daemon.config.mobile_host.resolver,
@@ -207,7 +209,7 @@ class HostControl:
                 failure = await self._move_to_best(application, policy)
             daemon.take(ApplicationAssigned(application.name, policy))
         if rule is not None and policy is not None:
-            moved = daemon.applications.reclassify(daemon.paft.flows.values(), rule)
+            moved = daemon.applications.reclassify(daemon.paft, rule)
             daemon.take(FlowsAdopted(application.name, tuple(moved)))
         if arguments.get("save"):
             daemon.declarations.save(application, policy, choice, rule)

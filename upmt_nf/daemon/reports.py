@@ -8,7 +8,8 @@ from typing import Any
 from upmt_nf.classify.reasons import Decider, Mechanism, Reason
 from upmt_nf.daemon.applications import Application
 from upmt_nf.daemon.network_trial import trial_report
-from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.flow_entry import FlowEntry
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.host_commands import Receipt
 from upmt_nf.mobility.host_status import ApplicationStatus, AssociationStatus, NetworkStatus
 from upmt_nf.model.flow import Endpoint

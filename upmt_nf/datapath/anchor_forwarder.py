@@ -12,7 +12,7 @@ from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_n
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.fair_reassembler import FairReassembler
-from upmt_nf.datapath.formats import NAT_KEEPALIVE, PLAIN, decode, is_binding_probe, is_plain
+from upmt_nf.datapath.formats import NAT_KEEPALIVE, PLAIN, decode, is_binding_probe, is_plain, is_registration
 from upmt_nf.datapath.icmp import ADMINISTRATIVELY_PROHIBITED, NETWORK_UNREACHABLE, TIME_EXCEEDED, ErrorBudget
 from upmt_nf.datapath.offload import Offload, finished
 from upmt_nf.datapath.outer import (
@@ -85,7 +85,7 @@ class AnchorForwarder:
         claimed = claimed_remote(outer_packet)
         if claimed is not None and claimed not in self._paft.tunnels_by_remote:
             # Nobody's tunnel: dropped before anything is summed up or copied, unless it may be a host's first word.
-            if not (self._is_to_our_signalling(outer_packet) or _holds_binding_probe(outer_packet)):
+            if not (self._is_to_our_signalling(outer_packet) or _holds_no_packet(outer_packet)):
                 return self._drop("unknown_tunnel")
             if not self._hears(claimed, outer_packet, now):
                 return DROPPED_IN
@@ -154,7 +154,7 @@ class AnchorForwarder:
 
     def _arrived(self, remote: EndpointBytes, tos: int, payload: bytes, now: float) -> Inbound:
         tunnel = self._tunnel_at(remote, payload)
-        if tunnel is None and is_binding_probe(payload):
+        if tunnel is None and (is_binding_probe(payload) or is_registration(payload)):
             return Inbound(probe=(unpacked_endpoint(remote), payload))
         if tunnel is None and len(payload) >= 20 and not is_plain(payload):
             return self._drop("unknown_tunnel")
@@ -343,7 +343,7 @@ class AnchorForwarder:
             self.counters.add("cut_short")
             return DROPPED_OUT
         entry = self._paft.flows.get(reverse(key))
-        tunnel = entry.pinned if entry is not None else None
+        tunnel = self._paft.tunnel_of(entry) if entry is not None else None
         destination = destination_of(packet)
         if tunnel is None or tunnel.owner_packed != destination:
             # Never seen: where the host wants what others begin. Aged, or its tunnel is gone, or an error that quotes
@@ -407,9 +407,10 @@ def _protected_tunnel(tunnels: Iterable[Tunnel], payload: bytes) -> Tunnel | Non
     return None
 
 
-def _holds_binding_probe(packet: bytes) -> bool:
-    """Whether an outer packet, unchecked, has a payload that looks like one."""
-    return is_binding_probe(packet[OVERHEAD[4 if packet[0] == 0x45 else 6] :])
+def _holds_no_packet(packet: bytes) -> bool:
+    """Whether an outer packet, unchecked, has a payload that looks like a binding probe or SIP."""
+    payload = packet[OVERHEAD[4 if packet[0] == 0x45 else 6] :]
+    return is_binding_probe(payload) or is_registration(payload)
 
 
 def _peer_port(key: FlowBytes) -> int:

@@ -17,18 +17,22 @@ from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.names import MAX_APPLICATION_ID
 
 FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
-FLOW: Final = struct.Struct("=IIIIQQQQQQQII")
+FLOW: Final = struct.Struct("=IIIIIIQQQQQQQQQIIII")
+APPLICATION: Final = struct.Struct("=IIQII")
+CHANGE: Final = struct.Struct("=4s4s2s2sB3xIIIIIIQQII")
 TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sH4s8s64s")
 END: Final = struct.Struct("=4s4s2s2s")
 COUNTS: Final = struct.Struct("=QQQQQ")
 NUMBER: Final = struct.Struct("=I")
 EVENT: Final = struct.Struct("=Q")
 
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 """Goes up with every change of what the maps mean: pinned maps of another layout are not taken over."""
 APPLICATIONS: Final = MAX_APPLICATION_ID + 1
 NAMED_BYTES: Final = 1024
 MAX_SECRETS: Final = 8
+ANY_SOCKET: Final = (1 << 64) - 1
+"""In place of a cookie, where no socket has one."""
 FORMAT_AGENT, FORMAT_PLAIN, FORMAT_COOKIE = 0, 1, 2
 EVENTS: Final = (
     "unknown_flow",
@@ -64,6 +68,8 @@ class FlowRow(NamedTuple):
 
     application: int
     tunnel: int = 0
+    course: int = 0
+    watched: int = 0
     left: int = 0
     left_too: int = 0
     left_until: int = 0
@@ -74,6 +80,10 @@ class FlowRow(NamedTuple):
     bytes_in: int = 0
     socket: int = 0
     """The cookie of its socket if the kernel let it in by itself (`daemon/admission.py`) ..."""
+    last_arrival: int = 0
+    gap: int = 0
+    late: int = 0
+    has_come: int = 0
     generation: int = 0
     """... by the application rules of that generation."""
     unused: int = 0
@@ -82,6 +92,11 @@ class FlowRow(NamedTuple):
         """As the map holds it."""
         return FLOW.pack(*self)
 
+    def as_change(self, key: bytes, *, begins_watch: bool) -> bytes:
+        """What turns the flow of that key into this in place: all but the counts and `last_seen`."""
+        parts = key[:4], key[4:8], key[8:10], key[10:12], key[12]
+        return CHANGE.pack(*parts, *self[:7], self.last_arrival, begins_watch, 0)
+
     @property
     def counts(self) -> tuple[int, int, int, int]:
         """Packets and bytes out, packets and bytes in."""
@@ -89,12 +104,32 @@ class FlowRow(NamedTuple):
 
     def with_counts(self, counts: Iterable[int]) -> FlowRow:
         """This, with packets and bytes out, packets and bytes in as given."""
-        return FlowRow._make((*self[:6], *counts, *self[10:]))
+        out, bytes_out, come, bytes_in = counts
+        return self._replace(packets_out=out, bytes_out=bytes_out, packets_in=come, bytes_in=bytes_in)
 
     @classmethod
     def unpacked(cls, row: bytes) -> FlowRow:
         """The inverse of `packed`."""
         return cls._make(FLOW.unpack(row))
+
+
+class ApplicationRow(NamedTuple):
+    """Where an application goes. Times as those of a flow."""
+
+    left: int = 0
+    left_too: int = 0
+    left_until: int = 0
+    tunnel: int = 0
+    course: int = 0
+
+    def packed(self) -> bytes:
+        """As the map holds it."""
+        return APPLICATION.pack(*self[:4], self.course & 0xFFFFFFFF)
+
+    @classmethod
+    def unpacked(cls, row: bytes) -> ApplicationRow:
+        """The inverse of `packed`."""
+        return cls._make(APPLICATION.unpack(row))
 
 
 class NamedRow(NamedTuple):

@@ -84,6 +84,11 @@ def is_binding_probe(payload: bytes) -> bool:
     return len(payload) == BINDING_PROBE_SIZE and payload[0] >> 4 == BINDING_PROBE_TYPE
 
 
+def is_registration(payload: bytes) -> bool:
+    """Whether a payload looks like the one SIP request that comes in no tunnel."""
+    return payload.startswith(b"REGISTER ")
+
+
 def decode(tunnel: Tunnel | None, payload: bytes) -> bytes | None:
     """The inner packet of a payload in the tunnel's own format; None otherwise. Strangers may speak `plain` only."""
     return (PLAIN if tunnel is None else tunnel.format).decode(tunnel, payload) if payload else None

@@ -13,6 +13,8 @@ from upmt_nf.datapath.coalescing import merge, runs
 from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
+from upmt_nf.datapath.fast_layout import ANY_SOCKET
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.formats import PLAIN, decode, is_plain
 from upmt_nf.datapath.fragment import Reassembler
 from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, ErrorBudget
@@ -32,7 +34,7 @@ from upmt_nf.datapath.packet import (
     reverse,
     source_of,
 )
-from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.reordering import Resequencer
 from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
@@ -174,13 +176,17 @@ class HostForwarder:
 
     def begun(self, flow: Begun, why: object, now: float) -> None:
         """A flow that the kernel has let in by itself, and its next packets with it."""
-        entry = self._paft.flows.get(flow.key)
-        if entry is not None and entry.socket == flow.socket:
+        entry, socket = self._paft.flows.get(flow.key), 0 if flow.socket == ANY_SOCKET else flow.socket
+        if (
+            entry is not None
+            and entry.socket == socket
+            and (socket or entry.application_id == flow.application)
+        ):
             return
         entry = self._paft.take_from_mirror(flow.key, flow.application, now, flow.pid, flow.command)
         entry.mark, entry.dscp, entry.why = flow.mark, flow.dscp, why
         # What of it comes our way is looked at: the kernel tells by the socket when the flow is another one.
-        entry.socket, entry.introduced = flow.socket, 1
+        entry.socket, entry.introduced = socket, 0
         self._over.discard(flow.key)
 
     @staticmethod
@@ -190,6 +196,11 @@ class HostForwarder:
         Only what goes on is let pass by netfilter's queue. TCP says by a SYN when it begins.
         """
         return entry.socket != 0 and entry.introduced < _TRIALS and entry.key[0] != TCP
+
+    @staticmethod
+    def is_only_the_kernels(entry: FlowEntry) -> bool:
+        """Whether the kernel let it in by itself and no packet of its socket has come our way since."""
+        return entry.socket != 0 and not entry.introduced
 
     def _look_again(self, entry: FlowEntry, packet: bytes, mark: int, now: float) -> FlowEntry:
         """Another packet of a new flow: of the same socket, or of another one that has its port now?"""
@@ -219,7 +230,9 @@ class HostForwarder:
             # About an earlier packet.
             return False
         if entry.key[0] == TCP:
-            if not is_tcp_opening(packet) or not (entry.packets_in or entry.key in self._over):
+            if not is_tcp_opening(packet) or not (
+                entry.packets_in or entry.key in self._over or self.is_only_the_kernels(entry)
+            ):
                 return False
         elif entry.key not in self._over:
             return False
@@ -326,9 +339,8 @@ class HostForwarder:
         field = mark & MARK_MASK
         if field and not field & MARK_OUTER:
             classified = self._classify(entry.key, mark, entry.dscp)
-            entry.application_id, entry.why = classified.application_id, classified.why
-            entry.mark = field
-            self._paft.changed(entry)
+            entry.why, entry.mark = classified.why, field
+            self._paft.assign(entry, classified.application_id)
 
     def inbound(self, outer_packet: bytes, now: float) -> Inbound:
         """A packet that arrived at the port of one of our tunnels. `now` in seconds. Never raises."""

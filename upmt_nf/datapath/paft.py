@@ -1,7 +1,8 @@
 """PAFT, the Per-Application Forwarding Table: flow -> application -> tunnel; a flow may be pinned (design section 4).
 
 The mobile host steers applications and pins single flows. The anchor pins every flow to the tunnel that it learnt
-or was told. Bounded, aged; knows neither packets nor signalling.
+or was told, but for those whose application a host has named (`named_applications`). Bounded, aged; knows neither
+packets nor signalling.
 """
 
 from __future__ import annotations
@@ -11,17 +12,14 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Protocol
 
-from upmt_nf.datapath.arrivals import Arrivals
 from upmt_nf.datapath.counters import Counters
+from upmt_nf.datapath.flow_entry import Copied, FlowEntry
 from upmt_nf.datapath.formats import PLAIN, TunnelFormat
+from upmt_nf.datapath.membership import Membership, Told
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint
 from upmt_nf.model.errors import UsageError
-from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, Endpoint, FlowBytes, FlowKey, IPAddress
+from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, NetworkName, TunnelId
-
-IDLE_SECONDS = {TCP: 7440.0, UDP: 180.0, ICMP: 30.0, ICMPV6: 30.0}
-"""How long a silent flow is kept: TCP as RFC 5382 asks of a NAT, UDP and ICMP as conntrack does."""
-IDLE_SECONDS_OTHERS = 600.0
 
 SETTLE_SECONDS = 3.0
 """How long packets that were still on the old path cannot pull an explicitly moved flow back."""
@@ -35,6 +33,10 @@ _EVICTION_SAMPLE = 32
 _EVICTION_ROUNDS = 8
 _BUSY_SECONDS = 0.2
 """A flow with a packet within this time is let go of only when all others that were looked at are busy, too."""
+
+
+_DOUBTFUL_AFTER = 0.9
+"""Of a flow's idle limit: the other end may forget it a little sooner than we do."""
 
 
 class Tunnel:
@@ -97,97 +99,6 @@ class Tunnel:
         return f"Tunnel({self.id}, {self.network}, {self.owner} at {self.remote})"
 
 
-class Copied:
-    """What one tunnel brought of a redundant flow: when it last did (seconds), and how often another one did since."""
-
-    __slots__ = ("heard", "missed")
-
-    def __init__(self, heard: float) -> None:
-        self.heard = heard
-        self.missed = 0
-
-
-class FlowEntry:
-    """One flow. `pinned` overrides the application's tunnel.
-
-    `left` holds the tunnels that it was explicitly moved from and until when late packets on them are expected;
-    `previous` is the one that learnt data made it leave. `mark` and `dscp` are those of the packet that it was
-    classified by, `why` what the classifier said of its reasons, `socket` the cookie of its socket if that was asked
-    for, `introduced` how often a packet of it was looked at since. `is_permitted`: the anchor has judged its
-    correspondent. `copies`: at the anchor, the tunnels by which the host sends each packet of it, if by more than one.
-    Counters are the mobile host's view at both ends: `out` is towards the correspondent. `offloaded` is how much of
-    them a mirror has told so far: packets and bytes out, packets and bytes in.
-    """
-
-    __slots__ = (
-        "application_id",
-        "arrivals",
-        "bytes_in",
-        "bytes_out",
-        "command",
-        "copies",
-        "created",
-        "dscp",
-        "introduced",
-        "is_permitted",
-        "key",
-        "last_seen",
-        "left",
-        "mark",
-        "offloaded",
-        "packets_in",
-        "packets_out",
-        "pid",
-        "pinned",
-        "previous",
-        "socket",
-        "why",
-    )
-
-    def __init__(
-        self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int, command: str
-    ) -> None:
-        self.key = key
-        self.application_id = application_id
-        self.pinned: Tunnel | None = None
-        self.previous: Tunnel | None = None
-        self.left: tuple[tuple[Tunnel, float], ...] = ()
-        self.created = self.last_seen = now
-        self.mark = self.dscp = 0
-        self.socket = self.introduced = 0
-        self.is_permitted = False
-        self.pid = pid
-        self.command = command
-        self.why: object = None
-        self.arrivals: Arrivals | None = None
-        self.copies: dict[Tunnel, Copied] | None = None
-        self.offloaded = (0, 0, 0, 0)
-        self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = 0
-
-    @property
-    def flow(self) -> FlowKey:
-        """The flow as an object."""
-        return FlowKey.unpacked(self.key)
-
-    @property
-    def owner(self) -> bytes:
-        """The packed virtual address."""
-        return self.key[1:5] if len(self.key) == 13 else self.key[1:17]
-
-    @property
-    def idle_limit(self) -> float:
-        """Seconds of silence after which the entry is forgotten."""
-        return IDLE_SECONDS.get(self.key[0], IDLE_SECONDS_OTHERS)
-
-    def is_idle(self, now: float) -> bool:
-        """Whether it was silent too long."""
-        return now - self.last_seen > self.idle_limit
-
-    def has_left(self, tunnel: Tunnel, now: float) -> bool:
-        """Whether it was explicitly moved away from `tunnel` so lately that packets may still be on that path."""
-        return any(tunnel is left and now < until for left, until in self.left)
-
-
 class Mirror(Protocol):
     """Keeps a second table like this one: told of each change, after it was made."""
 
@@ -198,7 +109,7 @@ class Mirror(Protocol):
         """It is not in the table any more."""
 
     def application_changed(self, application_id: int, tunnel: Tunnel | None) -> None:
-        """It goes that way now."""
+        """It goes that way now; at the anchor, its `Heading` may be another one."""
 
     def application_withheld(self, application_id: int) -> None:
         """Its packets are none of the mirror's from now on, until it changes again."""
@@ -208,6 +119,21 @@ class Mirror(Protocol):
 
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """It is not in the table any more."""
+
+
+class Heading:
+    """At the anchor: how a named application came to its tunnel.
+
+    `course` counts its moves: what a flow learnt before the last one counts no more. `left` as that of a flow;
+    until `settles` (seconds) no flow goes back to what it had learnt before the move.
+    """
+
+    __slots__ = ("course", "left", "settles")
+
+    def __init__(self) -> None:
+        self.course = 0
+        self.left: tuple[tuple[Tunnel, float], ...] = ()
+        self.settles = 0.0
 
 
 class Paft:
@@ -228,6 +154,8 @@ class Paft:
         self.tunnels: dict[TunnelId, Tunnel] = {}
         self.tunnels_by_remote: dict[EndpointBytes, list[Tunnel]] = {}
         self.applications: dict[int, Tunnel | None] = {}
+        self.headings: dict[int, Heading] = {}
+        """Anchor: of the named applications, which have numbers of our own there."""
         self.doubles: dict[int, tuple[Tunnel, ...]] = {}
         """Applications whose packets are numbered, and where copies of them go: to one tunnel, or to none now."""
         self.windows: dict[int, float] = {}
@@ -244,6 +172,8 @@ class Paft:
         self._max_per_owner = max(1, max_flows_per_owner or max_flows)
         self._settle = settle
         self._owned: OrderedDict[bytes, OrderedDict[FlowBytes, FlowEntry]] = OrderedDict()
+        self.membership = Membership()
+        self._steered_by: dict[TunnelId, set[int]] = {}
         self._to_age: Iterator[FlowBytes] = iter(())
 
     # --- tunnels ---
@@ -301,9 +231,8 @@ class Paft:
             self.tunnels_by_remote.pop(tunnel.remote_packed, None)
 
     def _repoint(self, old: Tunnel, new: Tunnel | None) -> None:
-        for application, tunnel in self.applications.items():
-            if tunnel is old:
-                self._steer(application, new)
+        for application in sorted(self._steered_by.get(old.id, ())):
+            self._steer(application, new)
         if self.newcomers.get(old.owner_packed) is old:
             if new is None:
                 del self.newcomers[old.owner_packed]
@@ -336,7 +265,13 @@ class Paft:
         self._steer(application_id, None if tunnel_id is None else self.tunnels[tunnel_id])
 
     def _steer(self, application_id: int, tunnel: Tunnel | None) -> None:
+        if (before := self.applications.get(application_id)) is not None:
+            self._steered_by[before.id].discard(application_id)
+            if not self._steered_by[before.id]:
+                del self._steered_by[before.id]
         self.applications[application_id] = tunnel
+        if tunnel is not None:
+            self._steered_by.setdefault(tunnel.id, set()).add(application_id)
         self.tell_mirror(application_id)
 
     def double(self, application_id: ApplicationId, to: TunnelId | None, *, is_numbered: bool = True) -> None:
@@ -381,11 +316,24 @@ class Paft:
 
     def tunnel_of(self, entry: FlowEntry) -> Tunnel | None:
         """The tunnel that an entry's packets take now."""
-        return entry.pinned or self.applications.get(entry.application_id)
+        return self.own_tunnel_of(entry) or self.applications.get(entry.application_id)
+
+    def own_tunnel_of(self, entry: FlowEntry) -> Tunnel | None:
+        """The tunnel that a flow has for itself; None: it goes with its application, if it has one."""
+        if entry.pinned is None or not self.headings:
+            return entry.pinned
+        heading = self.headings.get(entry.application_id)
+        return entry.pinned if heading is None or heading.course == entry.course else None
 
     def flows_of(self, application_id: ApplicationId) -> list[FlowEntry]:
-        """All flows of an application, oldest first."""
-        return [entry for entry in self.flows.values() if entry.application_id == application_id]
+        """All flows of an application, oldest member first."""
+        return self.membership.of(application_id)
+
+    def assign(self, entry: FlowEntry, application_id: ApplicationId) -> None:
+        """A flow is another application's from now on."""
+        if entry.application_id != application_id:
+            self.membership.move(entry, application_id)
+        self.changed(entry)
 
     def flows_owned_by(self, owner: IPAddress) -> list[FlowEntry]:
         """All flows of a virtual address, oldest first."""
@@ -403,10 +351,11 @@ class Paft:
         """The entry of a flow, made if need be, as one of `application_id`; room is made when the table is full."""
         entry = self.flows.get(key)
         if entry is not None:
-            entry.application_id, entry.pid, entry.command = application_id, pid, command
+            entry.pid, entry.command = pid, command
+            self.assign(entry, application_id)
         else:
             entry = self._add(key, application_id, now, pid, command)
-        self.changed(entry)
+            self.changed(entry)
         return entry
 
     def take_from_mirror(
@@ -422,6 +371,7 @@ class Paft:
         entry = FlowEntry(key, application_id, now, pid, command)
         self._make_room(entry.owner, now)
         self.flows[key] = self._owned.setdefault(entry.owner, OrderedDict())[key] = entry
+        self.membership.join(entry)
         return entry
 
     def learn(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
@@ -439,10 +389,57 @@ class Paft:
             # The host does not send it twice any more.
             entry.copies = None
             self.changed(entry)
-        if entry.pinned is not tunnel and (entry.pinned is None or not entry.has_left(tunnel, now)):
+        if entry.application_id in self.headings:
+            self._learn_apart(entry, self.headings[entry.application_id], tunnel, now)
+        elif entry.pinned is not tunnel and (entry.pinned is None or not entry.has_left(tunnel, now)):
             entry.previous, entry.pinned = entry.pinned, tunnel
             self.changed(entry)
         return entry
+
+    def _learn_apart(self, entry: FlowEntry, heading: Heading, tunnel: Tunnel, now: float) -> None:
+        """Learning where a named application says the way: a flow goes apart from it, until the next move."""
+        own, common = self.own_tunnel_of(entry), self.applications.get(entry.application_id)
+        present = own or common
+        if present is tunnel:
+            return
+        if present is not None and now < heading.settles:
+            is_stale = entry.pinned is tunnel and own is None
+            if is_stale or any(tunnel is left and now < until for left, until in heading.left):
+                return
+        entry.pinned, entry.course = None if tunnel is common else tunnel, heading.course
+        self.changed(entry)
+
+    # --- the anchor's named applications ---
+
+    def name(self, key: FlowBytes, application_id: ApplicationId, now: float) -> FlowEntry:
+        """A flow goes with a named application from now on; the entry is made when it is not there yet."""
+        entry = self.flows.get(key)
+        if entry is None:
+            return self.insert(key, application_id, now)
+        entry.pinned = entry.previous = None
+        entry.left = ()
+        self.assign(entry, application_id)
+        return entry
+
+    def move_application(self, application_id: ApplicationId, tunnel: Tunnel, now: float) -> None:
+        """An explicit handover of a named application, which is made when it is not there yet: one write."""
+        heading = self.headings.get(application_id)
+        if heading is None:
+            heading = self.headings[application_id] = Heading()
+        else:
+            leaving = self.applications.get(application_id)
+            left = [(old, until) for old, until in heading.left if old is not tunnel and now < until]
+            if leaving is not None and leaving is not tunnel:
+                left = [(old, until) for old, until in left if old is not leaving]
+                left.append((leaving, now + self._settle))
+            heading.left, heading.settles = tuple(left), now + self._settle
+            heading.course += 1
+        self._steer(application_id, tunnel)
+
+    def forget_application(self, application_id: ApplicationId) -> None:
+        """A named application has no flows any more."""
+        self._steer(application_id, None)
+        del self.applications[application_id], self.headings[application_id]
 
     def learn_copy(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
         """The same of a packet that the host sent by two tunnels: answers go by both, as long as both bring packets."""
@@ -464,6 +461,8 @@ class Paft:
             known.heard, known.missed = now, 0
         if entry.pinned not in copies:
             entry.previous, entry.pinned, is_changed = entry.pinned, tunnel, True
+            if (heading := self.headings.get(entry.application_id)) is not None:
+                entry.course = heading.course
         if is_changed:
             self.changed(entry)
         return entry
@@ -478,8 +477,13 @@ class Paft:
             raise UsageError(f"{FlowKey.unpacked(key)} is not a flow of {tunnel.owner}")
         entry = entry or self.insert(key, ApplicationId(0), now)
         # Data may have come by the new tunnel ahead of the signalling: then it is the tunnel before that was left.
-        leaving = entry.pinned if entry.pinned is not tunnel else entry.previous
-        left = [(old, until) for old, until in entry.left if old is not tunnel and now < until]
+        present, before, already = self.tunnel_of(entry), entry.previous, entry.left
+        if (heading := self.headings.get(entry.application_id)) is not None:
+            before, already = self.applications.get(entry.application_id), heading.left
+            self.membership.move(entry, ApplicationId(0))
+            entry.course = 0
+        leaving = present if present is not tunnel else before
+        left = [(old, until) for old, until in already if old is not tunnel and now < until]
         if leaving is not None and leaving is not tunnel:
             left = [(old, until) for old, until in left if old is not leaving]
             left.append((leaving, now + self._settle))
@@ -497,6 +501,7 @@ class Paft:
         entry = self.flows.pop(key, None)
         if entry is None:
             return False
+        self.membership.forget(entry)
         owned = self._owned[entry.owner]
         del owned[key]
         if not owned:
@@ -520,6 +525,8 @@ class Paft:
             if entry is not None and entry.is_idle(now):
                 self.forget(key)
                 aged += 1
+            elif entry is not None and entry.told is Told.YES and entry.is_idle(now, _DOUBTFUL_AFTER):
+                self.membership.doubt(entry)
         if aged:
             self.counters.add("aged", aged)
         return aged

@@ -44,8 +44,8 @@ class TunnelSignal(NamedTuple):
 class Inbound(NamedTuple):
     """Let `deliver` go on in place of the outer packet, take `signal` or `probe`, or send `answer` back; else dropped.
 
-    `offload` is what is left for the kernel to do on `deliver`; `probe` is a binding probe and the outer endpoint that
-    it came from.
+    `offload` is what is left for the kernel to do on `deliver`; `probe` is what came in no tunnel, a binding
+    probe or SIP, and the outer endpoint that it came from.
     """
 
     deliver: bytes | None = None

@@ -17,7 +17,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from upmt_nf.datapath import fast_layout
 from upmt_nf.linux.journal import FilterAttached, HierarchyMounted, Journal, MapsPinned, QdiscMade
-from upmt_nf.linux.libbpf import BpfMap, BpfObject, Hook, attach, detach
+from upmt_nf.linux.libbpf import BpfMap, BpfObject, Hook, attach, detach, run
 from upmt_nf.linux.netns import namespace_cookie
 from upmt_nf.linux.off_loop import off_loop
 from upmt_nf.model.errors import FacilityError
@@ -31,9 +31,10 @@ _BPFFS = Path("/sys/fs/bpf")
 _HANDLE, _PRIORITY = 0x75, 0x7500
 """Of our filters on clsact: behind those of others that look first, and found again."""
 _ARPHRD_ETHER = 1
+_ETHERNET = 14
 _SIZES = {
     "flows": fast_layout.FLOW_KEY.size + fast_layout.FLOW.size,
-    "applications": 2 * fast_layout.NUMBER.size,
+    "applications": fast_layout.NUMBER.size + fast_layout.APPLICATION.size,
     "names": fast_layout.NUMBER.size + fast_layout.NAMED_BYTES,
     "tunnels": fast_layout.NUMBER.size + fast_layout.TUNNEL.size,
     "ends": fast_layout.END.size + fast_layout.NUMBER.size,
@@ -41,7 +42,7 @@ _SIZES = {
 
 
 class FastPrograms:
-    """Loaded for `role`, `host` or `anchor`, with room for so many flows and tunnels.
+    """Loaded for `role`, `host` or `anchor`, with room for so many flows, tunnels and applications.
 
     What an earlier daemon pinned is taken over if it has our layout, else replaced; `took_over` tells which. Where
     there is no bpffs nothing is pinned. With `shortcut` the anchor's shortcut is among them, if the kernel has what it
@@ -50,13 +51,21 @@ class FastPrograms:
     """
 
     def __init__(
-        self, journal: Journal, role: str, *, flows: int, tunnels: int, shortcut: bool = False
+        self,
+        journal: Journal,
+        role: str,
+        *,
+        flows: int,
+        tunnels: int,
+        applications: int = fast_layout.APPLICATIONS,
+        shortcut: bool = False,
     ) -> None:
         check_compiled()
         self._journal = journal
         self._role = role
         self._attached: dict[tuple[str, Hook], int] = {}
         self._sizes = {"flows": flows, "tunnels": tunnels, "ends": tunnels, "tunnel_counts": tunnels}
+        self._sizes["applications"] = applications
         self._wants_shortcut = shortcut
         try:
             pins: Path | None = self._pins()
@@ -118,6 +127,10 @@ class FastPrograms:
         name = f"{self._role}_{'in' if hook is Hook.INGRESS else 'out'}"
         attach(index, hook, self._object.program(name), handle=_HANDLE, priority=_PRIORITY)
         self._attached[interface, hook] = index
+
+    def change_flow(self, change: bytes) -> bool:
+        """Change a flow in place (`FlowRow.as_change`); False when there is no such. Raises KernelError."""
+        return run(self._object.program("change_flow"), bytes(_ETHERNET) + change) == 1
 
     def close(self) -> None:
         """Let go of them; what is attached and pinned stays."""

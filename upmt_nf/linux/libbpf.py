@@ -54,6 +54,26 @@ class _TcOptions(ctypes.Structure):
     )
 
 
+class _RunOptions(ctypes.Structure):
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_char_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_void_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
+
+
 class _Library:
     """libbpf, loaded once. What it says is kept for the next error message."""
 
@@ -99,6 +119,7 @@ class _Library:
             ("bpf_map_lookup_and_delete_elem", number, (number, text, pointer)),
             ("bpf_map_delete_elem", number, (number, text)),
             ("bpf_map_lookup_batch", number, (number, *(pointer,) * 5, pointer)),
+            ("bpf_prog_test_run_opts", number, (number, pointer)),
             ("bpf_tc_hook_create", number, (pointer,)),
             ("bpf_tc_attach", number, (pointer, pointer)),
             ("bpf_tc_detach", number, (pointer, pointer)),
@@ -279,6 +300,18 @@ class BpfObject:
             name = calls.bpf_map__name(pointer).decode()
             if not name.startswith("."):
                 yield name, pointer
+
+
+def run(program: int, packet: bytes) -> int:
+    """Run a tc program (its file descriptor) on a packet that nobody sent; gives what it returns.
+
+    Raises KernelError.
+    """
+    options = _RunOptions(sz=ctypes.sizeof(_RunOptions), data_in=packet, data_size_in=len(packet))
+    result = library().calls.bpf_prog_test_run_opts(program, ctypes.byref(options))
+    if result < 0:
+        raise KernelError(f"a program cannot be run: {os.strerror(-result)}")
+    return int(options.retval)
 
 
 def attach(interface: int, hook: Hook, program: int, *, handle: int, priority: int) -> None:

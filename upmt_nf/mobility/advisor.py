@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import inf
 
-from upmt_nf.datapath.paft import FlowEntry, Paft
+from upmt_nf.datapath.flow_entry import FlowEntry
+from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_states import TunnelState

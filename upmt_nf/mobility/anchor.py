@@ -182,10 +182,10 @@ class Anchor:
         if self._is_stopped:
             return []
         match event:
-            case SipDatagramReceived(source, data):
+            case SipDatagramReceived(source, data, by):
                 if not self.limits.admits(packed_endpoint(source), data, now):
                     return []
-                self._endpoint.receive_datagram(data, AnchorPath(source), now)
+                self._endpoint.receive_datagram(data, AnchorPath(source, None, by), now)
             case TunnelSignalReceived(tunnel, remote, source, port, payload, by):
                 if port == MEASUREMENT_PORT:
                     answer = self._reflector.answer(tunnel, payload, now)
@@ -266,7 +266,7 @@ class Anchor:
     def _flush(self) -> None:
         for data, path in self._endpoint.datagrams_to_send():
             if path.inner is None:
-                self._commands.append(SendSip(path.remote, data))
+                self._commands.append(SendSip(path.remote, data, path.by))
             else:
                 port = self._settings.signalling_port
                 self._commands.append(SendTunnelSignal(path.remote, path.inner, port, data, path.by))
@@ -408,6 +408,7 @@ class Anchor:
             255,
             None if body.format == PLAIN.name else bytes(16),
             copies=True,
+            knows_applications=True,
         )
         room = self._room(request, longest, body.handover, inner)
         if len(body.handover) > (most := most_pairs(room)):
@@ -418,7 +419,15 @@ class Anchor:
         key_id, salt = self._protect(tunnel, lease, body.format)
         results = with_short_reasons(self._moves.apply(lease, body.handover, tunnel, cseq, now), room)
         answer = TunnelSetupResponse(
-            tunnel.id, remote.address, remote.port, results, body.format, key_id, salt, copies=True
+            tunnel.id,
+            remote.address,
+            remote.port,
+            results,
+            body.format,
+            key_id,
+            salt,
+            copies=True,
+            knows_applications=True,
         )
         return self._yes(request, encode(answer))
 

@@ -11,10 +11,11 @@ from upmt_nf.model.identity import TerminalId
 
 @dataclass(frozen=True, slots=True)
 class SendSip:
-    """Send SIP outside the tunnels."""
+    """Send SIP outside the tunnels, from the signalling port, or from one of the further tunnel ports."""
 
     destination: Endpoint
     data: bytes
+    by: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from upmt_nf.model.identity import TerminalId
 
 @dataclass(frozen=True, slots=True)
 class SipDatagramReceived:
-    """SIP outside the tunnels."""
+    """SIP outside the tunnels, at the signalling port (0) or at one of the further tunnel ports."""
 
     source: Endpoint
     data: bytes
+    by: int = 0
 
 
 @dataclass(frozen=True, slots=True)

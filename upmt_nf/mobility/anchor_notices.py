@@ -54,7 +54,7 @@ MOST_AT_A_TIME = 256
 class AnchorPath(NamedTuple):
     """Where SIP comes from and goes to; inside a tunnel, `remote` is the outer endpoint and `inner` the inner one.
 
-    `by` is which of our tunnel ports (0: the first).
+    `by` is which of our tunnel ports (0: the first; outside the tunnels: the signalling port).
     """
 
     remote: Endpoint

@@ -21,7 +21,7 @@ def counts_of(
 
 def _count(paft: Paft, owner: IPAddress, flow: FlowKey, came_by: Tunnel) -> FlowCount | None:
     entry = paft.flows.get(flow.packed()) if flow.source == owner else None
-    if entry is None or entry.pinned is not came_by or paft.mirror is not None:
+    if entry is None or paft.tunnel_of(entry) is not came_by or paft.mirror is not None:
         return None
     arrivals = entry.arrivals
     late, gap = (arrivals.late, round(1000 * arrivals.gap)) if arrivals is not None else (0, 0)

@@ -1,6 +1,7 @@
 """Handover requests as the anchor obeys them: pair by pair, only for the asking host's own flows and tunnels.
 
-Requests of one host may overtake each other: each flow follows the newest (by CSeq) that named it.
+Requests of one host may overtake each other: each flow, and each named application, follows the newest (by CSeq) that
+spoke of it.
 """
 
 from __future__ import annotations
@@ -11,8 +12,17 @@ from upmt_nf.datapath.arrivals import Arrivals
 from upmt_nf.datapath.paft import SETTLE_SECONDS, Paft, Tunnel
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.leases import Lease
+from upmt_nf.mobility.named_applications import NamedApplications
 from upmt_nf.model.errors import PeerError
-from upmt_nf.model.flow import FlowBytes, FlowKey, IPAddress, newcomers_of, stands_for_newcomers
+from upmt_nf.model.flow import (
+    FlowBytes,
+    FlowKey,
+    IPAddress,
+    application_meant,
+    is_stand_in,
+    newcomers_of,
+    stands_for_newcomers,
+)
 from upmt_nf.signaling.iptables_match import parse_match
 from upmt_nf.signaling.messages import (
     ANY,
@@ -36,6 +46,7 @@ class FlowMoves:
         self._tunnels = tunnels
         self._may_look_at = may_look_at
         self._orders: dict[IPAddress, dict[FlowBytes, int]] = {}
+        self._named = NamedApplications(paft)
 
     def apply(
         self, lease: Lease, pairs: Sequence[HandoverPair], came_by: Tunnel, cseq: int, now: float
@@ -49,10 +60,12 @@ class FlowMoves:
         self._paft.newcomers.pop(owner.packed, None)
         for entry in self._paft.flows_owned_by(owner):
             self._paft.forget(entry.key)
+        self._named.retire()
 
     def start_over(self, owner: IPAddress) -> None:
-        """The host has restarted and counts its requests from the beginning."""
+        """The host has restarted and counts its requests and applications from the beginning."""
         self._orders.pop(owner, None)
+        self._named.forget_names(owner)
 
     def _apply(
         self, lease: Lease, pair: HandoverPair, came_by: Tunnel, cseq: int, now: float
@@ -69,24 +82,41 @@ class FlowMoves:
         except PeerError as reason:
             return HandoverResult(False, reason=str(reason)[:200])
         orders = self._orders.setdefault(lease.address, {})
+        if pair.application:
+            if any(is_stand_in(key) for key in keys):
+                return HandoverResult(False, reason="only flows have an application")
+            newest = [key for key in keys if orders.get(key, -1) <= cseq]
+            if not self._named.name(lease.address, pair.application, newest, tunnel, cseq, now):
+                return HandoverResult(False, reason="there is no room for more applications")
+            orders.update(dict.fromkeys(newest, cseq))
+            self._prune(orders, lease.address)
+            return HandoverResult(True, tunnel.id, len(keys))
+        moved = 0
         for key in keys:
+            if number := application_meant(key):
+                moved += self._named.move(lease.address, number, tunnel, cseq, now)
+                continue
+            moved += not stands_for_newcomers(key)
             if orders.get(key, -1) <= cseq:
                 orders[key] = cseq
                 if stands_for_newcomers(key):
                     self._paft.newcomers[lease.address.packed] = tunnel
-                    continue
-                is_unheard = key not in self._paft.flows
-                old = None if is_unheard else self._paft.flows[key].pinned
-                entry = self._paft.move(key, tunnel, now)
-                if old is not tunnel:
-                    entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
-                if is_unheard:
-                    # Its first packets may still be on their way by any other tunnel.
-                    others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)
-                    entry.left = tuple((other, now + SETTLE_SECONDS) for other in others)
-                    self._paft.changed(entry)
+                else:
+                    self._move(lease, key, tunnel, now)
         self._prune(orders, lease.address)
-        return HandoverResult(True, tunnel.id, sum(not stands_for_newcomers(key) for key in keys))
+        return HandoverResult(True, tunnel.id, moved)
+
+    def _move(self, lease: Lease, key: FlowBytes, tunnel: Tunnel, now: float) -> None:
+        known = self._paft.flows.get(key)
+        old = None if known is None else self._paft.tunnel_of(known)
+        entry = self._paft.move(key, tunnel, now)
+        if old is not tunnel:
+            entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
+        if known is None:
+            # Its first packets may still be on their way by any other tunnel.
+            others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)
+            entry.left = tuple((other, now + SETTLE_SECONDS) for other in others)
+            self._paft.changed(entry)
 
     def _choose(self, lease: Lease, choices: Sequence[TunnelChoice], came_by: Tunnel) -> Tunnel | None:
         if not choices:

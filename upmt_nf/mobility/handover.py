@@ -16,7 +16,7 @@ from enum import Enum, auto
 
 from upmt_nf.mobility.host_commands import Mode, Receipt
 from upmt_nf.mobility.tallies import Tally
-from upmt_nf.model.flow import FlowBytes, FlowKey, stands_for_newcomers
+from upmt_nf.model.flow import FlowBytes, FlowKey, is_stand_in
 from upmt_nf.model.identity import ApplicationName, NetworkName
 from upmt_nf.policy.events import Decision
 from upmt_nf.signaling.message_writing import flows_in_groups
@@ -109,6 +109,8 @@ class Handover:
         self.touched: set[FlowBytes] = set()
         """Flows that the anchor was asked about: they may be there or here until the handover ends."""
         self.known: set[FlowBytes] = set()
+        self.members = 0
+        """Flows that the application has, those included that the anchor knows by its name."""
         self._unsent: deque[FlowRequest] = deque()
         self._asked: set[FlowRequest] = set()
 
@@ -200,7 +202,7 @@ class Handover:
             source=self.order.source,
             target=self.order.target,
             mode=self.mode,
-            flows=sum(not stands_for_newcomers(key) for key in self.known),
+            flows=max(self.members, sum(not is_stand_in(key) for key in self.known)),
             signalling_ms=round(1000 * (self.answered - self.started), 3),
             cause=self.order.cause,
             flow=self.order.flow,

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.mobility.handover import FlowRequest
 from upmt_nf.mobility.host_commands import SendSip, SendTunnelSignal
+from upmt_nf.mobility.naming import NameRequest
 from upmt_nf.mobility.notice_proofs import NoticeProofs
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tallies import CountRequest
@@ -103,7 +104,15 @@ class Counting:
     request: CountRequest
 
 
-Purpose = Registering | SettingUp | Moving | Counting
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Purpose of a request that names flows."""
+
+    network: NetworkName
+    request: NameRequest
+
+
+Purpose = Registering | SettingUp | Moving | Counting | Naming
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,8 @@ class HostSignalling:
         association_key: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self._settings = settings
+        self._sent_outside: dict[NetworkName, tuple[bytes, int]] = {}
+        """What went outside the tunnels last, and how often it had gone before."""
         self._random = random
         self._round_trip = round_trip
         self._association_key = association_key
@@ -255,6 +266,11 @@ class HostSignalling:
         request.flows = flows_in_groups(request.flows, room)[0]
         body = FlowCountsRequest(token, request.flows)
         self._send_message(body, request.network, virtual_address, Counting(request.network, request), now)
+
+    def name(self, token: str, virtual_address: IPAddress, request: NameRequest, now: float) -> None:
+        """Say which application flows are of, by the network where that is."""
+        body = HandoverRequest(token, (HandoverPair(request.flows, application=request.application),))
+        self._send_message(body, request.network, virtual_address, Naming(request.network, request), now)
 
     def room_for_flows(self, token: str, virtual_address: IPAddress, mtu: int) -> int:
         """Bytes of pairs for which a handover request has room, in a tunnel whose inner packets have up to `mtu`."""
@@ -406,9 +422,20 @@ class HostSignalling:
         return [
             SendTunnelSignal(path.network, self._settings.signalling_port, data)
             if path.is_inside
-            else SendSip(path.network, self._settings.anchor_signalling, data)
+            else SendSip(path.network, self._outside_port(path.network, data), data)
             for data, path in self._endpoint.datagrams_to_send()
         ]
+
+    def _outside_port(self, network: NetworkName, data: bytes) -> Endpoint:
+        """Where to send SIP outside the tunnels: what is sent again tries the anchor's further tunnel ports as well.
+
+        An access network that lets no tunnels pass by their usual port seldom lets SIP pass by its own.
+        """
+        before, tries = self._sent_outside.get(network, (b"", 0))
+        tries = tries + 1 if data == before else 0
+        self._sent_outside[network] = data, tries
+        ports = (self._settings.signalling_port, *self._settings.further_tunnel_ports)
+        return Endpoint(self._settings.anchor, ports[tries % len(ports)])
 
     @property
     def counters(self) -> dict[str, int]:
@@ -432,5 +459,5 @@ def _renewed(purpose: Purpose, cseq: int, now: float) -> Purpose:
             return replace(purpose, cseq=cseq, asked_at=now)
         case SettingUp():
             return replace(purpose, asked_at=now)
-        case Moving() | Counting():
+        case Moving() | Counting() | Naming():
             return purpose

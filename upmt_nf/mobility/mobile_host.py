@@ -14,6 +14,7 @@ from upmt_nf.mobility.advisor import new_advisor
 from upmt_nf.mobility.association import AssociationLost, GoodbyeSaid, Granted, HostAssociation
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.mobility.flow_requests import send_flow_requests
 from upmt_nf.mobility.glances import Glances
 from upmt_nf.mobility.happenings import (
     AssociationTelling,
@@ -58,6 +59,7 @@ from upmt_nf.mobility.host_signalling import (
     Counting,
     HostSignalling,
     Moving,
+    Naming,
     Noticed,
     Purpose,
     Registering,
@@ -70,7 +72,6 @@ from upmt_nf.mobility.host_status import (
     NetworkStatus,
     application_status,
     association_status,
-    network_status,
 )
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.placement import Placement
@@ -164,16 +165,9 @@ class MobileHost:
     @property
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
+        paths = self._advisor.engine.paths
         return {
-            name: network_status(
-                tunnel,
-                self._upkeep.binding.binding_time(name),
-                self._upkeep.tests.result(name),
-                self._upkeep.paths.found(name),
-                self._upkeep.portals.found(name),
-                is_metered=self._advisor.engine.paths[name].facts.is_metered,
-            )
-            for name, tunnel in self._tunnels.items()
+            name: self._upkeep.status_of(tunnel, paths[name].facts) for name, tunnel in self._tunnels.items()
         }
 
     @property
@@ -348,7 +342,8 @@ class MobileHost:
         if self._placement.has_lost:
             self._placement.has_lost = False
             self._hurry_setup(now)
-        self._send_flow_requests(now)
+        running = self._placement.running
+        send_flow_requests(running, self._signalling, self._association, self._tunnels, now)
         used = self._anchors.used
         self._commands += self._telling.changes(used.address, used.association)
         self._commands += self._placement.running.commands
@@ -390,10 +385,12 @@ class MobileHost:
         if tunnel.state is not TunnelState.DOWN:
             if tunnel.care_of_address == event.care_of_address and tunnel.interface == event.interface:
                 tunnel.gateway = event.gateway
-                return self._setups.set_mtu(tunnel, self._setups.inner_mtu(tunnel, event.mtu))
+                tunnel.widest = self._setups.inner_mtu(tunnel, event.mtu)
+                return self._setups.set_mtu(tunnel, self._upkeep.paths.capped(tunnel))
             self._vanish(event.network, f"its address is {event.care_of_address} now", now)
         tunnel.interface, tunnel.care_of_address = event.interface, event.care_of_address
-        tunnel.gateway, tunnel.mtu = event.gateway, self._setups.inner_mtu(tunnel, event.mtu)
+        tunnel.gateway = event.gateway
+        tunnel.mtu = tunnel.widest = self._setups.inner_mtu(tunnel, event.mtu)
         self._upkeep.appear(event, now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)
         self._rank_networks()
@@ -523,12 +520,14 @@ class MobileHost:
         if is_new:
             self._say(Level.INFO, f"associated with anchor {self._anchor} as {address}")
             self._placement.running.tallies.start_over(now)
+            self._placement.running.naming.start_over()
             self._drop_tunnels(now)
             for tunnel in self._tunnels.values():
                 self._pass_time_of(tunnel, now)
 
     def _drop_tunnels(self, now: float) -> None:
         self._signalling.cancel(lambda purpose: not isinstance(purpose, Registering))
+        self._placement.running.naming.drop()
         for tunnel in self._tunnels.values():
             self._setups.close(tunnel)
             self._on_tunnel(tunnel, tunnel.disown(now), now)
@@ -558,6 +557,12 @@ class MobileHost:
             case Counting(network, count):
                 round_trip = self._tunnels[network].rtt or 0.0
                 self._placement.running.tallies.answer(count, read_counts(response), round_trip, now)
+            case Naming(_, names):
+                answer = read_handover(response) if response is not None else None
+                is_refused = isinstance(answer, Refusal)
+                self._placement.running.naming.answer(
+                    names, answer is not None and not is_refused, is_refused, now
+                )
             case Moving(network, request) if response is None:
                 self._placement.running.give_up(request, now)
             case Moving(network, request):
@@ -565,7 +570,8 @@ class MobileHost:
                 self._on_tunnel(self._tunnels[network], self._tunnels[network].prove_alive(now), now)
                 answer = read_handover(response)
                 if not isinstance(answer, Refusal):
-                    return self._placement.running.confirm(request, now)
+                    moved = sum(result.flows for result in answer)
+                    return self._placement.running.confirm(request, moved, now)
                 self._placement.running.refuse(request, answer.reason, now)
                 if answer.is_disowned:
                     self._disown(answer.reason, now)
@@ -579,21 +585,3 @@ class MobileHost:
         if token is None or address is None:
             return 0
         return self._signalling.room_for_flows(token, address, self._tunnels[network].mtu)
-
-    def _send_flow_requests(self, now: float) -> None:
-        """What the placement wants the anchor to know, and what it does not want any more."""
-        running = self._placement.running
-        if running.cancelled:
-            dropped = set(running.cancelled)
-            self._signalling.cancel(
-                lambda purpose: isinstance(purpose, Moving) and purpose.request in dropped
-            )
-            running.cancelled.clear()
-        token, address = self._association.token, self._association.virtual_address
-        requests, running.requests = running.requests, []
-        counts, running.tallies.requests = running.tallies.requests, []
-        if token is not None and address is not None:
-            for count in counts:
-                self._signalling.count(token, address, count, self._tunnels[count.network].mtu, now)
-            for request in requests:
-                self._signalling.move(request.handover.target, token, address, request, now)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 
 from upmt_nf.mobility.host_commands import SendTunnelSignal
@@ -16,6 +17,8 @@ from upmt_nf.model.identity import NetworkName
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.signaling.stamp import SenderPacket, padded
 
+AT_MOST_EVERY = 600.0
+"""Seconds between two searches that nobody asked for: a network that comes and goes must not cost each time."""
 _INNER_HEADERS = {4: 28, 6: 48}
 """Bytes of IP and UDP around a measurement packet, by IP version."""
 
@@ -37,6 +40,9 @@ class PathSearches:
         self._is_wanted = is_wanted
         self._running: dict[NetworkName, _Searching] = {}
         self._found: dict[NetworkName, int | None] = {}
+        self._ceilings: dict[NetworkName, int] = {}
+        """The size that the last search began with."""
+        self._searched_at: dict[NetworkName, float] = {}
         self._finished: list[tuple[NetworkName, int]] = []
 
     def found(self, network: NetworkName) -> int | None:
@@ -49,20 +55,27 @@ class PathSearches:
 
     def open(self, network: NetworkName, now: float) -> None:
         """A tunnel works."""
-        if self._is_wanted:
+        if self._is_wanted and now - self._searched_at.get(network, -inf) >= AT_MOST_EVERY:
             self.ask(network, now)
 
     def ask(self, network: NetworkName, now: float) -> None:
         """Search a tunnel that works."""
         tunnel = self._tunnels[network]
         if tunnel.is_usable and tunnel.tunnel is not None and network not in self._running:
-            search = PathMtuSearch(tunnel.mtu, lambda: 2 * tunnel.answer_timeout, now)
+            self._searched_at[network], self._ceilings[network] = now, tunnel.widest
+            search = PathMtuSearch(tunnel.widest, lambda: 2 * tunnel.answer_timeout, now)
             self._running[network] = _Searching(search, _INNER_HEADERS[tunnel.tunnel.owner.version])
 
     def close(self, network: NetworkName) -> None:
         """A tunnel is gone, and what was known of its path."""
         self._running.pop(network, None)
-        self._found.pop(network, None)
+        for known in (self._found, self._ceilings, self._searched_at):
+            known.pop(network, None)
+
+    def capped(self, tunnel: HostTunnel) -> int:
+        """What the interface's MTU makes possible (inner packet, bytes), unless the path is known to be narrower."""
+        found, widest = self._found.get(tunnel.network), tunnel.widest
+        return widest if found is None or widest > self._ceilings[tunnel.network] else min(widest, found)
 
     def hear(self, network: NetworkName, sequence: int, size: int, now: float) -> None:
         """An answer with so many bytes of payload."""

@@ -113,6 +113,7 @@ class Placement:
 
     def ask(self, token: int, what: ApplicationName | FlowKey, target: NetworkName, now: float) -> None:
         """A handover is wanted. The answer is a HandoverFinished, now or when the anchor has answered."""
+        self.running.correct_names(now)
         failure, is_usage = self._objection(what, target, now)
         if failure is not None:
             self.running.commands.append(HandoverFinished(token, None, failure, is_usage))
@@ -198,21 +199,24 @@ class Placement:
 
     def note_claims(self, network: NetworkName, asked_at: float) -> None:
         """A setup request with the claims of this network leaves now (seconds)."""
+        self.running.touch(self.claims(network))
         for application in self.applications.values():
             lost = application.lost
             if application.network is None and lost is not None and self._claimant(application) == network:
                 lost.last_claim = network, asked_at
 
-    def confirm_claims(self, network: NetworkName, flows: Sequence[FlowKey], asked_at: float) -> None:
-        """The anchor has done so; `settle` follows. `asked_at` in seconds.
+    def confirm_claims(
+        self, network: NetworkName, flows: Sequence[FlowKey], moved: int, asked_at: float
+    ) -> None:
+        """The anchor has done so, with `moved` flows in all; `settle` follows. `asked_at` in seconds.
 
         Worth something only when no newer request claimed flows for another network: that one may arrive yet.
         """
-        moved = {flow.packed() for flow in flows}
+        confirmed = self.running.confirmed(flows, moved)
         for application in self.applications.values():
             lost = application.lost
             if application.network is None and lost is not None and lost.last_claim == (network, asked_at):
-                lost.claimant, lost.claimed, lost.claimed_at = network, moved, asked_at
+                lost.claimant, lost.claimed, lost.claimed_at = network, confirmed, asked_at
 
     def _claimant(self, application: Application) -> NetworkName | None:
         """The network that an application without one will most likely get: exactly one, or both ends disagree."""
@@ -229,11 +233,13 @@ class Placement:
         """When a network will have been back long enough."""
         now = self._settled_at
         if not any(application.network is not None for application in self.applications.values()):
+            # Nothing is named that is nowhere.
             times = [self._advisor.next_timeout(), self.running.tallies.next_timeout()]
             return min((time for time in times if time is not None), default=None)
         times = [self._good_at(tunnel) for tunnel in self._tunnels.values()]
         times += [application.patience_until for application in self.applications.values()]
         times += [self._advisor.next_timeout(), self.running.tallies.next_timeout()]
+        times.append(self.running.naming.next_timeout())
         return min((time for time in times if time is not None and time > now), default=None)
 
     # --- the tunnels have changed, or time has passed ---
@@ -243,6 +249,7 @@ class Placement:
         self._settled_at = now
         self._advisor.look(now)
         stranded = self.running.unpin_dead(now)
+        self.running.correct_names(now)
         for handover in list(self.running.moving.values()):
             self.running.watch(handover, now)
         fitness = {name: self._fitness(tunnel, now) for name, tunnel in self._tunnels.items()}
@@ -259,6 +266,7 @@ class Placement:
         for application in self.applications.values():
             self._double(application, now)
         self.running.count(now)
+        self.running.naming.look(now)
         self._advisor.urge(now)
 
     def _double(self, application: Application, now: float) -> None:

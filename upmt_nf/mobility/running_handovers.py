@@ -7,20 +7,25 @@ that is `placement`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
-from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.flow_entry import FlowEntry
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.advisor import Advisor
 from upmt_nf.mobility.applications import Application
 from upmt_nf.mobility.handover import FlowRequest, Handover, HandoverInput, HandoverPhase, Order
 from upmt_nf.mobility.handover_outcome import outcome_of
 from upmt_nf.mobility.host_commands import HostCommand, Mode
 from upmt_nf.mobility.host_tunnel import HostTunnel
+from upmt_nf.mobility.naming import Naming
 from upmt_nf.mobility.selection import preferring, ranked
 from upmt_nf.mobility.tallies import Tallies
-from upmt_nf.model.flow import FlowBytes, FlowKey
+from upmt_nf.model.flow import FlowBytes, FlowKey, IPAddress, application_meant, is_stand_in, named_flows_of
 from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationName, NetworkName
 from upmt_nf.policy.events import MoveFailed, Placed
 
+_MOST_WEIGHED = 64
+"""Flows among the oldest, and among the newest, of which the busiest are counted."""
 RETURN_PATIENCE = 5.0
 """Seconds before another try after an automatic move to a better network failed."""
 
@@ -46,6 +51,7 @@ class RunningHandovers:
         self.cancelled: list[FlowRequest] = []
         self.newcomers: FlowKey | None = None
         """Stands for what correspondents will begin, which goes with the default application. Set by the owner."""
+        self.naming = Naming(paft, applications, tunnels, self._is_apart, room)
         self.moving: dict[FlowBytes, Handover] = {}
         """Flows that are on a way of their own."""
         self.tallies = Tallies(paft)
@@ -74,8 +80,9 @@ class RunningHandovers:
         if lost is not None and lost.claimant == order.target:
             confirmed, handover.started = lost.claimed, lost.claimed_at
         application.handover = handover
-        self._open_tally(handover, self._flows_of(application), now)
-        handover.add(self.keys_of(application), confirmed)
+        counted = self._open_tally(handover, self._some_of(application), now)
+        # Those that are counted are named one by one: both ends then keep an eye on them.
+        handover.add(dict.fromkeys(chain(counted, self.keys_of(application))), confirmed)
         self.advance(handover, now)
 
     def start_flow(self, order: Order, flow: FlowKey, now: float) -> None:
@@ -118,11 +125,21 @@ class RunningHandovers:
 
     # --- what the anchor says ---
 
-    def confirm(self, request: FlowRequest, now: float) -> None:
-        """The anchor has moved a request's flows."""
+    def confirm(self, request: FlowRequest, moved: int, now: float) -> None:
+        """The anchor has moved a request's flows, `moved` in all."""
         if request.handover.is_running:
+            self._check_names(request, moved)
             request.handover.confirm(request, now)
             self.advance(request.handover, now)
+
+    def _check_names(self, request: FlowRequest, moved: int) -> None:
+        """The anchor may have forgotten flows that it knew by their application: then they are named one by one."""
+        single = sum(not is_stand_in(flow.packed()) for flow in request.flows)
+        for flow in request.flows:
+            owner = self._meant_by(flow.packed())
+            if owner is not None and moved - single < self._paft.membership.number_told(owner.id):
+                self._paft.membership.doubt_all(owner.id)
+                request.handover.add(self.keys_of(owner))
 
     def refuse(self, request: FlowRequest, reason: str, now: float) -> None:
         """The anchor has refused to."""
@@ -169,6 +186,24 @@ class RunningHandovers:
         owner = self.application_of(entry)
         return owner is not None and self._advisor.bar(owner.name, network, now) is not None
 
+    # --- names ---
+
+    def correct_names(self, now: float) -> None:
+        """Tell the anchor of flows that it may take for another application's."""
+        misnamed = self._paft.membership.misnamed
+        while misnamed:
+            key, entry = misnamed.popitem()
+            owner = self.application_of(entry)
+            if owner is not None and not self._is_apart(key):
+                self.repair(owner, [entry.flow], now)
+
+    def confirmed(self, flows: Sequence[FlowKey], moved: int) -> set[FlowBytes]:
+        """Which of these the anchor has moved for sure: named ones not, when it has moved fewer than we know of."""
+        keys = {flow.packed() for flow in flows}
+        stand_ins = {key for key in keys if is_stand_in(key)}
+        told = sum(self._paft.membership.number_told(application_meant(key)) for key in stand_ins)
+        return keys if moved >= len(keys) - len(stand_ins) + told else keys - stand_ins
+
     # --- what it cost ---
 
     def count(self, now: float) -> None:
@@ -177,15 +212,19 @@ class RunningHandovers:
         self.commands += self.tallies.counted
         self.tallies.counted.clear()
 
-    def _open_tally(self, handover: Handover, entries: Sequence[FlowEntry], now: float) -> None:
+    def _open_tally(
+        self, handover: Handover, entries: Sequence[FlowEntry], now: float
+    ) -> tuple[FlowKey, ...]:
+        """Gives the flows that are counted."""
         source, target = handover.order.source, self._tunnels[handover.target]
         old = self._tunnels[source] if source is not None else None
         if old is None or not entries:
-            return
+            return ()
         carrier = old.network if old.is_usable and handover.mode is Mode.MAKE_BEFORE_BREAK else None
         handover.tally = self.tallies.begin(
             entries, old.tunnel, target.network, target.tunnel, now, by=carrier
         )
+        return handover.tally.flows
 
     # --- inside ---
 
@@ -210,7 +249,16 @@ class RunningHandovers:
             self._advisor.tell(Placed(name, handover.target), now)
 
     def _take_requests(self, handover: Handover) -> None:
-        self.requests += handover.take_requests(self._filter_of(handover), self._room(handover.target))
+        taken = handover.take_requests(self._filter_of(handover), self._room(handover.target))
+        self.requests += taken
+        for request in taken:
+            self.touch(request.flows)
+
+    def touch(self, flows: Iterable[FlowKey]) -> None:
+        """The anchor is told of these flows one by one."""
+        for flow in flows:
+            if (entry := self._paft.flows.get(flow.packed())) is not None:
+                self.naming.touch(entry)
 
     def _filter_of(self, handover: Handover) -> Callable[[FlowBytes], bool]:
         if handover.order.flow is not None:
@@ -218,6 +266,7 @@ class RunningHandovers:
         id = self._applications[handover.order.application].id
         return lambda key: (
             self._is_newcomers(key)
+            or application_meant(key) == id
             or (
                 (entry := self._paft.flows.get(key)) is not None
                 and entry.application_id == id
@@ -263,6 +312,10 @@ class RunningHandovers:
         elif application.handover is handover:
             application.handover = None
         if not order.is_repair:
+            if order.flow is None:
+                handover.members = self._paft.membership.number_of(application.id) - self._number_apart(
+                    application
+                )
             self.commands += outcome_of(handover)
             if handover.phase is HandoverPhase.DONE and handover.tally is not None:
                 self.tallies.finish(handover.tally, now)
@@ -281,6 +334,9 @@ class RunningHandovers:
             if self._is_newcomers(key) and self.newcomers is not None:
                 stayed.setdefault(DEFAULT_APPLICATION, []).append(self.newcomers)
                 continue
+            if (meant := self._meant_by(key)) is not None:
+                stayed.setdefault(meant.name, []).append(FlowKey.unpacked(key))
+                continue
             entry = self._paft.flows.get(key)
             if entry is None or key in self.moving or (owner := self.application_of(entry)) is None:
                 continue
@@ -296,12 +352,19 @@ class RunningHandovers:
 
     def is_asked_about(self, key: FlowBytes) -> bool:
         """Whether the anchor may have moved a flow by a request that is not answered for good yet."""
+        entry = self._paft.flows.get(key)
+        if entry is not None and entry.told:
+            # The anchor moves it with its application: it must be told that this flow goes another way.
+            return True
         running = (application.handover for application in self._applications.values())
         return key in self.moving or any(handover and key in handover.known for handover in running)
 
     def keys_of(self, application: Application) -> list[FlowKey]:
         """What the anchor is told of when the application moves."""
-        flows = [entry.flow for entry in self._flows_of(application)]
+        membership = self._paft.membership
+        flows = [entry.flow for entry in membership.untold(application.id) if not self._is_apart(entry.key)]
+        if self._address is not None and membership.number_told(application.id):
+            flows.insert(0, named_flows_of(self._address, application.id))
         if application.id == DEFAULT_APPLICATION_ID and self.newcomers is not None:
             flows.append(self.newcomers)
         return flows
@@ -320,13 +383,28 @@ class RunningHandovers:
         self._paft.pin(key, self._tunnel(network).id)
         self._pins[key] = network
 
-    def _flows_of(self, application: Application) -> list[FlowEntry]:
-        """Those that go with the application: neither pinned nor on a way of their own."""
-        return [
-            entry
-            for entry in self._paft.flows_of(application.id)
-            if entry.key not in self._pins and entry.key not in self.moving
-        ]
+    def _some_of(self, application: Application) -> list[FlowEntry]:
+        """Some that go with the application."""
+        some = self._paft.membership.some(application.id, _MOST_WEIGHED)
+        return [entry for entry in some if not self._is_apart(entry.key)]
+
+    def _is_apart(self, key: FlowBytes) -> bool:
+        """Whether a flow does not go with its application: it is pinned, or on a way of its own."""
+        return key in self._pins or key in self.moving
+
+    def _number_apart(self, application: Application) -> int:
+        keys = self._pins.keys() | self.moving.keys()
+        entries = (self._paft.flows.get(key) for key in keys)
+        return sum(entry is not None and entry.application_id == application.id for entry in entries)
+
+    def _meant_by(self, key: FlowBytes) -> Application | None:
+        """The application that a stand-in means."""
+        id = application_meant(key)
+        return next((each for each in self._applications.values() if id and each.id == id), None)
+
+    @property
+    def _address(self) -> IPAddress | None:
+        return self.newcomers.source if self.newcomers is not None else None
 
     def _is_newcomers(self, key: FlowBytes) -> bool:
         return self.newcomers is not None and key == self.newcomers.packed()

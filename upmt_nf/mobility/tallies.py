@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from upmt_nf.datapath.arrivals import Arrivals
-from upmt_nf.datapath.paft import FlowEntry, Paft, Tunnel
+from upmt_nf.datapath.flow_entry import FlowEntry
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.model.flow import FlowBytes, FlowKey
 from upmt_nf.model.identity import NetworkName
 from upmt_nf.signaling.messages import MOST_COUNTED, FlowCount

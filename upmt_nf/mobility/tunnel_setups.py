@@ -98,8 +98,8 @@ class TunnelSetups:
         self.ask(tunnel, rebind=True, now=now)
 
     def _heed_path(self, tunnel: HostTunnel, mtu: int) -> None:
-        """The largest inner packet that passes, as far as it is smaller than what was believed."""
-        if tunnel.tunnel is None or tunnel.reflexive is None or mtu >= tunnel.mtu:
+        """The largest inner packet that was seen to pass."""
+        if tunnel.tunnel is None or tunnel.reflexive is None or mtu == tunnel.mtu:
             return
         text = f"network {tunnel.network}: its path takes inner packets of {mtu} bytes, not {tunnel.mtu}"
         self._perform(Announce(Level.INFO, text))
@@ -142,10 +142,12 @@ class TunnelSetups:
             is_disowned = isinstance(answer, Refusal) and answer.is_disowned
             return tunnel.fail_setup(now), reason if is_disowned else None
         self._open(tunnel, answer, address, now)
+        self._placement.running.naming.is_understood = answer.knows_applications
         was_resent = now - purpose.asked_at >= INSIDE_T1
         actions = tunnel.accept(now, None if was_resent else now - purpose.asked_at)
         if purpose.claimed and answer.results and all(result.accepted for result in answer.results):
-            self._placement.confirm_claims(tunnel.network, purpose.claimed, purpose.asked_at)
+            moved = sum(result.flows for result in answer.results)
+            self._placement.confirm_claims(tunnel.network, purpose.claimed, moved, purpose.asked_at)
         return actions, None
 
     def close(self, tunnel: HostTunnel) -> None:

@@ -14,6 +14,7 @@ from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_binding import HostBinding
 from upmt_nf.mobility.host_commands import CheckPortal, HostCommand
 from upmt_nf.mobility.host_events import BindingAnswerReceived, NetworkAppeared
+from upmt_nf.mobility.host_status import NetworkStatus, network_status
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.network_tests import NetworkTests
 from upmt_nf.mobility.path_searches import PathSearches
@@ -23,6 +24,7 @@ from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_states import StateChanged, TunnelState
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import NetworkName
+from upmt_nf.policy.network import NetworkFacts
 
 
 class Upkeep:
@@ -55,6 +57,18 @@ class Upkeep:
             self._credentials,
             lambda: anchors.used.settings.tunnel_ports,
             lambda name: tunnels[name].is_usable,
+        )
+
+    def status_of(self, tunnel: HostTunnel, facts: NetworkFacts) -> NetworkStatus:
+        """A network now, with all that was found out about it."""
+        name = tunnel.network
+        return network_status(
+            tunnel,
+            self.binding.binding_time(name),
+            self.tests.result(name),
+            self.paths.found(name),
+            self.portals.found(name),
+            is_metered=facts.is_metered,
         )
 
     def follow(self, tunnel: HostTunnel, change: StateChanged, now: float) -> None:

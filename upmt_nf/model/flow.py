@@ -113,6 +113,24 @@ def stands_for_newcomers(key: FlowBytes) -> bool:
     return key[0] == 0 and not any(key[(len(key) - 5) // 2 + 1 :])
 
 
+def named_flows_of(address: IPAddress, application: int) -> FlowKey:
+    """Stands for the flows that the anchor was told to be of this application of a virtual address (1 to 4095)."""
+    return FlowKey(0, address, application, type(address)(0), 0)
+
+
+def application_meant(key: FlowBytes) -> int:
+    """The application of a key that `named_flows_of` gives; 0 for every other key."""
+    size = (len(key) - 5) // 2
+    if key[0] or any(key[1 + size : 1 + 2 * size]) or any(key[-2:]):
+        return 0
+    return int.from_bytes(key[-4:-2], "big")
+
+
+def is_stand_in(key: FlowBytes) -> bool:
+    """Whether a key is no flow, but stands for some."""
+    return stands_for_newcomers(key) or application_meant(key) != 0
+
+
 _ADDRESS = r"(\[[0-9a-fA-F:.]{2,45}\]|[0-9.]{7,15})"
 _FLOW_TEXT = re.compile(rf"([A-Za-z0-9]{{1,8}}):{_ADDRESS}:([0-9]{{1,5}})>{_ADDRESS}:([0-9]{{1,5}})")
 

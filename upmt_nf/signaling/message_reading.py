@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import PROTOCOL_NUMBERS, FlowKey, IPAddress
 from upmt_nf.model.identity import TunnelId
+from upmt_nf.model.names import MAX_APPLICATION_ID
 from upmt_nf.signaling.authors_json import AuthorsBody, is_authors, read_authors
 from upmt_nf.signaling.messages import (
     ANY,
@@ -87,6 +88,12 @@ class _Document:
 
     def number(self, key: str, default: Any = _MISSING) -> int:
         return _integer(key, self.get(key, default), 2**32)
+
+    def truth(self, key: str) -> bool:
+        value = self.get(key, False)
+        if not isinstance(value, bool):
+            raise PeerError(f"{key!r} is neither true nor false")
+        return value
 
     def octets(self, key: str, count: int) -> bytes | None:
         if not self.has(key):
@@ -170,6 +177,7 @@ def _read_setup_response(document: _Document) -> TunnelSetupResponse:
         results=_read_results(document),
         format=format,
         key_id=key_id if salt is not None else 0,
+        knows_applications=document.truth("applications"),
         salt=salt,
         copies=document.flag("copies"),
     )
@@ -246,7 +254,8 @@ def _read_pair(document: _Document) -> HandoverPair:
     chosen: tuple[TunnelChoice, ...] = tuple(
         ANY if tunnel == ANY else _read_tunnel_id("tunnelID", tunnel) for tunnel in tunnels
     )
-    return HandoverPair(_read_selector(document.get("match")), chosen)
+    application = _integer("application", document.get("application", 0), MAX_APPLICATION_ID + 1)
+    return HandoverPair(_read_selector(document.get("match")), chosen, application)
 
 
 def _read_selector(value: Any) -> FlowSelector:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from upmt_nf.model.flow import PROTOCOL_NAMES, FlowKey
@@ -41,7 +42,7 @@ def split_pairs(pairs: Iterable[HandoverPair], max_bytes: int) -> Iterator[tuple
     for pair in pairs:
         rest = pair.match if isinstance(pair.match, tuple) else ()
         # Each with the comma behind it.
-        bare = _size(_pair(HandoverPair((), pair.tunnels) if rest else pair)) + 1
+        bare = _size(_pair(replace(pair, match=()) if rest else pair)) + 1
         costs = [_size(_flow(flow)) + 1 for flow in rest]
         while True:
             taken, used = _fitting(costs, room - bare) if rest else (0, 0)
@@ -51,7 +52,7 @@ def split_pairs(pairs: Iterable[HandoverPair], max_bytes: int) -> Iterator[tuple
                 continue
             if rest:
                 taken = max(taken, 1)
-                group.append(HandoverPair(rest[:taken], pair.tunnels))
+                group.append(replace(pair, match=rest[:taken]))
                 rest, costs = rest[taken:], costs[taken:]
             else:
                 group.append(pair)
@@ -127,6 +128,8 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 found["keyID"] = message.key_id
             if message.salt is not None:
                 found["salt"] = message.salt.hex()
+            if message.knows_applications:
+                found["applications"] = True
             if message.copies:
                 found["copies"] = True
             if message.results:
@@ -171,6 +174,8 @@ def _pair(pair: HandoverPair) -> dict[str, Any]:
     found: dict[str, Any] = {"match": _selector(pair.match)}
     if pair.tunnels:
         found["tunnelID"] = [str(tunnel) for tunnel in pair.tunnels]
+    if pair.application:
+        found["application"] = pair.application
     return found
 
 

@@ -35,10 +35,15 @@ TunnelChoice = TunnelId | Any_
 
 @dataclass(frozen=True, slots=True)
 class HandoverPair:
-    """Move what `match` says to the first of `tunnels` that works; none given: the tunnel that the message came by."""
+    """Move what `match` says to the first of `tunnels` that works; none given: the tunnel that the message came by.
+
+    With `application` (1 to 4095) the flows are of that application of the host's from now on, and go where it goes:
+    to that tunnel, if no newer request said else.
+    """
 
     match: FlowSelector
     tunnels: tuple[TunnelChoice, ...] = ()
+    application: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,8 @@ class TunnelSetupResponse:
     key_id: int = 0
     salt: bytes | None = None
     """Of the keys that this answer brings (16 bytes), numbered `key_id` (0 to 255); None for `plain`."""
+    knows_applications: bool = False
+    """Flows can be named, and their application moved as one."""
     copies: bool = False
     """The anchor takes packets that are sent by two tunnels (docs/protocol.md)."""
 
