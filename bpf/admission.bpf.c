@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
 /* A flow's first packet, let in without the agent where it is certain whose it is: on the route to the virtual interface.
  *
  * Runs for each packet that leaves by that route, between netfilter's OUTPUT and its POSTROUTING (LWT BPF). There the
@@ -266,4 +266,4 @@ int admit(struct __sk_buff *skb)
 	return BPF_OK;
 }
 
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+char LICENSE[] SEC("license") = "GPL"; /* as the kernel asks of whoever reads its structs */

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /* What the maps of admission.bpf.c hold. The Python twins are in upmt_nf/datapath/admission_layout.py; a test compares
  * every offset.
  *

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TUNNELS_EACH, _MOST_TUNNELS = 3, 1 << 17
+_TUNNELS_EACH, _MOST_TUNNELS = 3, 1 << 20
 """Room for the tunnels of an anchor's associations, and for those that are just being replaced."""
 
 
@@ -112,8 +112,8 @@ def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> 
         applications=MOST_NAMED + 1,
         shortcut=shortcut is not None,
     )
-    if shortcut is not None:
-        programs.open_shortcut(*shortcut)
+    if shortcut is not None and programs.open_shortcut(*shortcut):
+        log.info("UDP flows that conntrack knows go past netfilter's rules (shortcut = true)")
     plane = _attached(loop, programs, daemon.paft, near, lambda _: ApplicationId(0), daemon.forwarder.permits)
     plane.attach(config.interface)
     return plane
