@@ -65,8 +65,9 @@ class AnchorLoop:
             match command:
                 case SendSip(destination, data):
                     self._socket.send_to(data, destination)
-                case LeaseGranted(identity, address):
-                    self._leases.keep(identity, address)
+                case LeaseGranted(identity, address, _):
+                    if self._leases.keep(identity, address):
+                        self._loop.call_soon(self._leases.write)
         self._wake_up.at(self._machine.next_timeout())
 
 

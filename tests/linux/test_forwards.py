@@ -127,7 +127,8 @@ def test_the_store_keeps_forwards_beside_the_leases(tmp_path: Path) -> None:
     ]
     for each in (*wanted, wanted[0]):
         store.keep(each)
-    leases.keep(BOAT, VIRTUAL)
+    assert leases.keep(BOAT, VIRTUAL)
+    leases.write()
     leases.close()
     store.close()
     store = ForwardStore(path, OWN)

@@ -9,19 +9,21 @@ from ipaddress import ip_address
 from random import Random
 
 import pytest
+from anchor_site import CARE_OF, SECOND, Site, Speaker
 
 from upmt_nf.config.values import AddressPool
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.anchor import OUTSIDE, Anchor
 from upmt_nf.mobility.anchor_commands import SendSip
-from upmt_nf.mobility.anchor_events import SipDatagramReceived
+from upmt_nf.mobility.anchor_events import LeaseRevoked, SipDatagramReceived
 from upmt_nf.mobility.events import TimeoutReached
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.mobility.source_limits import SourceRates
 from upmt_nf.model.flow import Endpoint
+from upmt_nf.model.identity import TerminalId
 from upmt_nf.signaling.digest import REALM, DigestClient, DigestServer, secret_hash
 from upmt_nf.signaling.message_writing import encode
-from upmt_nf.signaling.messages import AssociationRequest
+from upmt_nf.signaling.messages import AssociationRequest, HandoverPair, HandoverRequest
 from upmt_nf.signaling.sip import message as sip_message
 from upmt_nf.signaling.sip.build import register
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
@@ -137,3 +139,32 @@ def test_an_anchor_with_proofs_stops_growing(stays: bool) -> None:
         tracemalloc.stop()
     assert after - before < 50_000, f"{after - before} bytes more after 3,000 more requests"
     assert sum(len(uses.counts) for uses in guard._uses.values()) == 50 * 8
+
+
+def test_what_is_kept_for_a_host_or_a_flow_has_no_references_in_a_circle() -> None:
+    """The daemons leave what has lived long out of collections: it must end with its last reference."""
+    site = Site()
+    speakers: list[Speaker] = []
+
+    def come_and_go() -> None:
+        speaker = Speaker(site)
+        speakers.append(speaker)
+        speaker.associate()
+        speaker.set_up(CARE_OF)
+        speaker.set_up(SECOND)
+        assert speaker.ask(HandoverRequest(speaker.token, (HandoverPair((speaker.flow(),)),)), CARE_OF)
+        site.take(LeaseRevoked(TerminalId(speaker.identity)))
+        site.now += 400.0
+        for _ in range(20):
+            site.take(TimeoutReached())
+            site.now += 40.0
+
+    come_and_go()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            come_and_go()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

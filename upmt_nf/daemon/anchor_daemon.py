@@ -296,7 +296,8 @@ class AnchorDaemon:
             case LeaseGranted(identity, address, is_inherited):
                 if is_inherited:
                     self._loop.run_in_executor(None, _forget_connections, address)
-                self._leases.keep(identity, address)
+                if self._leases.keep(identity, address):
+                    self._loop.call_soon(self._leases.write)
                 self.forwards.grant(identity, address)
             case LeaseEnded(identity, address, _):
                 self.forwarder.forget_owner(address)

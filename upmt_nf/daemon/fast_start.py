@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TUNNELS_EACH, _MOST_TUNNELS = 3, 1 << 17
+_TUNNELS_EACH, _MOST_TUNNELS = 3, 1 << 20
 """Room for the tunnels of an anchor's associations, and for those that are just being replaced."""
 
 

@@ -25,6 +25,7 @@ class LeaseStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._unwritten: list[tuple[str, str]] = []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0)
@@ -46,18 +47,30 @@ class LeaseStore:
                 found[TerminalId(identity)] = ip_address(address)
         return found
 
-    def keep(self, identity: TerminalId, address: IPAddress) -> None:
-        """This host has this address now, and nobody else."""
-        with contextlib.suppress(sqlite3.Error):
-            self._database.execute(
-                "DELETE FROM lease WHERE address = ? AND identity <> ?", (str(address), identity)
-            )
-            self._database.execute(
-                "INSERT INTO lease (identity, address) VALUES (?, ?) ON CONFLICT (identity) DO UPDATE "
-                "SET address = excluded.address, changed = unixepoch()",
-                (identity, str(address)),
-            )
+    def keep(self, identity: TerminalId, address: IPAddress) -> bool:
+        """This host has this address now, and nobody else; `write` makes it last.
+
+        Gives whether it is the first since then: a thousand hosts that come at once cost few transactions.
+        """
+        self._unwritten.append((str(identity), str(address)))
+        return len(self._unwritten) == 1
+
+    def write(self) -> None:
+        """Write what was to be kept, in one transaction."""
+        rows, self._unwritten = self._unwritten, []
+        with contextlib.suppress(sqlite3.Error), self._database:
+            self._database.execute("BEGIN")
+            for identity, address in rows:
+                self._database.execute(
+                    "DELETE FROM lease WHERE address = ? AND identity <> ?", (address, identity)
+                )
+                self._database.execute(
+                    "INSERT INTO lease (identity, address) VALUES (?, ?) ON CONFLICT (identity) DO UPDATE "
+                    "SET address = excluded.address, changed = unixepoch()",
+                    (identity, address),
+                )
 
     def close(self) -> None:
-        """Close the file."""
+        """Write and close the file."""
+        self.write()
         self._database.close()
