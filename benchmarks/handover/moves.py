@@ -17,6 +17,8 @@ SETTLE = 0.5
 """Seconds of stream before the first event and between two."""
 WATCHED = {"none": 1.0, "planned": 0.1, "down": 1.0, "blackhole": 2.5}
 """Seconds after an event in which what is lost is its work."""
+NAMING_PATIENCE = 6.0
+"""Seconds without another flow named."""
 _CUTS = {"down": (LinkAction.DOWN, LinkAction.UP), "blackhole": (LinkAction.BLACKHOLE, LinkAction.RESTORE)}
 
 
@@ -53,6 +55,8 @@ def run_course(
     took: list[float] = []
     with stream(place, meter, directory, rate, flows) as running:
         time.sleep(SETTLE)
+        if event == "planned":
+            _await_names(place, running.known)
         for number in range(events):
             match event:
                 case "none":
@@ -72,6 +76,19 @@ def run_course(
         who, event, flows, rate, logs.rate, running.known,
         tuple(logs.around(at, WATCHED[event]) for at in times), worst(logs.of_all()), tuple(took),
     )  # fmt: skip
+
+
+def _await_names(place: Place, flows: int) -> None:
+    """A move costs by what the anchor does not know by its application yet: wait for what is named in the background.
+
+    Where nothing more is named (an older anchor, flows that are too quiet) that is how it stays.
+    """
+    best, since = -1, time.monotonic()
+    while best < flows and time.monotonic() - since < NAMING_PATIENCE:
+        named = place.ask("status")["counters"].get("flows_named", 0)
+        if named > best:
+            best, since = named, time.monotonic()
+        time.sleep(0.5)
 
 
 def cut(place: Place, event: str) -> int:

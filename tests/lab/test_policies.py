@@ -119,10 +119,6 @@ def test_the_authors_procedure_moves_the_call_once_each_way_and_bulk_never(
     lab, log = world.lab, tmp_path / "call.log"
     lab.start("ch", *STREAM, "echo", "5004", str(log.with_suffix(".echo")))
     lab.await_listener("ch", 5004)
-    # The procedure begins with 100 ms. From nothing to 100 ms each way at once would be a silence of 200 ms, and a
-    # path that a call is on and that says nothing for so long is left (`mobility/silence.py`).
-    world.shape("net0", "100ms")
-    time.sleep(5)
     stream = lab.start(
         "mh", *UPMT, "run", "--app", "call", "--",
         *STREAM, "send", "86.0.0.1", "5004", "50", "100", str(log),
@@ -132,6 +128,11 @@ def test_the_authors_procedure_moves_the_call_once_each_way_and_bulk_never(
     wait_until(lambda: world.app("call")["network"] == "net0", "the call is on its first network", 60)
     assert world.app("call")["policy_name"] == "voice"
     before = {name: len(world.moves(name)) for name in ("call", "bulk")}
+    # The step: each way 200 ms more at once is a silence of 400 ms, while which its packets go by both networks.
+    for delay in ("200ms", "100ms"):
+        world.shape("net0", delay)
+        time.sleep(3)
+    assert [len(world.moves(name)) for name in before] == list(before.values()), "a jump moves nobody"
     for delay in ("100ms", "200ms"):
         world.shape("net0", delay)
         time.sleep(5)

@@ -1,5 +1,6 @@
 """Silent tunnels: found within their bound in every phase, and not where a path is merely slow, lossy or paused."""
 
+from dataclasses import replace
 from math import inf
 from random import Random
 
@@ -7,9 +8,15 @@ import pytest
 from mobility_terminal import NET0, NET1
 from mobility_world import World, associated
 
-from upmt_nf.mobility.silence import LEAST_TIMEOUT, LONGEST, Quiet, SilenceWatch
+from upmt_nf.mobility.host_events import ApplicationDefined
+from upmt_nf.mobility.silence import HELD, LEAST_TIMEOUT, LONGEST, Quiet, SilenceWatch
+from upmt_nf.model.identity import ApplicationId, ApplicationName
+from upmt_nf.policy.policy import Policy
+from upmt_nf.policy.profiles import PROFILES
 
 SEEDS = range(6)
+CALL = ApplicationName("call")
+VOICE = replace(PROFILES["voice"], networks=(NET0, NET1))
 
 
 def watched(world: World) -> World:
@@ -216,3 +223,84 @@ def test_a_stall_doubles_the_patience_and_fades() -> None:
     assert watch.patience(100.3) == pytest.approx(0.6)
     assert watch.patience(700.3) == pytest.approx(0.3)
     assert not watch.note_stall(110.0), "that was no stall"
+
+
+def calling(policy: Policy, seed: int = 0) -> World:
+    """A call at 50 packets a second both ways, by a policy with thresholds; nobody else sends."""
+    world = World(seed)
+    for link in world.host.links.values():
+        link.delay = 0.001
+    world.host.take(ApplicationDefined(CALL, ApplicationId(2), policy))
+    associated(world)
+    terminal_counts_packets(world)
+    watched(world)
+    flow = world.host.open_flow(CALL)
+
+    def send() -> None:
+        world.host.send(flow)
+        world.host.paft.flows[flow.packed()].last_seen = world.now
+        world.send_down(flow)
+        world.after(0.02, send)
+
+    send()
+    world.run(60)
+    assert world.host.network_of(CALL) == NET0
+    return world
+
+
+def copies_on(world: World) -> str | None:
+    return world.host.machine.applications[CALL].copies_on
+
+
+def moves(world: World) -> list[str]:
+    receipts = [finished.receipt for finished in world.host.finished]
+    return [receipt.cause for receipt in receipts if receipt is not None and receipt.source is not None]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_jump_of_the_round_trip_moves_no_call_and_its_packets_go_by_two_networks_meanwhile(
+    seed: int,
+) -> None:
+    """The authors' step: 0 -> 200 -> 100 ms."""
+    world = calling(VOICE, seed)
+    before = len(moves(world))
+    world.run(world.random.random())
+    world.host.links[NET0].delay = 0.2
+    # Q, 2.25 T and a look each, for a path that spoke within two milliseconds.
+    assert world.until(lambda: copies_on(world) == NET1, 1) <= 0.26
+    assert world.until(lambda: copies_on(world) is None, 1) <= 0.4, "it speaks again"
+    world.run(5)
+    world.host.links[NET0].delay = 0.1
+    world.run(60)
+    assert (world.host.network_of(CALL), copies_on(world)) == (NET0, None)
+    assert moves(world)[before:] == []
+    assert world.host.machine.counters["given_up_silent"] == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_call_in_a_black_hole_goes_by_another_network_as_soon_as_ever_and_moves_when_that_is_certain(
+    seed: int,
+) -> None:
+    world = calling(VOICE, seed)
+    world.host.links[NET0].is_black_hole = True
+    covered = world.until(lambda: copies_on(world) == NET1, 1)
+    assert covered <= 0.26
+    assert covered + world.until(lambda: world.host.network_of(CALL) == NET1, 1) <= HELD + 0.03
+    assert copies_on(world) is None
+    assert world.host.machine.counters["given_up_silent"] == 1
+
+
+@pytest.mark.parametrize(
+    "policy", [replace(VOICE, networks=(NET0,)), Policy("list", networks=(NET0, NET1))], ids=["alone", "list"]
+)
+def test_who_has_no_second_network_or_no_thresholds_is_not_kept_waiting(policy: Policy) -> None:
+    world = calling(policy)
+    world.host.links[NET0].is_black_hole = True
+    assert world.until(lambda: world.host.network_of(CALL) != NET0, 1) <= 0.26
+
+
+def test_bulk_is_in_no_hurry() -> None:
+    world = calling(replace(PROFILES["bulk"], networks=(NET0, NET1)))
+    world.host.links[NET0].is_black_hole = True
+    took = world.until(lambda: world.host.network_of(CALL) == NET1, 1)
+    assert HELD - 0.02 <= took <= HELD + 0.03

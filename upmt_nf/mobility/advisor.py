@@ -39,6 +39,8 @@ from upmt_nf.policy.quality import NO_LIMITS, UNMEASURED, Quality
 
 SHORTEST_INTERVAL = 1.0
 """Seconds between two probes of a tunnel that an application with thresholds uses, at least."""
+PATIENT = 5.0
+"""Who bears what is bad for so long (seconds) is in no hurry when nothing comes at all."""
 COUNT_EVERY = 1.0
 """Seconds between two counts of bytes, while there are budgets."""
 
@@ -122,11 +124,33 @@ class Advisor:
 
     def copies_on(self, name: ApplicationName, now: float) -> NetworkName | None:
         """Where the copies of its packets go, if it is redundant and there is such a network."""
-        for network in self.engine.copies_on(name, now):
+        here = self.engine.applications[name].network
+        return self._copies_on(name, now, in_doubt=here is not None and self._tunnels[here].silence.is_held)
+
+    def _copies_on(self, name: ApplicationName, now: float, *, in_doubt: bool) -> NetworkName | None:
+        is_covered = in_doubt and self._is_covered(self.engine.applications[name].policy)
+        for network in self.engine.copies_on(name, now, is_wanted=is_covered):
             tunnel = self._tunnels[network].tunnel
             if self._tunnels[network].is_usable and tunnel is not None and tunnel.takes_copies:
                 return network
         return None
+
+    def bears_silence(self, name: ApplicationName, now: float) -> bool:
+        """Whether an application loses nothing while its network is silent for `silence.HELD`.
+
+        It is in no hurry by its policy, is locked there, or its packets can go by another network meanwhile.
+        """
+        if not self.guides(name):
+            return False
+        application = self.engine.applications[name]
+        if application.policy.bad_for >= PATIENT or application.lock is not None:
+            return True
+        return self._is_covered(application.policy) and self._copies_on(name, now, in_doubt=True) is not None
+
+    @staticmethod
+    def _is_covered(policy: Policy) -> bool:
+        """Whether it decides by thresholds: then a short silence alone is no reason to move it."""
+        return policy.leave != NO_LIMITS
 
     def is_numbered(self, name: ApplicationName) -> bool:
         """Whether its packets shall be numbered, and the anchor knows what to make of that."""
@@ -134,7 +158,8 @@ class Advisor:
             return False
         application, here = self.engine.applications[name], self._tunnels[network].tunnel
         policy = application.policy
-        is_asked = (policy.is_redundant and application.lock is None) or policy.reorder > 0
+        is_held = self._tunnels[network].silence.is_held and self._is_covered(policy)
+        is_asked = ((policy.is_redundant or is_held) and application.lock is None) or policy.reorder > 0
         return is_asked and here is not None and here.takes_copies
 
     def reorder_of(self, name: ApplicationName) -> float:

@@ -6,12 +6,13 @@ leads to nothing while packets come.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.silence import Quiet
-from upmt_nf.mobility.tunnel_states import TunnelAction
+from upmt_nf.mobility.tunnel_states import SilenceChanged, TunnelAction
 from upmt_nf.model.identity import NetworkName
 
 IDLE_LOOK = 0.05
@@ -24,10 +25,15 @@ LATE = 0.01
 
 
 class Glances:
-    """For all networks of a host."""
+    """For all networks of a host. `can_wait`: whether nobody on a network loses anything while it is silent."""
 
-    def __init__(self, tunnels: Mapping[NetworkName, HostTunnel]) -> None:
+    def __init__(
+        self,
+        tunnels: Mapping[NetworkName, HostTunnel],
+        can_wait: Callable[[NetworkName, float], bool] = lambda network, now: False,
+    ) -> None:
         self._tunnels = tunnels
+        self._can_wait = can_wait
         self._due_at: float | None = None
 
     def next_look(self, now: float) -> float:
@@ -52,9 +58,18 @@ class Glances:
                 tunnel.silence.forgive(lag)
             witness = self._witness_of(tunnel)
             seen, timeout = tunnel.tunnel, tunnel.quick_timeout
+            was_held = tunnel.silence.is_held
             quiet = tunnel.silence.look(
-                seen.packets_in, seen.heard, seen.used, timeout, now, is_witnessed=witness is not None
+                seen.packets_in,
+                seen.heard,
+                seen.used,
+                timeout,
+                now,
+                is_witnessed=witness is not None,
+                can_wait=partial(self._can_wait, tunnel.network, now),
             )
+            if tunnel.silence.is_held is not was_held:
+                found.append((tunnel, SilenceChanged(not was_held)))
             if quiet in (Quiet.ASK, Quiet.ASK_ALL):
                 found.append((tunnel, tunnel.question(now)))
             if quiet is Quiet.ASK_ALL:

@@ -83,6 +83,7 @@ from upmt_nf.mobility.tunnel_states import (
     AskSetup,
     KeepMapping,
     SendProbe,
+    SilenceChanged,
     StateChanged,
     TunnelAction,
     TunnelState,
@@ -145,7 +146,7 @@ class MobileHost:
             self._upkeep.rekeying,
             lambda command: self._commands.append(command),
         )
-        self._glances = Glances(self._tunnels)
+        self._glances = Glances(self._tunnels, self._placement.can_wait)
         self._age_at: float | None = None
         self._configured: IPAddress | None = None
         self._is_configured = False
@@ -201,6 +202,7 @@ class MobileHost:
         tunnels = self._tunnels.values()
         return self._anchors.counters | {
             "keys_renewed": self._upkeep.rekeying.renewed,
+            "flows_named": self._placement.running.naming.named,
             "given_up_silent": sum(tunnel.given_up for tunnel in tunnels),
             "given_up_wrongly": sum(tunnel.given_up_wrongly for tunnel in tunnels),
         }
@@ -298,11 +300,9 @@ class MobileHost:
         The owner brings the tunnels' counters up to date before. Without it black holes are found by keepalives only.
         """
         found = [] if self._is_stopped else self._glances.look(now)
-        if not found:
-            return []
         for tunnel, action in found:
             self._on_tunnel(tunnel, (action,), now)
-        if any(isinstance(action, StateChanged) for _, action in found):
+        if any(isinstance(action, StateChanged | SilenceChanged) for _, action in found):
             self._work_off(now)
         return self._hand_out()
 

@@ -66,6 +66,11 @@ class Naming:
         self._asked: NameRequest | None = None
         self._look_at = 0.0
 
+    @property
+    def named(self) -> int:
+        """Flows that the anchor knows by their application now."""
+        return sum(self._membership.number_told(each.id) for each in self._applications.values())
+
     def start_over(self) -> None:
         """Another association: the anchor knows nothing."""
         self.is_understood = False

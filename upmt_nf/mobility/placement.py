@@ -27,6 +27,9 @@ from upmt_nf.policy.events import Locked, MoveFailed, Placed, Released
 from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
 
+IN_USE = 10.0
+"""Seconds since its last packet within which a flow counts as one in use; counts of the fast plane come late."""
+
 
 class Placement:
     """Where everything is. `tunnels` is shared with its owner and read only.
@@ -268,6 +271,16 @@ class Placement:
         self.running.count(now)
         self.running.naming.look(now)
         self._advisor.urge(now)
+
+    def can_wait(self, network: NetworkName, now: float) -> bool:
+        """Whether no application that uses a network loses anything while it is silent for `silence.HELD`."""
+        here = {each.id: each for each in self.applications.values() if each.network == network}
+        using = {
+            entry.application_id
+            for entry in self._paft.flows.values()
+            if entry.application_id in here and now - entry.last_seen < IN_USE
+        }
+        return all(self._advisor.bears_silence(here[id].name, now) for id in using)
 
     def _double(self, application: Application, now: float) -> None:
         """Number the packets of who asks for it, and send those of a redundant application by a second tunnel."""

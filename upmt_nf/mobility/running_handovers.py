@@ -221,8 +221,10 @@ class RunningHandovers:
         if old is None or not entries:
             return ()
         carrier = old.network if old.is_usable and handover.mode is Mode.MAKE_BEFORE_BREAK else None
+        # Packets that go by two tunnels have been coming all the time, whatever the old one did.
+        goes_by_two = self._paft.doubles.get(self._applications[handover.order.application].id)
         handover.tally = self.tallies.begin(
-            entries, old.tunnel, target.network, target.tunnel, now, by=carrier
+            entries, None if goes_by_two else old.tunnel, target.network, target.tunnel, now, by=carrier
         )
         return handover.tally.flows
 

@@ -15,6 +15,7 @@ packets nor sequence numbers; whoever looks late (a busy machine) says so, and n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 
 SHORTEST, LONGEST = 0.02, 0.12
@@ -24,6 +25,9 @@ AT_RISK = 0.25
 """Seconds after the last packet of an application during which a path is watched."""
 LEAST_TIMEOUT = 0.02
 """T, seconds: at least."""
+HELD = 0.6
+"""Seconds of silence after which a path is given up whose applications lose nothing by waiting: longer than a
+round trip jumps where nobody is cut off."""
 LONGEST_STALL = 2.0
 """A path that is back after a longer silence was away, and is not said to have stalled."""
 PATIENCE = 2.0
@@ -40,6 +44,8 @@ class Quiet(Enum):
     """Send it a question."""
     ASK_ALL = auto()
     """Send it another one, and one to every other tunnel."""
+    HOLD = auto()
+    """It is as good as given up, and so treated, but may come back."""
     GIVE_UP = auto()
 
 
@@ -50,6 +56,7 @@ class SilenceWatch:
         "_asked_at",
         "_heard_at",
         "_heard_before",
+        "_is_held",
         "_pause",
         "_questions",
         "_stall",
@@ -64,6 +71,7 @@ class SilenceWatch:
         self._heard_at = self._used_at = self._asked_at = 0.0
         self._questions = 0
         """Asked in this silence."""
+        self._is_held = False
         self._stall, self._stall_at = 0.0, 0.0
 
     def patience(self, now: float) -> float:
@@ -74,6 +82,11 @@ class SilenceWatch:
     def limit(self) -> float:
         """Q: the silence after which it is asked."""
         return min(max(PAUSES * self._pause, SHORTEST), LONGEST)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is silent, and would have been given up if anybody lost by waiting."""
+        return self._is_held
 
     @property
     def asked_at(self) -> float | None:
@@ -88,7 +101,8 @@ class SilenceWatch:
     def next_look(self, timeout: float, now: float) -> float | None:
         """When `look` has something to do unless packets come; None: not before the path carries something."""
         if self._questions:
-            return self._next_step(timeout, now)
+            step = self._next_step(timeout, now)
+            return max(step, self._heard_at + HELD) if self._is_held else step
         if now - self._used_at >= AT_RISK:
             return None
         return max(self._heard_at + self.limit, self._asked_at + LONGEST)
@@ -102,11 +116,13 @@ class SilenceWatch:
         now: float,
         *,
         is_witnessed: bool = False,
+        can_wait: Callable[[], bool] = lambda: False,
     ) -> Quiet:
         """What to do now.
 
         `heard` counts packets that came out of the tunnel, the last at `heard_at`; `used_at` is when it last carried
-        something of an application, either way. `is_witnessed`: another tunnel answered since `asked_at`.
+        something of an application, either way. `is_witnessed`: another tunnel answered since `asked_at`. `can_wait` is
+        asked when it would be given up: whether nobody loses anything by waiting until `HELD`.
         """
         if used_at - self._used_at >= AT_RISK and not self._questions:
             # After a pause a path has as long to speak as one that has just spoken.
@@ -119,7 +135,12 @@ class SilenceWatch:
         if due is None or now < due:
             return Quiet.NOTHING
         if self._questions >= 3:
-            return Quiet.GIVE_UP if is_witnessed and now >= self._next_step(timeout, now) else Quiet.NOTHING
+            if not is_witnessed or now < self._next_step(timeout, now):
+                return Quiet.NOTHING
+            if not self._is_held and now < self._heard_at + HELD and can_wait():
+                self._is_held = True
+                return Quiet.HOLD
+            return Quiet.GIVE_UP
         if not self._questions:
             self._asked_at = now
         self._questions += 1
@@ -140,7 +161,7 @@ class SilenceWatch:
 
     def start_over(self, heard: int, now: float) -> None:
         """The tunnel is (again) as if new. What is known of its stalls stays."""
-        self._questions, self._asked_at = 0, 0.0
+        self._questions, self._asked_at, self._is_held = 0, 0.0, False
         self._heard_before, self._heard_at = heard, now
 
     def _next_step(self, timeout: float, now: float) -> float:
@@ -158,7 +179,7 @@ class SilenceWatch:
         elif not self._questions and packets > 0 and at > self._heard_at:
             pause = min((at - self._heard_at) / packets, LONGEST)
             self._pause += 0.25 * (pause - self._pause)
-        self._questions = 0
+        self._questions, self._is_held = 0, False
         self._heard_at = at
 
     def _remember(self, stall: float, now: float) -> None:

@@ -87,4 +87,11 @@ class StateChanged:
     reason: str
 
 
-TunnelAction = SendProbe | KeepMapping | AskSetup | StateChanged
+@dataclass(frozen=True, slots=True)
+class SilenceChanged:
+    """Its applications' packets shall go by others as well, as it is silent; or need not any more."""
+
+    is_silent: bool
+
+
+TunnelAction = SendProbe | KeepMapping | AskSetup | StateChanged | SilenceChanged

@@ -128,15 +128,16 @@ class Engine:
         )
         return best.path.facts.name if best is not None else None
 
-    def copies_on(self, name: ApplicationName, now: float) -> list[NetworkName]:
+    def copies_on(self, name: ApplicationName, now: float, *, is_wanted: bool = False) -> list[NetworkName]:
         """Where copies of a redundant application's packets may go now, best first: never where it must not be.
 
+        Of any application's, if they are wanted.
         A network whose budget is nearly spent, or that is doubtful, is no place for what is not needed.
         """
         application = self.applications[name]
         self._keep_time(application, now)
         policy, here = application.policy, application.network
-        if not policy.is_redundant or here is None or application.lock is not None:
+        if not (policy.is_redundant or is_wanted) or here is None or application.lock is not None:
             return []
         found = [
             Candidate(path, application.standing(network), self._bar(application, path, now))
