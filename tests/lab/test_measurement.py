@@ -46,9 +46,9 @@ def test_loss_is_found_on_the_way_where_it_happens(
     rule = f"FORWARD -i {side} -p udp -m statistic --mode nth --every 5 --packet 0 -j DROP".split()
     brisk.on(gateway, "iptables-legacy", "-w", "-I", *rule)
     try:
-        wait_until(lambda: (network(brisk, name)[lossy] or 0) > 0.1, f"{lossy} shows", 40)
+        # Of a few probes the share is a coarse one: a fifth shows when there were more.
+        wait_until(lambda: 0.1 < (network(brisk, name)[lossy] or 0) < 0.35, f"{lossy} shows", 40)
         shown = network(brisk, name)
-        assert shown[lossy] < 0.35
         clean = "loss_down" if lossy == "loss_up" else "loss_up"
         assert shown[clean] < 0.05
     finally:
