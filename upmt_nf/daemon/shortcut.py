@@ -20,7 +20,7 @@ Wanted = Literal["auto"] | bool
 
 
 class Shortcut:
-    """Of the fast plane's `programs`; None where the agent forwards. Closed until the first `look`.
+    """Of the fast plane's `programs`; None where the agent forwards. What an earlier daemon left is so until the first `look`.
 
     `reason` says for people why it `is_open`, or is not.
     """

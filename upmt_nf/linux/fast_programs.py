@@ -46,8 +46,8 @@ class FastPrograms:
 
     What an earlier daemon pinned is taken over if it has our layout, else replaced; `took_over` tells which. Where
     there is no bpffs nothing is pinned. With `shortcut` the anchor's shortcut is among them, if the kernel has what it
-    needs (`lacks_shortcut` says what not), and closed until `open_shortcut`. Raises FacilityError where the kernel, libbpf or the compiled programs are
-    missing, with the reason.
+    needs (`lacks_shortcut` says what not), and closed, or as an earlier daemon left it, until it is opened or closed.
+    Raises FacilityError where the kernel, libbpf or the compiled programs are missing, with the reason.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from upmt_nf.linux.netlink import HEADER, attributes, messages
 from upmt_nf.model.errors import KernelError
 from upmt_nf.routing.bystanders import BaseChain
 
+_NETLINK_NETFILTER = 12
 _SUBSYSTEM = 10 << 8
 """NFNL_SUBSYS_NFTABLES."""
 _NEW_CHAIN, _GET_CHAIN, _NEW_GENERATION, _GET_GENERATION = (_SUBSYSTEM | kind for kind in (3, 4, 15, 16))
@@ -32,7 +33,7 @@ _PATIENCE = 5.0
 
 
 class Nftables:
-    """Asks again and again; where the kernel has no nf_tables it is asked once, as each time would look for a module."""
+    """Asks again and again; a kernel without nf_tables only once, as each question would look for a module."""
 
     def __init__(self) -> None:
         self._is_absent = False
@@ -81,7 +82,7 @@ def _text(found: dict[int, bytes], kind: int) -> str:
 
 def _asked(kind: int, flags: int) -> Iterator[tuple[int, bytes]]:
     """Type and body of each message of the answer. Raises OSError, also for what the kernel refuses."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_NETFILTER) as asking:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as asking:
         asking.settimeout(_PATIENCE)
         asking.bind((0, 0))
         length = HEADER.size + _FAMILY_HEADER.size
