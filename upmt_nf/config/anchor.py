@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, IPvAnyAddress, StrictBool, model_validator
+from pydantic import BeforeValidator, Field, IPvAnyAddress, model_validator
 
 from upmt_nf.config.checked import Complaint, Section, checked
 from upmt_nf.config.forwards import (
@@ -86,7 +86,7 @@ class AnchorSection(Section):
     forward: tuple[ForwardSection, ...] = ()
     static_nat: tuple[StaticNatSection, ...] = ()
     datapath: Literal["auto", "agent", "fast"] = "auto"
-    shortcut: Literal["auto"] | StrictBool = "auto"
+    shortcut: Literal["auto", True, False] = "auto"
     """With the fast plane: translate and forward UDP flows that conntrack knows past netfilter's rules; `auto`: while
     these are ours alone."""
     virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"

@@ -16,7 +16,7 @@ from upmt_nf.routing.bystanders import foreign_in_the_way
 
 log = logging.getLogger(__name__)
 
-Wanted = Literal["auto"] | bool
+Wanted = Literal["auto", True, False]
 
 
 class Shortcut:
