@@ -20,9 +20,9 @@ Wanted = Literal["auto", True, False]
 
 
 class Shortcut:
-    """Of the fast plane's `programs`; None where the agent forwards. What an earlier daemon left is so until the first `look`.
+    """Of the fast plane's `programs`; None where the agent forwards.
 
-    `reason` says for people why it `is_open`, or is not.
+    Until the first `look` the programs are as an earlier daemon left them. `reason` says for people why it `is_open`, or is not.
     """
 
     def __init__(self, wanted: Wanted, programs: FastPrograms | None) -> None:
