@@ -22,7 +22,8 @@ Wanted = Literal["auto", True, False]
 class Shortcut:
     """Of the fast plane's `programs`; None where the agent forwards.
 
-    Until the first `look` the programs are as an earlier daemon left them. `reason` says for people why it `is_open`, or is not.
+    Until the first `look` the programs are as an earlier daemon left them. `reason` says for people why it is open or
+    is not.
     """
 
     def __init__(self, wanted: Wanted, programs: FastPrograms | None) -> None:
