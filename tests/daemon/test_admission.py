@@ -236,3 +236,26 @@ def test_what_the_queue_had_no_room_for_is_found_in_the_table() -> None:
     assert world.paft.flows == {}
     world.admission.find(FLOW_A.packed(), row)
     assert world.paft.flows[FLOW_A.packed()].application_id == voice
+
+
+def test_the_gate_is_shut_while_nobody_judges_what_it_leaves_to_the_agent() -> None:
+    """A daemon that starts anew has rules before it is associated: flows of the one before must not be sent to it."""
+    world = World()
+    world.assign("voice", command="talker")
+    world.admission.use(None)
+    assert world.gate[0] == 0
+    world.assign("video", command="other")
+    assert world.gate[0] == 0
+    world.admission.use(world.forwarder)
+    assert world.gate[0] != 0
+
+
+def test_a_forwarder_opens_no_gate_before_netfilter_has_the_rules() -> None:
+    world = World()
+    world.assign("voice", command="talker")
+    world.admission.use(None)
+    world.admission.shut()
+    world.admission.use(world.forwarder)
+    assert world.gate[0] == 0
+    world.admission.fit_rules()
+    assert world.gate[0] != 0

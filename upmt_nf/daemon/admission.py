@@ -54,7 +54,7 @@ class _Wanted(NamedTuple):
 
 
 class Admission:
-    """Tells the kernel, and PAFT what the kernel did. Closed until `fit_rules`."""
+    """Tells the kernel, and PAFT what the kernel did. Closed until `fit_rules`, and while there is no forwarder."""
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class Admission:
         self._generations = itertools.count(time.time_ns() // 1000 & 0x3FFFFFFF | 1)
         self._generation = 0
         self._wanted: _Wanted | None = None
+        self._are_rules_in_place = False
         self._rules: dict[int, tuple[ApplicationRule, ...]] = {}
         self._to_teach: list[tuple[FlowKey, Owner]] = []
         self._strangers: dict[FlowBytes, int] = {}
@@ -94,15 +95,26 @@ class Admission:
 
     def shut(self) -> None:
         """The rules are about to change: until `fit_rules` new flows are the agent's."""
-        if self._wanted is not None:
-            self._wanted = None
-            self._write_gate(0, _Wanted((), 0, frozenset(), ApplicationId(0)))
+        self._are_rules_in_place = False
+        self._open_or_shut()
 
     def fit_rules(self) -> None:
         """Netfilter has the rules of now: let in what they decide."""
-        if self._applications.flow_policies.has_parts:
-            # Which part of an application a flow is of, only the agent knows.
-            self.shut()
+        self._are_rules_in_place = True
+        self._open_or_shut()
+
+    def _open_or_shut(self) -> None:
+        # Which part of an application a flow is of, only the agent knows. While it has no forwarder it judges nothing:
+        # running flows, which each generation looks at once more, go on as an earlier daemon left them.
+        is_open = (
+            self._are_rules_in_place
+            and self._forwarder is not None
+            and not self._applications.flow_policies.has_parts
+        )
+        if not is_open:
+            if self._wanted is not None:
+                self._wanted = None
+                self._write_gate(0, _Wanted((), 0, frozenset(), ApplicationId(0)))
             return
         wanted = self._wanted_now()
         if wanted == self._wanted:
@@ -172,10 +184,11 @@ class Admission:
     # --- what the kernel did ---
 
     def use(self, forwarder: HostForwarder | None) -> None:
-        """Tell this forwarder of the flows that the kernel lets in."""
+        """Tell this forwarder of the flows that the kernel lets in; None: let none in, as nobody judges any."""
         self._forwarder = forwarder
         if forwarder is not None:
             forwarder.catch_up = self.catch_up
+        self._open_or_shut()
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(_TICK, self._tick)
