@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -26,6 +27,16 @@ class PretendMap:
             return False
         self.rows[key] = value
         return True
+
+    def insert_many(self, rows: list[tuple[bytes, bytes]]) -> int:
+        for at, (key, value) in enumerate(rows):
+            if key in self.rows or self.fails or not self.update(key, value):
+                return at
+        return len(rows)
+
+    def values(self, first: int, count: int) -> list[bytes]:
+        places = range(first, min(first + count, self.max_entries))
+        return [self.rows.get(at.to_bytes(4, sys.byteorder), bytes(self.value_size)) for at in places]
 
     def lookup(self, key: bytes) -> bytes | None:
         return self.rows.get(key)

@@ -113,9 +113,12 @@ class World:
 
     def add_flow(self, port: int, application: int = 1, now: float = 0.0) -> FlowEntry:
         flow = FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53)
-        return self.paft.insert(flow.packed(), ApplicationId(application), now)
+        entry = self.paft.insert(flow.packed(), ApplicationId(application), now)
+        self.loop.turn()
+        return entry
 
     def row(self, entry: FlowEntry) -> FlowRow:
+        self.loop.turn()
         found = self.maps["flows"].lookup(flow_key(entry.key) or b"")
         assert found is not None
         return FlowRow.unpacked(found)
@@ -499,6 +502,24 @@ def test_what_does_not_come_back_ends() -> None:
     assert not world.maps["ends"].rows
 
 
+def test_an_anchors_hosts_have_time_to_come_back_one_after_the_other_but_not_for_ever() -> None:
+    world = World()
+    for id in (1, 2):
+        world.add_tunnel(id)
+    world.paft, world.loop = Paft(), PretendLoop()
+    world.fast = world.begin(took_over=True, permits=lambda key: True)
+    for id in range(3, 33):
+        world.pass_time(10.0)
+        assert (NUMBER.pack(2) in world.maps["tunnels"].rows) == (id < 32)
+        world.add_tunnel(id)
+    world.start_again()
+    world.add_tunnel(33)
+    world.pass_time(10.0)
+    world.add_tunnel(34)
+    world.pass_time(10.0)
+    assert set(world.maps["tunnels"].rows) == {NUMBER.pack(33), NUMBER.pack(34)}
+
+
 def test_an_end_that_two_tunnels_had_goes_back_to_the_one_that_stays() -> None:
     world, shared = World(), Endpoint(ip_address("203.0.113.2"), 1)
     for id in (1, 2):
@@ -578,6 +599,8 @@ class Mirrored(RuleBasedStateMachine):
 
     @invariant()
     def the_maps_say_what_paft_says(self) -> None:
+        # New flows are written when the loop turns.
+        self.world.loop.turn()
         paft, maps = self.world.paft, self.world.maps
         assert set(maps["flows"].rows) == {flow_key(key) for key in paft.flows}
         for entry in paft.flows.values():

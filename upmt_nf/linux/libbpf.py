@@ -10,7 +10,8 @@ import ctypes.util
 import errno
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from upmt_nf.model.errors import FacilityError, KernelError
 
 log = logging.getLogger(__name__)
 
-_BATCH = 4096
+_BATCH = 2048
 _PERCPU = frozenset((5, 6))
 """BPF_MAP_TYPE_PERCPU_HASH and _ARRAY."""
 _LAST_LINES = 12
-_REPLACE = 1
+_REPLACE, _NOEXIST = 1, 1
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -41,6 +42,10 @@ class _TcHook(ctypes.Structure):
         ("attach_point", ctypes.c_int),
         ("parent", ctypes.c_uint32),
     )
+
+
+class _BatchOptions(ctypes.Structure):
+    _fields_ = (("sz", ctypes.c_size_t), ("elem_flags", ctypes.c_uint64), ("flags", ctypes.c_uint64))
 
 
 class _TcOptions(ctypes.Structure):
@@ -119,6 +124,7 @@ class _Library:
             ("bpf_map_lookup_and_delete_elem", number, (number, text, pointer)),
             ("bpf_map_delete_elem", number, (number, text)),
             ("bpf_map_lookup_batch", number, (number, *(pointer,) * 5, pointer)),
+            ("bpf_map_update_batch", number, (number, text, text, pointer, pointer)),
             ("bpf_prog_test_run_opts", number, (number, pointer)),
             ("bpf_tc_hook_create", number, (pointer,)),
             ("bpf_tc_attach", number, (pointer, pointer)),
@@ -166,6 +172,7 @@ class BpfMap:
         if calls.bpf_map__type(pointer) in _PERCPU:
             self.value_size = (self.value_size + 7 & ~7) * library().cpus
         self._update = calls.bpf_map_update_elem
+        self._update_batch = calls.bpf_map_update_batch
         self._lookup = calls.bpf_map_lookup_elem
         self._delete = calls.bpf_map_delete_elem
         self._take = calls.bpf_map_lookup_and_delete_elem
@@ -180,6 +187,19 @@ class BpfMap:
         if result < 0:
             raise KernelError(f"map {self.name}: {os.strerror(-result)}")
         return True
+
+    def insert_many(self, rows: Sequence[tuple[bytes, bytes]]) -> int:
+        """Write entries that are new, in their order, by one call.
+
+        Gives how many were written before one that is there already, or that the map has no room for.
+        """
+        for key, value in rows:
+            self._check(key, value)
+        count = ctypes.c_uint32(len(rows))
+        keys, values = b"".join(key for key, _ in rows), b"".join(value for _, value in rows)
+        options = _BatchOptions(ctypes.sizeof(_BatchOptions), _NOEXIST, 0)
+        result = self._update_batch(self._fd, keys, values, ctypes.byref(count), ctypes.byref(options))
+        return len(rows) if result == 0 else min(count.value, len(rows) - 1)
 
     def lookup(self, key: bytes) -> bytes | None:
         """An entry's value."""
@@ -228,6 +248,21 @@ class BpfMap:
             if result < 0:
                 return
             before = place
+
+    def values(self, first: int, count: int) -> list[bytes]:
+        """The values of an array at these places, read by one call; fewer at its end. Raises KernelError."""
+        keys = ctypes.create_string_buffer(count * self.key_size)
+        values = ctypes.create_string_buffer(count * self.value_size)
+        before = (first - 1).to_bytes(4, sys.byteorder) if first else None
+        found = ctypes.c_uint32(count)
+        place = ctypes.create_string_buffer(self.key_size)
+        result = library().calls.bpf_map_lookup_batch(
+            self._fd, before, place, keys, values, ctypes.byref(found), None
+        )
+        if result < 0 and result != -errno.ENOENT:
+            raise KernelError(f"map {self.name} cannot be read: {os.strerror(-result)}")
+        raw, size = values.raw, self.value_size
+        return [raw[at : at + size] for at in range(0, found.value * size, size)]
 
     def _check(self, key: bytes, value: bytes | None = None) -> None:
         # libbpf reads as many bytes as the map has, whatever it is given.
