@@ -28,11 +28,8 @@ class PretendMap:
         self.rows[key] = value
         return True
 
-    def insert_many(self, rows: list[tuple[bytes, bytes]]) -> int:
-        for at, (key, value) in enumerate(rows):
-            if key in self.rows or self.fails or not self.update(key, value):
-                return at
-        return len(rows)
+    def insert(self, key: bytes, value: bytes) -> bool:
+        return key not in self.rows and self.update(key, value)
 
     def values(self, first: int, count: int) -> list[bytes]:
         places = range(first, min(first + count, self.max_entries))

@@ -49,7 +49,7 @@ GRACE = 5.0
 ADOPTING = 15.0
 """Seconds that what an earlier daemon left goes on by itself, until the association and its tunnels are back."""
 LONGEST_ADOPTING = 300.0
-"""The same at an anchor as long as hosts go on coming back: very many need their time, and each waits for its turn."""
+"""The tunnels of it at an anchor, as long as hosts go on coming back: each of very many waits for its turn."""
 _ENDED_PER_TICK, _LOOKED_AT_PER_TICK = 5000, 64
 
 
@@ -97,7 +97,7 @@ class FastPlane:
         self._unwritten: dict[FlowBytes, FlowEntry] = {}
         self._doomed_flows: dict[FlowBytes, float] = {}
         self._doomed_tunnels: dict[TunnelId, tuple[Tunnel, float]] = {}
-        self._adopting_until = self._adopting_longest = 0.0
+        self._adopting_until = self._tunnels_until = self._tunnels_longest = 0.0
         self._steered: dict[int, int] = {}
         self._held: dict[int, tuple[int, float]] = {}
         self.programs = programs
@@ -132,6 +132,7 @@ class FastPlane:
     def close(self) -> None:
         """Let go of the maps, which live on as long as they are pinned or used."""
         self._paft.mirror = None
+        self._unwritten = {}
         self._timer.cancel()
         self.programs.close()
 
@@ -160,6 +161,7 @@ class FastPlane:
         is_known = entry.is_mirrored or entry.key in self._doomed_flows
         if self._permits is not None and not entry.is_permitted:
             # Hosts name flows in their handover requests, too.
+            self._unwritten.pop(entry.key, None)
             if is_known and (key := flow_key(entry.key)) is not None:
                 self._flows.delete(key)
                 entry.is_mirrored = False
@@ -178,27 +180,30 @@ class FastPlane:
             self._write_flow(key, entry)
 
     def write_new(self) -> None:
-        """Write the flows that are new by one call, once the agent has handed on what it had of them.
+        """Write the flows that are new, once the agent has handed on what it had of them.
 
         A second packet that overtook the first in the kernel would get a connection of its own in the anchor's
         conntrack, with another port of the NAT: one of the two is lost then. Who lets first packets go on by the kernel
         calls this before.
         """
         new, self._unwritten = self._unwritten, {}
-        rows: list[tuple[bytes, bytes]] = []
-        entries: list[FlowEntry] = []
         for entry in new.values():
             if self._paft.flows.get(entry.key) is entry and (key := flow_key(entry.key)) is not None:
-                entry.is_mirrored = True
-                entries.append(entry)
-                rows.append((key, self._row_of(entry).packed()))
-        at = 0
-        while at < len(rows):
-            at += self._flows.insert_many(rows[at:])
-            if at < len(rows):
-                # The kernel knows it already, or has no room: one by one.
-                self._write_flow(rows[at][0], entries[at])
-                at += 1
+                self._write_new_flow(key, entry)
+
+    def _write_new_flow(self, key: bytes, entry: FlowEntry) -> None:
+        """By one call where the kernel does not know it, which is nearly always."""
+        try:
+            is_written = self._flows.insert(key, self._row_of(entry).packed())
+        except KernelError as reason:
+            log.debug("%s", reason)
+            self.counters.add("fast_write_failures")
+            return
+        if is_written:
+            entry.is_mirrored = True
+        else:
+            # The kernel has let it in meanwhile, or has no room.
+            self._write_flow(key, entry)
 
     def _row_of(self, entry: FlowEntry) -> FlowRow:
         own = self._paft.own_tunnel_of(entry)
@@ -332,9 +337,8 @@ class FastPlane:
             self._forget_end(before.end, tunnel.id)
         if row.is_changing:
             self._changing[tunnel.id] = None
-        if before is None and self._adopting_until:
-            again = min(self._loop.time() + ADOPTING, self._adopting_longest)
-            self._adopting_until = max(self._adopting_until, again)
+        if before is None and self._tunnels_until:
+            self._tunnels_until = min(self._loop.time() + ADOPTING, self._tunnels_longest)
 
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """See `Mirror`."""
@@ -428,6 +432,8 @@ class FastPlane:
         self.settle()
         if self._adopting_until and self._adopting_until <= now:
             self._end_adoption()
+        if self._tunnels_until and self._tunnels_until <= now:
+            self._end_adopted_tunnels()
 
     # --- what an earlier daemon left ---
 
@@ -457,9 +463,10 @@ class FastPlane:
         for new, way in ways.items():
             if way is not None and new not in (0, DEFAULT_APPLICATION_ID):
                 self._write(self._applications, NUMBER.pack(new), way)
-        self._adopting_until = self._loop.time() + ADOPTING
-        if self._permits is not None:
-            self._adopting_longest = self._loop.time() + LONGEST_ADOPTING
+        now = self._loop.time()
+        self._adopting_until = self._tunnels_until = now + ADOPTING
+        # A host is one, and back or not.
+        self._tunnels_longest = now + (ADOPTING if self._permits is None else LONGEST_ADOPTING)
         log.info("%d flows of an earlier daemon go on", flows)
 
     def _end_names(self) -> None:
@@ -475,11 +482,15 @@ class FastPlane:
         return {row[5]: int.from_bytes(row[2], "big") for row in rows}
 
     def _end_adoption(self) -> None:
-        """From now on only what PAFT knows counts."""
+        """From now on only what PAFT says of applications counts."""
         self._adopting_until = 0.0
         self._end_names()
         for application in self._paft.applications:
             self._paft.tell_mirror(application)
+
+    def _end_adopted_tunnels(self) -> None:
+        """Those that have not come back, with what went by them."""
+        self._tunnels_until = 0.0
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
             for key, _ in [row for part in table.items() for row in part if not is_known(*row)]:
                 table.delete(key)

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,6 @@ class _TcHook(ctypes.Structure):
         ("attach_point", ctypes.c_int),
         ("parent", ctypes.c_uint32),
     )
-
-
-class _BatchOptions(ctypes.Structure):
-    _fields_ = (("sz", ctypes.c_size_t), ("elem_flags", ctypes.c_uint64), ("flags", ctypes.c_uint64))
 
 
 class _TcOptions(ctypes.Structure):
@@ -124,7 +120,6 @@ class _Library:
             ("bpf_map_lookup_and_delete_elem", number, (number, text, pointer)),
             ("bpf_map_delete_elem", number, (number, text)),
             ("bpf_map_lookup_batch", number, (number, *(pointer,) * 5, pointer)),
-            ("bpf_map_update_batch", number, (number, text, text, pointer, pointer)),
             ("bpf_prog_test_run_opts", number, (number, pointer)),
             ("bpf_tc_hook_create", number, (pointer,)),
             ("bpf_tc_attach", number, (pointer, pointer)),
@@ -172,7 +167,6 @@ class BpfMap:
         if calls.bpf_map__type(pointer) in _PERCPU:
             self.value_size = (self.value_size + 7 & ~7) * library().cpus
         self._update = calls.bpf_map_update_elem
-        self._update_batch = calls.bpf_map_update_batch
         self._lookup = calls.bpf_map_lookup_elem
         self._delete = calls.bpf_map_delete_elem
         self._take = calls.bpf_map_lookup_and_delete_elem
@@ -188,18 +182,18 @@ class BpfMap:
             raise KernelError(f"map {self.name}: {os.strerror(-result)}")
         return True
 
-    def insert_many(self, rows: Sequence[tuple[bytes, bytes]]) -> int:
-        """Write entries that are new, in their order, by one call.
+    def insert(self, key: bytes, value: bytes) -> bool:
+        """Write an entry that is new; False when it is there already, or the map is full. Raises KernelError.
 
-        Gives how many were written before one that is there already, or that the map has no room for.
+        There is no call for many: in a batch of writes the kernel takes no BPF_NOEXIST (kernel/bpf/syscall.c).
         """
-        for key, value in rows:
-            self._check(key, value)
-        count = ctypes.c_uint32(len(rows))
-        keys, values = b"".join(key for key, _ in rows), b"".join(value for _, value in rows)
-        options = _BatchOptions(ctypes.sizeof(_BatchOptions), _NOEXIST, 0)
-        result = self._update_batch(self._fd, keys, values, ctypes.byref(count), ctypes.byref(options))
-        return len(rows) if result == 0 else min(count.value, len(rows) - 1)
+        self._check(key, value)
+        result = self._update(self._fd, key, value, _NOEXIST)
+        if result in (-errno.EEXIST, -errno.E2BIG):
+            return False
+        if result < 0:
+            raise KernelError(f"map {self.name}: {os.strerror(-result)}")
+        return True
 
     def lookup(self, key: bytes) -> bytes | None:
         """An entry's value."""
