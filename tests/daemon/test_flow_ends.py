@@ -75,7 +75,10 @@ def test_the_entry_of_a_tcp_connection_is_left_to_the_kernel() -> None:
 
 def test_flows_of_others_are_not_ours_to_end() -> None:
     world = World(flow(UDP, 1))
-    assert world.close(EndedSocket(UDP, 9, FAR.packed, 53), EndedSocket(UDP, 1, ip_address("::1").packed, 53)) == set()
+    assert (
+        world.close(EndedSocket(UDP, 9, FAR.packed, 53), EndedSocket(UDP, 1, ip_address("::1").packed, 53))
+        == set()
+    )
 
 
 def test_the_cookie_of_a_socket_outlives_it_for_a_moment() -> None:

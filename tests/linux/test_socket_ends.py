@@ -38,7 +38,10 @@ FAR, FAR6 = ip_address("86.0.0.1"), ip_address("2001:db8::1")
         (message(2, 17, 4000, FAR.packed, 53), EndedSocket(UDP, 4000, FAR.packed, 53)),
         (message(2, 6, 4000, FAR.packed, 443), EndedSocket(TCP, 4000, FAR.packed, 443)),
         (message(10, 17, 4000, FAR6.packed, 53), EndedSocket(UDP, 4000, FAR6.packed, 53)),
-        (message(10, 17, 4000, ip_address("::ffff:86.0.0.1").packed, 53), EndedSocket(UDP, 4000, FAR.packed, 53)),
+        (
+            message(10, 17, 4000, ip_address("::ffff:86.0.0.1").packed, 53),
+            EndedSocket(UDP, 4000, FAR.packed, 53),
+        ),
         (message(2, 17, 4000, bytes(4), 0), EndedSocket(UDP, 4000, b"", 0)),
         (message(10, 17, 4000, bytes(16), 53), EndedSocket(UDP, 4000, b"", 0)),
         (message(10, 17, 4000, ip_address("::ffff:0.0.0.0").packed, 53), EndedSocket(UDP, 4000, b"", 0)),
