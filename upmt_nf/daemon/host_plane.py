@@ -267,7 +267,8 @@ class HostPlane:
         last: dict[FlowBytes, Packet] = {}
         for packet in waiting:
             may_go_on, key = (
-                (False, None) if forwarder is None else forwarder.introduce(packet.payload, packet.mark, now)
+                # Not associated yet: an earlier daemon's flows go on in the kernel, all else ends at the tun device.
+                (True, None) if forwarder is None else forwarder.introduce(packet.payload, packet.mark, now)
             )
             judged.append((packet, may_go_on, key))
             if key is not None:
