@@ -423,7 +423,9 @@ class FastPlane:
                     self._changing[id] = None
         self._tunnel_counts.count_some()
         now = self._loop.time()
-        if next(self._sweep, None) is None and now >= self._sweep_at:
+        # What hosts that come back have taught the kernel is wanted at once.
+        is_urgent = self._doomed_tunnels or self._tunnels_until
+        if next(self._sweep, None) is None and (is_urgent or now >= self._sweep_at):
             self._sweep, self._sweep_at = self._counted(), now + _ROUND
         for key in [key for key, when in islice(self._doomed_flows.items(), _ENDED_PER_TICK) if when <= now]:
             self._end_flow(key)
