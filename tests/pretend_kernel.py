@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -9,16 +10,17 @@ from upmt_nf.model.errors import KernelError
 
 
 class PretendMap:
-    """A map in memory that counts what is written."""
+    """A map in memory that counts what is written, and all calls for single entries."""
 
     def __init__(self, key_size: int, value_size: int, max_entries: int = 64) -> None:
         self.key_size, self.value_size, self.max_entries = key_size, value_size, max_entries
         self.rows: dict[bytes, bytes] = {}
-        self.writes = 0
+        self.writes = self.tries = 0
         self.fails = False
 
     def update(self, key: bytes, value: bytes) -> bool:
         assert (len(key), len(value)) == (self.key_size, self.value_size)
+        self.tries += 1
         if self.fails:
             raise KernelError("no memory")
         self.writes += 1
@@ -27,7 +29,19 @@ class PretendMap:
         self.rows[key] = value
         return True
 
+    def insert(self, key: bytes, value: bytes) -> bool:
+        """BPF_NOEXIST: what is there stays."""
+        if key in self.rows:
+            self.tries += 1
+            return False
+        return self.update(key, value)
+
+    def values(self, first: int, count: int) -> list[bytes]:
+        places = range(first, min(first + count, self.max_entries))
+        return [self.rows.get(at.to_bytes(4, sys.byteorder), bytes(self.value_size)) for at in places]
+
     def lookup(self, key: bytes) -> bytes | None:
+        self.tries += 1
         return self.rows.get(key)
 
     def delete(self, key: bytes) -> bool:

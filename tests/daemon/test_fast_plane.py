@@ -113,9 +113,12 @@ class World:
 
     def add_flow(self, port: int, application: int = 1, now: float = 0.0) -> FlowEntry:
         flow = FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53)
-        return self.paft.insert(flow.packed(), ApplicationId(application), now)
+        entry = self.paft.insert(flow.packed(), ApplicationId(application), now)
+        self.loop.turn()
+        return entry
 
     def row(self, entry: FlowEntry) -> FlowRow:
+        self.loop.turn()
         found = self.maps["flows"].lookup(flow_key(entry.key) or b"")
         assert found is not None
         return FlowRow.unpacked(found)
@@ -487,6 +490,45 @@ def test_applications_whose_numbers_change_places_keep_their_ways_and_flows() ->
     assert named == {NUMBER.pack(7): NamedRow("call 1"), NUMBER.pack(6): NamedRow("call 2")}
 
 
+def test_flows_that_the_kernel_let_in_keep_their_sockets_and_cost_no_more_however_many_they_are() -> None:
+    world, count = World(), 2000
+    flows = world.maps["flows"]
+    flows.max_entries = count
+    world.add_tunnel(1)
+    keys = [
+        FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53).packed() for port in range(1, count + 1)
+    ]
+    theirs = FlowRow(1, socket=77, packets_out=5, bytes_out=500).packed()
+    for key in keys:
+        flows.rows[flow_key(key) or b""] = theirs
+    flows.tries = 0
+    # One half PAFT has heard of, the other came to the agent in the same moment.
+    for key in keys[::2]:
+        entry = world.paft.take_from_mirror(key, ApplicationId(1), 0.0)
+        entry.socket = 77
+        world.paft.changed(entry)
+    for key in keys[1::2]:
+        world.paft.insert(key, ApplicationId(1), 0.0).socket = 77
+    world.loop.turn()
+    assert {FlowRow.unpacked(row).socket for row in flows.rows.values()} == {77}
+    assert {FlowRow.unpacked(row).packets_out for row in flows.rows.values()} == {5}
+    assert flows.tries <= 5 * count
+    world.pass_time(1.0)
+    assert {entry.packets_out for entry in world.paft.flows.values()} == {5}
+
+
+def test_many_flows_that_begin_at_once_are_all_in_the_kernel_and_the_rest_is_counted() -> None:
+    world, room = World(), 64
+    world.maps["flows"].max_entries = room
+    for port in range(1, 71):
+        world.paft.insert(
+            FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53).packed(), ApplicationId(1), 0.0
+        )
+    world.loop.turn()
+    assert len(world.maps["flows"].rows) == room
+    assert world.fast.counters.as_dict() == {"fast_table_full": 70 - room}
+
+
 def test_what_does_not_come_back_ends() -> None:
     world = World(grace=3.0)
     world.add_tunnel(1)
@@ -497,6 +539,40 @@ def test_what_does_not_come_back_ends() -> None:
     assert world.way(1) == 0
     assert not world.maps["tunnels"].rows
     assert not world.maps["ends"].rows
+
+
+def test_an_anchors_hosts_have_time_to_come_back_one_after_the_other_but_not_for_ever() -> None:
+    world = World()
+    for id in (1, 2):
+        world.add_tunnel(id)
+    world.paft, world.loop = Paft(), PretendLoop()
+    world.fast = world.begin(took_over=True, permits=lambda key: True)
+    for id in range(3, 33):
+        world.pass_time(10.0)
+        assert (NUMBER.pack(2) in world.maps["tunnels"].rows) == (id < 32)
+        world.add_tunnel(id)
+    world.start_again()
+    world.add_tunnel(33)
+    world.pass_time(10.0)
+    world.add_tunnel(34)
+    world.pass_time(10.0)
+    assert set(world.maps["tunnels"].rows) == {NUMBER.pack(33), NUMBER.pack(34)}
+
+
+def test_an_application_of_an_anchor_that_is_stopped_while_hosts_come_back_stands_still() -> None:
+    world = World(grace=3.0)
+    world.add_tunnel(1)
+    world.paft, world.loop = Paft(), PretendLoop()
+    world.fast = world.begin(took_over=True, permits=lambda key: True)
+    for id in (2, 3):
+        world.pass_time(10.0)
+        world.add_tunnel(id)
+    world.paft.steer(ApplicationId(1), TunnelId(3))
+    assert world.way(1) == 3
+    world.paft.steer(ApplicationId(1), None)
+    world.pass_time(4.0)
+    assert world.way(1) == 0
+    assert NUMBER.pack(1) in world.maps["tunnels"].rows
 
 
 def test_an_end_that_two_tunnels_had_goes_back_to_the_one_that_stays() -> None:
@@ -578,6 +654,8 @@ class Mirrored(RuleBasedStateMachine):
 
     @invariant()
     def the_maps_say_what_paft_says(self) -> None:
+        # New flows are written when the loop turns.
+        self.world.loop.turn()
         paft, maps = self.world.paft, self.world.maps
         assert set(maps["flows"].rows) == {flow_key(key) for key in paft.flows}
         for entry in paft.flows.values():

@@ -58,35 +58,38 @@ class World:
 
 def test_a_connected_socket_was_one_flow() -> None:
     world = World(flow(UDP, 1), flow(UDP, 1, OTHER), flow(UDP, 2), flow(TCP, 1))
-    assert world.close(EndedSocket(UDP, 1, FAR, 53)) == {flow(UDP, 1)}
+    assert world.close(EndedSocket(UDP, 1, FAR.packed, 53)) == {flow(UDP, 1)}
     assert world.table.forgotten == [flow(UDP, 1).packed()]
 
 
 def test_a_socket_that_was_not_connected_was_all_flows_of_its_port() -> None:
     world = World(flow(UDP, 1), flow(UDP, 1, OTHER), flow(UDP, 2), flow(TCP, 1))
-    assert world.close(EndedSocket(UDP, 1, None, 0)) == {flow(UDP, 1), flow(UDP, 1, OTHER)}
+    assert world.close(EndedSocket(UDP, 1, b"", 0)) == {flow(UDP, 1), flow(UDP, 1, OTHER)}
 
 
 def test_the_entry_of_a_tcp_connection_is_left_to_the_kernel() -> None:
     world = World(flow(TCP, 1))
-    assert world.close(EndedSocket(TCP, 1, FAR, 53)) == {flow(TCP, 1)}
+    assert world.close(EndedSocket(TCP, 1, FAR.packed, 53)) == {flow(TCP, 1)}
     assert world.table.forgotten == []
 
 
 def test_flows_of_others_are_not_ours_to_end() -> None:
     world = World(flow(UDP, 1))
-    assert world.close(EndedSocket(UDP, 9, FAR, 53), EndedSocket(UDP, 1, ip_address("::1"), 53)) == set()
+    assert (
+        world.close(EndedSocket(UDP, 9, FAR.packed, 53), EndedSocket(UDP, 1, ip_address("::1").packed, 53))
+        == set()
+    )
 
 
 def test_the_cookie_of_a_socket_outlives_it_for_a_moment() -> None:
     world = World()
     assert world.ends.cookie_of(flow(UDP, 1)) == 0
-    world.source.waiting += [EndedSocket(UDP, 1, FAR, 53, 77), EndedSocket(UDP, 2, None, 0, 78)]
+    world.source.waiting += [EndedSocket(UDP, 1, FAR.packed, 53, 77), EndedSocket(UDP, 2, b"", 0, 78)]
     assert world.ends.cookie_of(flow(UDP, 1)) == 77
     assert world.ends.cookie_of(flow(UDP, 1, OTHER)) == 0
     assert world.ends.cookie_of(flow(UDP, 2, OTHER)) == 78
     assert world.ends.cookie_of(flow(TCP, 1)) == 0
     for port in range(3, 40000):
-        world.source.waiting.append(EndedSocket(UDP, port, FAR, 53, port))
+        world.source.waiting.append(EndedSocket(UDP, port, FAR.packed, 53, port))
     assert world.ends.cookie_of(flow(UDP, 39999)) == 39999
     assert world.ends.cookie_of(flow(UDP, 1)) == 0

@@ -20,6 +20,7 @@ from upmt_nf.datapath.fast_layout import (
     END,
     EVENTS,
     FLOW,
+    FLOW_COUNTS_AT,
     FLOW_KEY,
     NAMED_BYTES,
     TUNNEL,
@@ -61,6 +62,11 @@ FIELDS = {
 }
 
 MEMBERS = {"left_too": "left[1]"}
+
+
+def test_a_flows_counts_are_where_they_are_read() -> None:
+    _, fields = FIELDS["flow"]
+    assert offsets(FLOW)[fields.split().index("packets_out")] == FLOW_COUNTS_AT
 
 
 def test_structs_are_laid_out_as_the_compiler_does(tmp_path: Path) -> None:

@@ -233,6 +233,31 @@ def test_a_full_map_says_so_and_takes_what_it_knows(host: Namespace, journal: Jo
     programs.close()
 
 
+def test_what_is_inserted_is_there_and_what_was_there_stays(host: Namespace, journal: Journal) -> None:
+    programs = loaded(journal, flows=3)
+    flows = programs.maps["flows"]
+    rows = [bytes([number]) * flows.key_size for number in range(4)]
+    old, new = b"o" * flows.value_size, b"n" * flows.value_size
+    assert flows.update(rows[1], old)
+    assert [flows.insert(row, new) for row in rows] == [True, False, True, False]
+    assert [flows.lookup(row) for row in rows] == [new, old, new, None]
+    programs.close()
+
+
+def test_an_array_is_read_from_any_place_as_far_as_it_goes(host: Namespace, journal: Journal) -> None:
+    programs = loaded(journal)
+    counts = programs.maps["tunnel_counts"]
+    size, last = counts.value_size, counts.max_entries - 1
+    rows = [bytes([number]) * size for number in range(counts.max_entries)]
+    for number, row in enumerate(rows):
+        assert counts.update(NUMBER.pack(number), row)
+    assert counts.values(0, 3) == rows[:3]
+    assert counts.values(2, 2) == rows[2:4]
+    assert counts.values(0, len(rows)) == rows
+    assert counts.values(last, 5) == rows[last:]
+    programs.close()
+
+
 def build_hook() -> Any:
     spec = importlib.util.spec_from_file_location("build_hook", BUILD_HOOK)
     assert spec is not None

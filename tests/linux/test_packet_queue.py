@@ -127,6 +127,30 @@ def test_one_call_hands_on_one_batch_in_their_order(ends: Ends, open_queue: Open
     assert seen == [b"%d" % number for number in range(10)]
 
 
+def test_packets_up_to_one_pass_once_more_by_one_message(
+    namespace: Namespace, ends: Ends, open_queue: Opener
+) -> None:
+    namespace.iptables("-t mangle -I OUTPUT 1 -m mark --mark 0x7/0xff -j RETURN")
+    held: list[Packet] = []
+
+    def take(packet: Packet) -> None:
+        packet.hold()
+        held.append(packet)
+
+    queue = open_queue(take)
+    for number in range(5):
+        ends.send(b"%d" % number)
+    while is_readable(queue, 0.2):
+        queue.drain()
+    assert [packet.number for packet in held] == sorted(packet.number for packet in held)
+    held[1].drop()
+    queue.repeat_all_with(0x70007, held[3])
+    assert [ends.receiver.recv(10) for _ in range(3)] == [b"0", b"2", b"3"]
+    assert ends.nothing_arrives()
+    held[4].accept()
+    assert ends.receiver.recv(10) == b"4"
+
+
 def test_nothing_waiting_is_no_error(ends: Ends, open_queue: Opener) -> None:
     queue = open_queue(lambda packet: packet.drop())
     assert not is_readable(queue, 0)

@@ -35,11 +35,16 @@ FAR, FAR6 = ip_address("86.0.0.1"), ip_address("2001:db8::1")
 @pytest.mark.parametrize(
     ("data", "ended"),
     [
-        (message(2, 17, 4000, FAR.packed, 53), EndedSocket(UDP, 4000, FAR, 53)),
-        (message(2, 6, 4000, FAR.packed, 443), EndedSocket(TCP, 4000, FAR, 443)),
-        (message(10, 17, 4000, FAR6.packed, 53), EndedSocket(UDP, 4000, FAR6, 53)),
-        (message(10, 17, 4000, ip_address("::ffff:86.0.0.1").packed, 53), EndedSocket(UDP, 4000, FAR, 53)),
-        (message(2, 17, 4000, bytes(4), 0), EndedSocket(UDP, 4000, None, 0)),
+        (message(2, 17, 4000, FAR.packed, 53), EndedSocket(UDP, 4000, FAR.packed, 53)),
+        (message(2, 6, 4000, FAR.packed, 443), EndedSocket(TCP, 4000, FAR.packed, 443)),
+        (message(10, 17, 4000, FAR6.packed, 53), EndedSocket(UDP, 4000, FAR6.packed, 53)),
+        (
+            message(10, 17, 4000, ip_address("::ffff:86.0.0.1").packed, 53),
+            EndedSocket(UDP, 4000, FAR.packed, 53),
+        ),
+        (message(2, 17, 4000, bytes(4), 0), EndedSocket(UDP, 4000, b"", 0)),
+        (message(10, 17, 4000, bytes(16), 53), EndedSocket(UDP, 4000, b"", 0)),
+        (message(10, 17, 4000, ip_address("::ffff:0.0.0.0").packed, 53), EndedSocket(UDP, 4000, b"", 0)),
         (message(2, 17, 0, FAR.packed, 53), None),
         (message(2, 17, 4000, FAR.packed, 53)[:90], None),
         (b"", None),
@@ -68,13 +73,13 @@ def ends(namespace: Namespace) -> Iterator[SocketEnds]:
 @pytest.mark.kernel
 def test_every_socket_that_closes_is_told(ends: SocketEnds) -> None:
     expected: set[EndedSocket] = set()
-    local = ip_address("127.0.0.1")
+    local = ip_address("127.0.0.1").packed
     with socket.socket(type=socket.SOCK_DGRAM) as one:
         one.connect(("127.0.0.1", 9))
         expected.add(EndedSocket(UDP, one.getsockname()[1], local, 9))
     with socket.socket(type=socket.SOCK_DGRAM) as one:
         one.bind(("", 0))
-        expected.add(EndedSocket(UDP, one.getsockname()[1], None, 0))
+        expected.add(EndedSocket(UDP, one.getsockname()[1], b"", 0))
     listener = socket.create_server(("127.0.0.1", 0))
     with listener, socket.create_connection(listener.getsockname()) as one:
         expected.add(EndedSocket(TCP, one.getsockname()[1], local, listener.getsockname()[1]))

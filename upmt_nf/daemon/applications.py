@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from upmt_nf.classify.facts import ProcessFacts
-from upmt_nf.classify.reasons import MARKED, Decider, Finder, Mechanism, Reason, mechanism_of
+from upmt_nf.classify.reasons import MARKED, UNNAMED, Decider, Finder, Mechanism, Reason, mechanism_of
 from upmt_nf.classify.rules import (
     ApplicationRule,
     first_match,
@@ -37,6 +37,9 @@ from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, 
 from upmt_nf.model.names import CGROUP_ROOT, MAX_APPLICATION_ID, application_in
 
 log = logging.getLogger(__name__)
+
+UNRULED = Classified(DEFAULT_APPLICATION_ID, 0, "", UNNAMED)
+"""Any flow while there are no rules: the same for all of them, as thousands may begin within a second."""
 
 _MAX_NAME = 64
 
@@ -375,10 +378,11 @@ class Applications:
 
     def classify(self, key: FlowBytes, mark: int, dscp: int = 0) -> Classified:
         """Whose a new flow is: netfilter's mark if there is one, else the first rule that matches."""
+        if not mark and not self.rules and not self.flow_policies.has_parts:
+            return UNRULED
         flow = FlowKey.unpacked(key)
         marked = ApplicationId(application_in(mark))
-        is_marked = marked in self.by_id
-        if is_marked:
+        if marked in self.by_id:
             return Classified(self.flow_policies.part_of(marked, flow, dscp), 0, "", MARKED)
         # Without a rule that asks for it, who it is can be found out when somebody wants to know (`name_processes`).
         return self._look_up(flow, dscp, is_needed=self.needs_lookup)

@@ -12,18 +12,19 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from upmt_nf.daemon.tunnel_counts import TunnelCounts
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
     ANY_SOCKET,
     EVENTS,
+    FLOW_COUNTS,
+    FLOW_COUNTS_AT,
     NUMBER,
     TUNNEL,
     ApplicationRow,
-    Counts,
     FlowRow,
     NamedRow,
     TunnelRow,
-    counts_of,
     events_of,
     flow_bytes,
     flow_key,
@@ -31,7 +32,6 @@ from upmt_nf.datapath.fast_layout import (
 )
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import Paft, Tunnel
-from upmt_nf.datapath.protected import Cookie
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import BpfMap, Hook
 from upmt_nf.model.errors import KernelError, UpmtError
@@ -42,13 +42,15 @@ log = logging.getLogger(__name__)
 
 _TICK = 0.05
 """Seconds between looks at a part of the kernel's counters."""
+_ROUND = 0.5
+"""Seconds between the beginnings of two sweeps over the flows: nothing waits for their counts but people, who ask."""
 GRACE = 5.0
 """Seconds that the kernel still knows what PAFT forgot: an end that starts anew is back within that time."""
 ADOPTING = 15.0
 """Seconds that what an earlier daemon left goes on by itself, until the association and its tunnels are back."""
+LONGEST_ADOPTING = 300.0
+"""The tunnels of it at an anchor, as long as hosts go on coming back: each of very many waits for its turn."""
 _ENDED_PER_TICK, _LOOKED_AT_PER_TICK = 5000, 64
-_OTHERS = 0
-"""The slot that tunnels without one of their own share."""
 
 
 def seconds_slept() -> float:
@@ -95,7 +97,7 @@ class FastPlane:
         self._unwritten: dict[FlowBytes, FlowEntry] = {}
         self._doomed_flows: dict[FlowBytes, float] = {}
         self._doomed_tunnels: dict[TunnelId, tuple[Tunnel, float]] = {}
-        self._adopting_until = 0.0
+        self._adopting_until = self._tunnels_until = self._tunnels_longest = 0.0
         self._steered: dict[int, int] = {}
         self._held: dict[int, tuple[int, float]] = {}
         self.programs = programs
@@ -114,13 +116,10 @@ class FastPlane:
         self._rows: dict[TunnelId, TunnelRow] = {}
         self._claims: dict[bytes, list[TunnelId]] = {}
         """Whose each end is, the newest last: a NAT may give one to another host before the old tunnel has expired."""
-        self._slots: dict[TunnelId, int] = {}
-        self._free = iter(range(1, self._counts.max_entries))
-        self._returned: list[int] = []
-        self._told: dict[TunnelId, Counts] = {}
+        self._tunnel_counts = TunnelCounts(self._counts, paft.tunnels, self._heard_as, loop.time)
         self._changing: dict[TunnelId, None] = {}
         self._sweep: Iterator[object] = iter(())
-        self._to_count: Iterator[Tunnel] = iter(())
+        self._sweep_at = 0.0
         self._unattached: dict[str, str] = {}
         self.counters = Counters()
         self.let_in: Callable[[FlowBytes, FlowRow], None] = lambda key, row: None
@@ -133,6 +132,7 @@ class FastPlane:
     def close(self) -> None:
         """Let go of the maps, which live on as long as they are pinned or used."""
         self._paft.mirror = None
+        self._unwritten = {}
         self._timer.cancel()
         self.programs.close()
 
@@ -158,60 +158,78 @@ class FastPlane:
 
     def flow_changed(self, entry: FlowEntry) -> None:
         """See `Mirror`."""
-        key = flow_key(entry.key)
-        if key is None:
-            return
+        is_known = entry.is_mirrored or entry.key in self._doomed_flows
         if self._permits is not None and not entry.is_permitted:
             # Hosts name flows in their handover requests, too.
-            self._flows.delete(key)
-            return
-        if entry.copies:
+            self._unwritten.pop(entry.key, None)
+            if is_known and (key := flow_key(entry.key)) is not None:
+                self._flows.delete(key)
+                entry.is_mirrored = False
+        elif entry.copies:
             # Each of its packets goes by two tunnels: the agent's.
             self._unwritten.pop(entry.key, None)
-            if (packed := self._flows.lookup(key)) is not None:
+            entry.is_mirrored = False
+            if (key := flow_key(entry.key)) is not None and (packed := self._flows.lookup(key)) is not None:
                 self._count([(key, packed)])
                 self._flows.delete(key)
-            return
-        if self._permits is not None and self._flows.lookup(key) is None:
+        elif not is_known:
             if not self._unwritten:
-                self._loop.call_soon(self._write_new)
+                self._loop.call_soon(self.write_new)
             self._unwritten[entry.key] = entry
-            return
-        self._write_flow(key, entry)
+        elif (key := flow_key(entry.key)) is not None:
+            self._write_flow(key, entry)
 
-    def _write_new(self) -> None:
-        """Flows that are new at the anchor, once the agent has handed on what it had of them.
+    def write_new(self) -> None:
+        """Write the flows that are new, once the agent has handed on what it had of them.
 
-        A second packet that overtook the first in the kernel would get a connection of its own in conntrack, with
-        another port of the NAT: one of the two is lost then.
+        A second packet that overtook the first in the kernel would get a connection of its own in the anchor's
+        conntrack, with another port of the NAT: one of the two is lost then. Who lets first packets go on by the kernel
+        calls this before.
         """
         new, self._unwritten = self._unwritten, {}
         for entry in new.values():
             if self._paft.flows.get(entry.key) is entry and (key := flow_key(entry.key)) is not None:
-                self._write_flow(key, entry)
+                self._write_new_flow(key, entry)
 
-    def _write_flow(self, key: bytes, entry: FlowEntry) -> None:
+    def _write_new_flow(self, key: bytes, entry: FlowEntry) -> None:
+        """By one call where the kernel does not know it, which is nearly always."""
+        try:
+            is_written = self._flows.insert(key, self._row_of(entry).packed())
+        except KernelError as reason:
+            log.debug("%s", reason)
+            self.counters.add("fast_write_failures")
+            return
+        if is_written:
+            entry.is_mirrored = True
+        else:
+            # The kernel has let it in meanwhile, or has no room.
+            self._write_flow(key, entry)
+
+    def _row_of(self, entry: FlowEntry) -> FlowRow:
         own = self._paft.own_tunnel_of(entry)
-        left = [tunnel.id for tunnel, _ in entry.left[-2:]] + [0, 0]
-        until = max((when for _, when in entry.left), default=0.0)
-        row = FlowRow(
+        left, left_too = ([tunnel.id for tunnel, _ in entry.left[-2:]] + [0, 0])[:2] if entry.left else (0, 0)
+        return FlowRow(
             entry.application_id,
             own.id if own is not None else 0,
             entry.course & 0xFFFFFFFF,
-            left=left[0],
-            left_too=left[1],
-            left_until=self._told_as(until),
+            left=left,
+            left_too=left_too,
+            left_until=self._told_as(max(when for _, when in entry.left)) if entry.left else 0,
             last_seen=self._told_as(entry.last_seen),
-        )
+        ).with_counts(entry.offloaded)
+
+    def _write_flow(self, key: bytes, entry: FlowEntry) -> None:
+        entry.is_mirrored = True
+        row = self._row_of(entry)
         if (packed := self._flows.lookup(key)) is None:
-            self._write(self._flows, key, row.with_counts(entry.offloaded).packed())
+            self._write(self._flows, key, row.packed())
             return
         known = FlowRow.unpacked(packed)
         if known.socket not in (0, ANY_SOCKET, entry.socket):
             # The kernel's, of another socket that is over: this one begins.
-            self._write(self._flows, key, row.with_counts(entry.offloaded).packed())
+            self._write(self._flows, key, row.packed())
             return
-        if own is None and not entry.application_id and self._grace:
+        if not row.tunnel and not entry.application_id and self._grace:
             row = row._replace(tunnel=self._tunnel_in_grace(known))
         self._change(key, row)
 
@@ -319,6 +337,8 @@ class FastPlane:
             self._forget_end(before.end, tunnel.id)
         if row.is_changing:
             self._changing[tunnel.id] = None
+        if before is None and self._tunnels_until:
+            self._tunnels_until = min(self._loop.time() + ADOPTING, self._tunnels_longest)
 
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """See `Mirror`."""
@@ -344,9 +364,7 @@ class FastPlane:
         if tunnel.id in self._paft.tunnels:
             return
         self._forget_row(tunnel.id)
-        self._told.pop(tunnel.id, None)
-        if (slot := self._slots.pop(tunnel.id, _OTHERS)) != _OTHERS:
-            self._returned.append(slot)
+        self._tunnel_counts.give_back(tunnel.id)
 
     def refresh(self, tunnels: Iterable[Tunnel]) -> None:
         """Look at these tunnels again."""
@@ -369,10 +387,8 @@ class FastPlane:
             self._ends.delete(end)
 
     def _slot(self, id: TunnelId) -> int:
-        slot = self._slots.get(id)
-        if slot is None:
-            slot = self._returned.pop() if self._returned else next(self._free, _OTHERS)
-            self._slots[id] = slot
+        slot, is_new = self._tunnel_counts.slot(id)
+        if is_new:
             self._write(self._counts, NUMBER.pack(slot), bytes(self._counts.value_size))
         return slot
 
@@ -389,22 +405,7 @@ class FastPlane:
 
     def count_tunnels(self, tunnels: Iterable[Tunnel]) -> None:
         """Add to these tunnels what passed them in the kernel since the last time."""
-        for tunnel in tunnels:
-            slot = self._slots.get(tunnel.id, _OTHERS)
-            if slot == _OTHERS or (found := self._counts.lookup(NUMBER.pack(slot))) is None:
-                continue
-            now, before = counts_of(found), self._told.get(tunnel.id, Counts())
-            if now == before:
-                continue
-            self._told[tunnel.id] = now
-            tunnel.packets_out += now.packets_out - before.packets_out
-            if isinstance(tunnel.format, Cookie):
-                tunnel.format.count_sent(now.packets_out - before.packets_out)
-            tunnel.bytes_out += now.bytes_out - before.bytes_out
-            tunnel.packets_in += now.packets_in - before.packets_in
-            tunnel.bytes_in += now.bytes_in - before.bytes_in
-            tunnel.heard = max(tunnel.heard, self._heard_as(now.heard) if now.heard else 0.0)
-            tunnel.used = self._loop.time()
+        self._tunnel_counts.count(tunnels)
 
     def count_flows(self) -> None:
         """Bring all flows up to date, whatever it takes: for people who ask."""
@@ -420,13 +421,12 @@ class FastPlane:
                 self.tunnel_changed(tunnel)
                 if (row := self._rows.get(id)) is not None and row.is_changing:
                     self._changing[id] = None
-        some = list(islice(self._to_count, _LOOKED_AT_PER_TICK))
-        if not some:
-            self._to_count = iter(list(self._paft.tunnels.values()))
-        self.count_tunnels(tunnel for tunnel in some if tunnel.id in self._slots)
-        if next(self._sweep, None) is None:
-            self._sweep = self._counted()
+        self._tunnel_counts.count_some()
         now = self._loop.time()
+        # What hosts that come back have taught the kernel is wanted at once.
+        is_urgent = self._doomed_tunnels or self._tunnels_until
+        if next(self._sweep, None) is None and (is_urgent or now >= self._sweep_at):
+            self._sweep, self._sweep_at = self._counted(), now + _ROUND
         for key in [key for key, when in islice(self._doomed_flows.items(), _ENDED_PER_TICK) if when <= now]:
             self._end_flow(key)
         for tunnel in [tunnel for tunnel, when in self._doomed_tunnels.values() if when <= now]:
@@ -434,6 +434,8 @@ class FastPlane:
         self.settle()
         if self._adopting_until and self._adopting_until <= now:
             self._end_adoption()
+        if self._tunnels_until and self._tunnels_until <= now:
+            self._end_adopted_tunnels()
 
     # --- what an earlier daemon left ---
 
@@ -448,7 +450,7 @@ class FastPlane:
                 entry = self._paft.insert(
                     flow_bytes(key), adopted_as(row.application), self._heard_as(row.last_seen)
                 )
-                entry.is_permitted = True
+                entry.is_permitted = entry.is_mirrored = True
                 if entry.application_id != row.application:
                     renumbered[row.application] = entry.application_id
                     # At the anchor nobody knows any more what was named: its flows go on one by one.
@@ -463,7 +465,10 @@ class FastPlane:
         for new, way in ways.items():
             if way is not None and new not in (0, DEFAULT_APPLICATION_ID):
                 self._write(self._applications, NUMBER.pack(new), way)
-        self._adopting_until = self._loop.time() + ADOPTING
+        now = self._loop.time()
+        self._adopting_until = self._tunnels_until = now + ADOPTING
+        # A host is one, and back or not.
+        self._tunnels_longest = now + (ADOPTING if self._permits is None else LONGEST_ADOPTING)
         log.info("%d flows of an earlier daemon go on", flows)
 
     def _end_names(self) -> None:
@@ -479,11 +484,15 @@ class FastPlane:
         return {row[5]: int.from_bytes(row[2], "big") for row in rows}
 
     def _end_adoption(self) -> None:
-        """From now on only what PAFT knows counts."""
+        """From now on only what PAFT says of applications counts."""
         self._adopting_until = 0.0
         self._end_names()
         for application in self._paft.applications:
             self._paft.tell_mirror(application)
+
+    def _end_adopted_tunnels(self) -> None:
+        """Those that have not come back, with what went by them."""
+        self._tunnels_until = 0.0
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
             for key, _ in [row for part in table.items() for row in part if not is_known(*row)]:
                 table.delete(key)
@@ -505,7 +514,7 @@ class FastPlane:
         self._paft.mirror = None
         try:
             entry = self._paft.learn(key, tunnel, self._heard_as(row.last_seen))
-            entry.is_permitted = True
+            entry.is_permitted = entry.is_mirrored = True
         finally:
             self._paft.mirror = self
         if row.application and (packed := flow_key(key)) is not None:
@@ -515,6 +524,8 @@ class FastPlane:
         flows, tunnels = self._paft.flows, self._paft.tunnels
         for key, packed in rows:
             entry = flows.get(flow_bytes(key))
+            if entry is not None and FLOW_COUNTS.unpack_from(packed, FLOW_COUNTS_AT) == entry.offloaded:
+                continue
             row = FlowRow.unpacked(packed)
             if entry is None:
                 # The host started anew, and the kernel has learnt its new tunnel before us.
@@ -528,8 +539,6 @@ class FastPlane:
                 # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
                 continue
             before = entry.offloaded
-            if row.packets_out == before[0] and row.packets_in == before[2]:
-                continue
             entry.packets_out += row.packets_out - before[0]
             entry.bytes_out += row.bytes_out - before[1]
             entry.packets_in += row.packets_in - before[2]

@@ -25,7 +25,7 @@ class FlowEnds:
         self._ends: SocketEnds | None = None
         self._conntrack: Conntrack | None = None
         self._waiting: list[EndedSocket] = []
-        self._cookies: OrderedDict[tuple[int, int, IPAddress | None, int], int] = OrderedDict()
+        self._cookies: OrderedDict[tuple[int, int, bytes, int], int] = OrderedDict()
 
     def watch(self) -> SocketEnds | None:
         """Begin; gives what is to be read by `take` when it is readable. None where the kernel does not tell."""
@@ -48,11 +48,13 @@ class FlowEnds:
         ended, self._waiting = self._waiting, []
         if forwarder is None or own is None:
             return
+        packed, flows = own.packed, self._paft.flows
         keys = [
             key
             for one in ended
-            if (key := _key_of(one, own)) is not None
-            and (entry := self._paft.flows.get(key)) is not None
+            if len(one.destination) == len(packed)
+            and (key := _key_of(one, packed))
+            and (entry := flows.get(key)) is not None
             and not (key[0] == UDP and HostForwarder.is_only_the_kernels(entry))
         ]
         keys += self._of_unconnected(ended)
@@ -67,24 +69,26 @@ class FlowEnds:
         self._read()
         place = (flow.protocol, flow.source_port)
         return (
-            self._cookies.get((*place, flow.destination, flow.destination_port))
-            or self._cookies.get((*place, None, 0))
+            self._cookies.get((*place, flow.destination.packed, flow.destination_port))
+            or self._cookies.get((*place, b"", 0))
             or 0
         )
 
     def _read(self) -> None:
         if self._ends is None:
             return
+        cookies = self._cookies
         for one in self._ends.read():
             self._waiting.append(one)
-            self._cookies[one[:4]] = one.cookie
-            self._cookies.move_to_end(one[:4])
+            place = one[:4]
+            cookies[place] = one.cookie
+            cookies.move_to_end(place)
         while len(self._cookies) > _REMEMBERED:
             self._cookies.popitem(last=False)
 
     def _of_unconnected(self, ended: list[EndedSocket]) -> list[FlowBytes]:
         """The flows of sockets that were not connected: any of their port."""
-        ports = {(one.protocol, one.source_port) for one in ended if one.destination is None}
+        ports = {(one.protocol, one.source_port) for one in ended if not one.destination}
         if not ports:
             return []
         return [key for key in self._paft.flows if (key[0], key[-4] << 8 | key[-3]) in ports]
@@ -97,7 +101,13 @@ class FlowEnds:
             self._conntrack.close()
 
 
-def _key_of(ended: EndedSocket, own: IPAddress) -> FlowBytes | None:
-    if ended.destination is None or ended.destination.version != own.version:
-        return None
-    return FlowKey(ended.protocol, own, ended.source_port, ended.destination, ended.destination_port).packed()
+def _key_of(ended: EndedSocket, own: bytes) -> FlowBytes:
+    """See `FlowKey.packed`."""
+    protocol, source_port, destination, destination_port, _ = ended
+    return b"%c%b%b%b%b" % (
+        protocol,
+        own,
+        destination,
+        source_port.to_bytes(2, "big"),
+        destination_port.to_bytes(2, "big"),
+    )

@@ -200,6 +200,8 @@ class HostDaemon:
             merges=self.datapath.fast is None,
             is_left_alone=self.applications.is_left_alone,
         )
+        if self.datapath.fast is not None:
+            self.plane.introduced = self.datapath.fast.write_new
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip, self._own)
         if left is not None and self.datapath.fast is not None:
             self.networks.virtual_address = left.virtual_address

@@ -47,8 +47,9 @@ class HostPlane:
     `heard` is called with each signal from inside a tunnel, `lost` when the kernel cannot send on a network,
     `narrowed` with the outer path MTU when a packet was too large for it. `is_left_alone` tells from a flow's key,
     mark and DSCP whether it is to go on as if UPMT were not there. `judged` is the mark that a flow gets once
-    it is known, 0 for none: then netfilter's queue goes on giving all of its packets. `merges` as for `TunnelSocket`;
-    `own` counts what no application sent.
+    it is known, 0 for none: then netfilter's queue goes on giving all of its packets. `introduced` is called when flows
+    have become known, before their packets go on. `merges` as for `TunnelSocket`; `own` counts what no application
+    sent.
     """
 
     judged = 0
@@ -74,6 +75,7 @@ class HostPlane:
         self._lost = lost
         self._narrowed = narrowed
         self._is_left_alone = is_left_alone
+        self.introduced: Callable[[], None] = lambda: None
         self._sockets: dict[NetworkName, TunnelSocket] = {}
         self._ends: dict[NetworkName, Endpoint] = {}
         """Where each of them sends to."""
@@ -265,11 +267,14 @@ class HostPlane:
         last: dict[FlowBytes, Packet] = {}
         for packet in waiting:
             may_go_on, key = (
-                (False, None) if forwarder is None else forwarder.introduce(packet.payload, packet.mark, now)
+                # Not associated yet: an earlier daemon's flows go on in the kernel, all else ends at the tun device.
+                (True, None) if forwarder is None else forwarder.introduce(packet.payload, packet.mark, now)
             )
             judged.append((packet, may_go_on, key))
             if key is not None:
                 last[key] = packet
+        self.introduced()
+        known: dict[int, list[Packet]] = {}
         for packet, may_go_on, key in judged:
             if not may_go_on:
                 packet.drop()
@@ -280,9 +285,17 @@ class HostPlane:
                 # Marked and here again: the rules in place are not ours.
                 and packet.mark & MARK_MASK != self.judged
             ):
-                packet.repeat_with(packet.mark & ~MARK_MASK | self.judged)
+                known.setdefault(packet.mark & ~MARK_MASK | self.judged, []).append(packet)
             else:
                 packet.accept()
+        # Those that bear the same mark afterwards go by one message, when no others wait any more.
+        for mark, packets in sorted(known.items(), key=lambda each: len(each[1])):
+            if len(known) == 1 and len(packets) > 1:
+                self._first_packets.repeat_all_with(mark, packets[-1])
+                break
+            for packet in packets:
+                packet.repeat_with(mark)
+            del known[mark]
 
     def _keep(self, packet: Packet) -> None:
         packet.hold()

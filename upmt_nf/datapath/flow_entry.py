@@ -36,7 +36,7 @@ class FlowEntry:
     for, `introduced` how often a packet of it was looked at since. `is_permitted`: the anchor has judged its
     correspondent. `told`: see `Told`. At the anchor, `application_id` is 0 or one of `named_applications`, and `pinned`
     counts only while `course` is that of the application. `copies`: at the anchor, the tunnels by which the host sends
-    each packet of it, if by more than one.
+    each packet of it, if by more than one. `is_mirrored`: a mirror has it, whatever became of it there.
     Counters are the mobile host's view at both ends: `out` is towards the correspondent. `offloaded` is how much of
     them a mirror has told so far: packets and bytes out, packets and bytes in.
     """
@@ -52,6 +52,7 @@ class FlowEntry:
         "created",
         "dscp",
         "introduced",
+        "is_mirrored",
         "is_permitted",
         "key",
         "last_seen",
@@ -80,7 +81,7 @@ class FlowEntry:
         self.mark = self.dscp = 0
         self.socket = self.introduced = self.course = 0
         self.told = Told.NO
-        self.is_permitted = False
+        self.is_permitted = self.is_mirrored = False
         self.pid = pid
         self.command = command
         self.why: object = None

@@ -354,7 +354,9 @@ class Paft:
     ) -> FlowEntry:
         """The mirror has a new flow, ahead of us: an entry for it, in place of one that is over."""
         self._remove(key)
-        return self._add(key, application_id, now, pid, command)
+        entry = self._add(key, application_id, now, pid, command)
+        entry.is_mirrored = True
+        return entry
 
     def _add(
         self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int, command: str

@@ -10,6 +10,7 @@ import ctypes.util
 import errno
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
@@ -19,11 +20,11 @@ from upmt_nf.model.errors import FacilityError, KernelError
 
 log = logging.getLogger(__name__)
 
-_BATCH = 4096
+_BATCH = 2048
 _PERCPU = frozenset((5, 6))
 """BPF_MAP_TYPE_PERCPU_HASH and _ARRAY."""
 _LAST_LINES = 12
-_REPLACE = 1
+_REPLACE, _NOEXIST = 1, 1
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 
@@ -181,6 +182,19 @@ class BpfMap:
             raise KernelError(f"map {self.name}: {os.strerror(-result)}")
         return True
 
+    def insert(self, key: bytes, value: bytes) -> bool:
+        """Write an entry that is new; False when it is there already, or the map is full. Raises KernelError.
+
+        There is no call for many: in a batch of writes the kernel takes no BPF_NOEXIST (kernel/bpf/syscall.c).
+        """
+        self._check(key, value)
+        result = self._update(self._fd, key, value, _NOEXIST)
+        if result in (-errno.EEXIST, -errno.E2BIG):
+            return False
+        if result < 0:
+            raise KernelError(f"map {self.name}: {os.strerror(-result)}")
+        return True
+
     def lookup(self, key: bytes) -> bytes | None:
         """An entry's value."""
         self._check(key)
@@ -228,6 +242,21 @@ class BpfMap:
             if result < 0:
                 return
             before = place
+
+    def values(self, first: int, count: int) -> list[bytes]:
+        """The values of an array at these places, read by one call; fewer at its end. Raises KernelError."""
+        keys = ctypes.create_string_buffer(count * self.key_size)
+        values = ctypes.create_string_buffer(count * self.value_size)
+        before = (first - 1).to_bytes(4, sys.byteorder) if first else None
+        found = ctypes.c_uint32(count)
+        place = ctypes.create_string_buffer(self.key_size)
+        result = library().calls.bpf_map_lookup_batch(
+            self._fd, before, place, keys, values, ctypes.byref(found), None
+        )
+        if result < 0 and result != -errno.ENOENT:
+            raise KernelError(f"map {self.name} cannot be read: {os.strerror(-result)}")
+        raw, size = values.raw, self.value_size
+        return [raw[at : at + size] for at in range(0, found.value * size, size)]
 
     def _check(self, key: bytes, value: bytes | None = None) -> None:
         # libbpf reads as many bytes as the map has, whatever it is given.

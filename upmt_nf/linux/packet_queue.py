@@ -24,12 +24,16 @@ _WHOLE_PACKET = 0xFFFF
 _MESSAGE = 1 << 17
 _CONFIGURE_QUEUE = 3 << 8 | 2
 """NFNL_SUBSYS_QUEUE and NFQNL_MSG_CONFIG (linux/netfilter/nfnetlink_queue.h)."""
-_NFQA_CFG_PARAMS, _NLM_F_REQUEST = 2, 1
+_JUDGE_MANY = 3 << 8 | 3
+"""NFQNL_MSG_VERDICT_BATCH."""
+_NFQA_CFG_PARAMS, _NFQA_VERDICT_HDR, _NFQA_MARK, _NLM_F_REQUEST = 2, 2, 3, 1
+_NF_REPEAT = 4
 
 
 class _RawPacket(Protocol):
     """The binding's packet, as far as we use it."""
 
+    id: int
     mark: int
 
     def get_payload(self) -> bytes: ...
@@ -76,6 +80,11 @@ class Packet:
         """Let the verdict come later than the end of the callback."""
         self._raw.retain()
 
+    @property
+    def number(self) -> int:
+        """Its place in the queue: packets are numbered in their order."""
+        return self._raw.id
+
 
 class PacketQueue:
     """NFQUEUE `number`. The kernel holds up to `max_length` packets and `buffer_bytes` of messages for us.
@@ -118,10 +127,7 @@ class PacketQueue:
         """The binding limits the copies to 4016 bytes: ask the kernel for all of each packet."""
         parameters = struct.pack("!IB", _WHOLE_PACKET, COPY_PACKET)
         attribute = struct.pack("=HH", 4 + len(parameters), _NFQA_CFG_PARAMS) + parameters.ljust(8, b"\0")
-        body = struct.pack("!BBH", socket.AF_UNSPEC, 0, self.number) + attribute
-        self._socket.send(
-            struct.pack("=IHHII", 16 + len(body), _CONFIGURE_QUEUE, _NLM_F_REQUEST, 0, 0) + body
-        )
+        self._send(_CONFIGURE_QUEUE, attribute)
 
     def fileno(self) -> int:
         """Readable when packets wait."""
@@ -146,6 +152,17 @@ class PacketQueue:
                     raise
                 # The kernel dropped packets because its buffer was full: counted, and on with the next.
                 self.overruns += 1
+
+    def repeat_all_with(self, mark: int, last: Packet) -> None:
+        """`repeat_with` for all packets up to `last` that have no verdict yet, by one message."""
+        verdict = struct.pack(
+            "=HHII", 12, _NFQA_VERDICT_HDR, socket.htonl(_NF_REPEAT), socket.htonl(last.number)
+        )
+        self._send(_JUDGE_MANY, verdict + struct.pack("=HHI", 8, _NFQA_MARK, socket.htonl(mark)))
+
+    def _send(self, kind: int, attributes: bytes) -> None:
+        body = struct.pack("!BBH", socket.AF_UNSPEC, 0, self.number) + attributes
+        self._socket.send(struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST, 0, 0) + body)
 
     @property
     def dropped(self) -> int:
