@@ -112,6 +112,8 @@ class FlowMoves:
         entry = self._paft.move(key, tunnel, now)
         if old is not tunnel:
             entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
+            if self._paft.mirror is not None:
+                self._paft.mirror.watch(entry, tunnel, old, now)
         if known is None:
             # Its first packets may still be on their way by any other tunnel.
             others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)
