@@ -67,13 +67,13 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
     (planned,) = wait_until(rows, "the planned move is counted")
     assert planned["mode"] == "make-before-break"
     assert planned["counts"]["reason"] is None
-    is_fast = lab.ask("status", at="mh")["datapath"] == "fast"
+    is_fast = lab.ask("status")["datapath"] == "fast"
     for way in ("up", "down"):
         course = planned["counts"][way]
         assert course["lost"] == 0
         # The kernel's packets pass while both ends are read: those of a round trip each time.
         assert course["lost_at_most"] <= (10 if is_fast else 0), planned
-        assert course["duplicated"] == (0 if course["lost"] == course["lost_at_most"] else None)
+        assert course["duplicated"] in ((0, None) if is_fast else (0,))
     lab.link("net1", "blackhole")
     wait_until(lambda: len(rows()) == 2, "the cut is counted")
     cut = rows()[1]

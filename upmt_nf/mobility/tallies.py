@@ -33,7 +33,7 @@ MOST_OPEN = 64
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One direction, in packets. More arrived than were sent: `duplicated`, None where the bounds of `lost` differ."""
+    """One direction, in packets. More arrived than were sent: `duplicated`, None where it cannot be told."""
 
     sent: int
     lost: int
