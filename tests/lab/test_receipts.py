@@ -83,7 +83,6 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
     lost_up = host["to"]["out"] - anchor["to"]["in"]
     lost_down = anchor["from"]["out"] - host["from"]["in"]
     assert lost_up > 0, (host, anchor)
-    print(json.dumps([planned["counts"], cut["counts"], lost_up, lost_down]))
     for way, lost in (("up", lost_up), ("down", lost_down)):
         course = cut["counts"][way]
         # The daemon reads in bursts: a packet that came beside the question may be counted on its other side.
