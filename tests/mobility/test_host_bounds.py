@@ -138,7 +138,7 @@ def test_pairs_that_look_at_many_flows_are_refused_beyond_the_hosts_budget() -> 
 
 def test_flows_named_in_requests_push_only_the_hosts_own_out() -> None:
     world, hostile = two_hosts()
-    world.anchor_paft._max_per_owner = 100
+    world.anchor_paft.owned.most_each = 100
     flow = world.terminals[1].open_flow()
     world.run(0.5)
     for number in range(100):

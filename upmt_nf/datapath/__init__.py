@@ -13,6 +13,7 @@ coalescing        packets -> a large one, the other way round
 gathering         payloads that one call sends
 fast_layout       what the maps of the fast plane hold: twins of bpf/layout.h
 paft              flow -> application -> tunnel
+owned_flows       flows by virtual address; which one makes room
 sending           the last step out: into a tunnel that may be too narrow
 host_forwarder    the mobile host's decision on each packet
 anchor_forwarder  the anchor's

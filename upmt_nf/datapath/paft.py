@@ -7,7 +7,6 @@ packets nor signalling.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Protocol
@@ -18,6 +17,7 @@ from upmt_nf.datapath.flow_entry import Copied, FlowEntry
 from upmt_nf.datapath.formats import PLAIN, TunnelFormat
 from upmt_nf.datapath.membership import Membership, Told
 from upmt_nf.datapath.outer import EndpointBytes, packed_endpoint
+from upmt_nf.datapath.owned_flows import OwnedFlows
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, NetworkName, TunnelId
@@ -29,13 +29,6 @@ COPY_SILENCE, COPY_MISSED = 1.0, 8
 """A tunnel that brought none of so many packets of a redundant flow, for so many seconds, gets no copies any more."""
 
 _AGED_PER_CALL = 2000
-_EVICTION_SAMPLE = 32
-"""Entries looked at, in rotation, to find one that can go: constant work, however large the table."""
-_EVICTION_ROUNDS = 8
-_BUSY_SECONDS = 0.2
-"""A flow with a packet within this time is let go of only when all others that were looked at are busy, too."""
-
-
 _DOUBTFUL_AFTER = 0.9
 """Of a flow's idle limit: the other end may forget it a little sooner than we do."""
 
@@ -175,10 +168,8 @@ class Paft:
         self.mirror: Mirror | None = None
         self.left: Callable[[FlowEntry], None] | None = None
         """Is told of each entry that is forgotten, with its counts."""
-        self._max_flows = max(1, max_flows)
-        self._max_per_owner = max(1, max_flows_per_owner or max_flows)
         self._settle = settle
-        self._owned: OrderedDict[bytes, OrderedDict[FlowBytes, FlowEntry]] = OrderedDict()
+        self.owned = OwnedFlows(max_flows, max_flows_per_owner or max_flows)
         self.membership = Membership()
         self._steered_by: dict[TunnelId, set[int]] = {}
         self._to_age: Iterator[FlowBytes] = iter(())
@@ -248,7 +239,7 @@ class Paft:
         for application, others in list(self.doubles.items()):
             if old in others:
                 self.doubles[application] = () if new is None else (new,)
-        for entry in self._owned.get(old.owner_packed, {}).values():
+        for entry in self.owned.of(old.owner_packed):
             if entry.copies is not None and old in entry.copies:
                 copied = entry.copies.pop(old)
                 if new is not None:
@@ -344,11 +335,11 @@ class Paft:
 
     def flows_owned_by(self, owner: IPAddress) -> list[FlowEntry]:
         """All flows of a virtual address, oldest first."""
-        return sorted(self._owned.get(owner.packed, {}).values(), key=lambda entry: entry.created)
+        return sorted(self.owned.of(owner.packed), key=lambda entry: entry.created)
 
     def number_owned_by(self, owner: IPAddress) -> int:
         """How many flows a virtual address has."""
-        return len(self._owned.get(owner.packed, ()))
+        return self.owned.number_of(owner.packed)
 
     # --- entries ---
 
@@ -376,8 +367,11 @@ class Paft:
         self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int, command: str
     ) -> FlowEntry:
         entry = FlowEntry(key, application_id, now, pid, command)
-        self._make_room(entry.owner, now)
-        self.flows[key] = self._owned.setdefault(entry.owner, OrderedDict())[key] = entry
+        if (leaving := self.owned.in_the_way(entry.owner, now)) is not None:
+            self.forget(leaving.key)
+            self.counters.add("evicted")
+        self.flows[key] = entry
+        self.owned.enter(entry)
         self.membership.join(entry)
         return entry
 
@@ -509,10 +503,7 @@ class Paft:
         if entry is None:
             return False
         self.membership.forget(entry)
-        owned = self._owned[entry.owner]
-        del owned[key]
-        if not owned:
-            del self._owned[entry.owner]
+        self.owned.leave(entry)
         if self.left is not None:
             self.left(entry)
         return True
@@ -537,48 +528,6 @@ class Paft:
         if aged:
             self.counters.add("aged", aged)
         return aged
-
-    def _make_room(self, owner: bytes, now: float) -> None:
-        owned = self._owned.get(owner)
-        if owned is not None and len(owned) >= self._max_per_owner:
-            self._evict(owned, now)
-        elif len(self.flows) >= self._max_flows:
-            self._evict(self._heaviest(owner), now)
-
-    def _heaviest(self, owner: bytes) -> OrderedDict[FlowBytes, FlowEntry]:
-        """Whose flows make room: the newcomer's own when it has its fair share, else those of one who has more."""
-        fair = self._max_flows // (len(self._owned) + (owner not in self._owned))
-        heaviest = self._owned.get(owner)
-        if heaviest is not None and len(heaviest) >= fair:
-            return heaviest
-        for other in list(islice(self._owned, _EVICTION_SAMPLE)):
-            owned = self._owned[other]
-            self._owned.move_to_end(other)
-            if heaviest is None or len(owned) > len(heaviest):
-                heaviest = owned
-        assert heaviest is not None, "a full table has flows"
-        return heaviest
-
-    def _evict(self, among: OrderedDict[FlowBytes, FlowEntry], now: float) -> None:
-        """Remove the longest silent of the next few entries in rotation, before all one that is past its time.
-
-        Busy flows stand together, as they began together: where all that was looked at are busy, look further.
-        """
-        victim: FlowEntry | None = None
-        for _ in range(_EVICTION_ROUNDS):
-            for key in list(islice(among, _EVICTION_SAMPLE)):
-                entry = among[key]
-                among.move_to_end(key)
-                if victim is None or (not entry.is_idle(now), entry.last_seen) < (
-                    not victim.is_idle(now),
-                    victim.last_seen,
-                ):
-                    victim = entry
-            if victim is None or now - victim.last_seen > _BUSY_SECONDS or len(among) <= _EVICTION_SAMPLE:
-                break
-        if victim is not None:
-            self.forget(victim.key)
-            self.counters.add("evicted")
 
 
 def _oldest(copies: dict[Tunnel, Copied]) -> Copied:
