@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -13,11 +14,14 @@ from mobility_world import World, with_flows
 from upmt_nf.datapath.arrivals import Seen
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.flow_counts import counts_of
+from upmt_nf.mobility.flow_moves import FlowMoves
+from upmt_nf.mobility.leases import Lease
 from upmt_nf.mobility.tallies import SETTLE, Counted, Course, Tallies
 from upmt_nf.model.flow import UDP, Endpoint, FlowKey
-from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, TunnelId
-from upmt_nf.signaling.messages import FlowCount, FlowCountsRequest
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, TerminalId, TunnelId
+from upmt_nf.signaling.messages import MOST_COUNTED, FlowCount, FlowCountsRequest, HandoverPair
 
 OWNER = ip_address("10.9.0.1")
 FLOW = FlowKey(UDP, OWNER, 5000, ip_address("198.51.100.1"), 53)
@@ -205,3 +209,17 @@ def test_a_host_that_does_not_know_readings_is_told_none() -> None:
     assert count.is_reading
     world.host.receipt(world.host.hand_over(DEFAULT_APPLICATION, NET1))
     assert counts_of(world.anchor_paft, flow.source, asked, tunnel, 8).counts == (None,)
+
+
+def test_an_anchor_watches_no_more_flows_of_a_request_than_a_host_may_ask_about() -> None:
+    world = World()
+    flows = with_flows(world, 2 * MOST_COUNTED)
+    paft = world.anchor_paft
+    paft.mirror = mirror = Forwarder()
+    moves = FlowMoves(paft, AnchorTunnels(paft, world.sites[0].settings, Random(0)), lambda *_: True)
+    lease = Lease(TerminalId("mh@upmt"), flows[0].source, "token", "call", 1, 1e9)
+    before = paft.tunnel_of(paft.flows[flows[0].packed()])
+    (target,) = (tunnel for tunnel in paft.tunnels.values() if tunnel is not before)
+    (result,) = moves.apply(lease, [HandoverPair(tuple(flows))], target, 1, world.now)
+    assert result.flows == len(flows)
+    assert [key for key, _ in mirror.watched] == [flow.packed() for flow in flows[:MOST_COUNTED]]
