@@ -64,6 +64,11 @@ def test_a_pool_may_be_a_network(text: str, first: str, last: str) -> None:
         ('"wan"', '"wan"\nfurther_tunnel_ports = [5060]', "an.toml:1: anchor: further_tunnel_ports: each"),
         ('"wan"', '"wan"\nfurther_tunnel_ports = [0]', "an.toml:4: anchor.further_tunnel_ports.0: "),
         ('"wan"', '"wan"\nportal_check_port = 65536', "an.toml:4: anchor.portal_check_port: "),
+        (
+            '"wan"',
+            '"wan"\nshortcut = "maybe"',
+            "an.toml:4: anchor.shortcut: Input should be 'auto', True or False",
+        ),
     ],
 )
 def test_a_wrong_line_is_named_with_its_key_and_reason(old: str, new: str, complaint: str) -> None:

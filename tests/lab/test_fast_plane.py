@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,41 @@ def test_known_datagrams_pass_netfilter_by_at_the_anchor(lab: Lab) -> None:
     assert forwarded() - before < 50
     flow = next(each for each in lab.ask("flows", host="an") if each["destination_port"] == 5016)
     assert flow["packets"] == 400
+
+
+def test_somebody_elses_rule_stops_a_known_flow_and_its_end_lets_it_go_on(lab: Lab, tmp_path: Path) -> None:
+    log = tmp_path / "stream.log"
+    is_there = " bpf_skb_ct_lookup\n" in Path("/proc/kallsyms").read_text()
+    rule = ("FORWARD", "-p", "udp", "-j", "DROP")
+
+    def shortcut() -> dict[str, object]:
+        found: dict[str, object] = lab.ask("status", host="an")["shortcut"]
+        return found
+
+    arrived = log.with_suffix(".echo")
+    """At the correspondent: answers come by netfilter in any case, and would stop at once."""
+
+    def is_still() -> bool:
+        size = arrived.stat().st_size
+        time.sleep(0.2)
+        return arrived.stat().st_size == size
+
+    assert shortcut()["open"] == is_there, shortcut()
+    stream = start_stream(lab, "barred", log, 200, 20, 5017)
+    wait_until(lambda: log.exists() and log.stat().st_size > 16 * 200, "the stream runs", 30)
+    lab.on("an", "iptables-legacy", "-I", *rule)
+    try:
+        wait_until(lambda: not shortcut()["open"] and is_still(), "the rule stops the stream", 2)
+        if is_there:
+            assert str(shortcut()["reason"]).endswith("iptables -t filter -A FORWARD -p udp -j DROP")
+        assert "shortcut past netfilter closed" in lab.on("an", *UPMT, "doctor", check=False).stdout
+    finally:
+        lab.on("an", "iptables-legacy", "-D", *rule)
+    size = log.stat().st_size
+    wait_until(lambda: log.stat().st_size > size + 16 * 100, "the stream goes on", 5)
+    wait_until(lambda: shortcut()["open"] == is_there, "the shortcut is as before", 5)
+    assert stream.poll() is None  # type: ignore[attr-defined]
+    stream.terminate()  # type: ignore[attr-defined]
 
 
 SEGMENTS = """

@@ -118,6 +118,8 @@ def test_the_shortcut_is_closed_until_it_is_opened_and_not_there_for_who_does_no
     assert [rows.lookup(NUMBER.pack(which)) for which in (0, 1)] == [bytes(4), bytes(4)]
     assert programs.open_shortcut(30, 120)
     assert [rows.lookup(NUMBER.pack(which)) for which in (0, 1)] == [NUMBER.pack(30000), NUMBER.pack(120000)]
+    programs.close_shortcut()
+    assert [rows.lookup(NUMBER.pack(which)) for which in (0, 1)] == [bytes(4), bytes(4)]
     programs.close()
 
 
@@ -130,6 +132,7 @@ def test_a_kernel_that_refuses_the_shortcut_has_the_rest(
         programs = FastPrograms(Journal(journal.directory), "anchor", flows=100, tunnels=8, shortcut=True)
     assert "no shortcut past netfilter" in caplog.text
     assert programs.took_over
+    assert str(Path(__file__)) in programs.lacks_shortcut
     assert not programs.open_shortcut(30, 120)
     programs.attach("if0", Hook.INGRESS)
     assert "anchor_in" in state(host)

@@ -86,8 +86,9 @@ class AnchorSection(Section):
     forward: tuple[ForwardSection, ...] = ()
     static_nat: tuple[StaticNatSection, ...] = ()
     datapath: Literal["auto", "agent", "fast"] = "auto"
-    shortcut: bool = True
-    """With the fast plane: translate and forward UDP flows that conntrack knows past netfilter's rules."""
+    shortcut: Literal["auto", True, False] = "auto"
+    """With the fast plane: translate and forward UDP flows that conntrack knows past netfilter's rules; `auto`: while
+    these are ours alone."""
     virtual_interface: Literal["auto", "tun", "dummy", "ifb"] = "auto"
     """What `upmt0` is made of; `auto` takes the best that the kernel has."""
     refuse_private: bool = True

@@ -48,6 +48,7 @@ class AnchorControl:
             "role": "anchor",
             "datapath": daemon.datapath.name,
             "datapath_reason": daemon.datapath.reason,
+            "shortcut": daemon.shortcut.report(),
             "virtual_interface": daemon.kernel.interface.name,
             "interface": daemon.config.interface,
             "address": str(daemon.config.address),

@@ -21,6 +21,7 @@ from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.fast_start import anchor_fast_plane
 from upmt_nf.daemon.portal_answers import PortalAnswers
 from upmt_nf.daemon.repairs import Repairs
+from upmt_nf.daemon.shortcut import Shortcut
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.copies import RUNS
@@ -86,6 +87,7 @@ class AnchorDaemon:
     _wake_up: WakeUp
     _stopped: asyncio.Event
     _repairs: Repairs
+    shortcut: Shortcut
 
     def __init__(self, config: AnchorSection) -> None:
         self.config = config
@@ -158,7 +160,9 @@ class AnchorDaemon:
             probed=self._hear_outside,
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
-        self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
+        fast = self.datapath.fast
+        self.shortcut = Shortcut(config.shortcut, None if fast is None else fast.programs)
+        self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair, self.shortcut.look)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
 
     def _guard(self) -> DigestServer | None:

@@ -57,7 +57,9 @@ def _daemon_facts() -> DaemonFacts | None:
         association=association,
         resolver=status.get("resolver"),
         tunnel_mtus={row["name"]: row["mtu"] for row in status.get("networks", ()) if row["mtu"]},
-        datapath=f"{status['datapath']} datapath ({status['datapath_reason']})" + _admission_of(status),
+        datapath=f"{status['datapath']} datapath ({status['datapath_reason']})"
+        + _admission_of(status)
+        + _shortcut_of(status),
     )
 
 
@@ -65,3 +67,11 @@ def _admission_of(status: dict[str, Any]) -> str:
     """Who lets first packets in, at a mobile host."""
     by, reason = status.get("admission"), status.get("admission_reason")
     return f", first packets by the {by} ({reason})" if by else ""
+
+
+def _shortcut_of(status: dict[str, Any]) -> str:
+    """Whether UDP flows go past netfilter, at an anchor."""
+    shortcut = status.get("shortcut")
+    if shortcut is None:
+        return ""
+    return f", shortcut past netfilter {'open' if shortcut['open'] else 'closed'} ({shortcut['reason']})"

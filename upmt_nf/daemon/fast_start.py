@@ -13,7 +13,6 @@ from upmt_nf.daemon.fast_plane import FastPlane, Near
 from upmt_nf.datapath import fast_layout
 from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.paft import Paft, Tunnel
-from upmt_nf.linux import sysctl
 from upmt_nf.linux.admission_program import AdmissionProgram
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import Hook
@@ -103,32 +102,17 @@ def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> 
         return Near(Endpoint(config.address, tunnel.port or config.tunnel_port), outer, 0)
 
     tunnels = min(_TUNNELS_EACH * config.max_associations, _MOST_TUNNELS)
-    shortcut = shortcut_timeouts() if config.shortcut else None
     programs = FastPrograms(
         daemon.kernel.journal,
         "anchor",
         flows=config.max_flows,
         tunnels=tunnels,
         applications=MOST_NAMED + 1,
-        shortcut=shortcut is not None,
+        shortcut=config.shortcut is not False,
     )
-    if shortcut is not None and programs.open_shortcut(*shortcut):
-        log.info("UDP flows that conntrack knows go past netfilter's rules (shortcut = true)")
     plane = _attached(loop, programs, daemon.paft, near, lambda _: ApplicationId(0), daemon.forwarder.permits)
     plane.attach(config.interface)
     return plane
-
-
-def shortcut_timeouts() -> tuple[int, int] | None:
-    """Seconds that conntrack keeps a UDP flow, without answers and with them; None when it is to see every packet."""
-    if sysctl.read("net/netfilter/nf_conntrack_acct") == "1":
-        log.info("no shortcut past netfilter: conntrack counts packets here (nf_conntrack_acct)")
-        return None
-    found = [
-        sysctl.read(f"net/netfilter/nf_conntrack_{name}") for name in ("udp_timeout", "udp_timeout_stream")
-    ]
-    unanswered, answered = (int(value) if value is not None and value.isdigit() else 0 for value in found)
-    return (unanswered, answered) if unanswered and answered else None
 
 
 def _attached(

@@ -19,14 +19,22 @@ _MOST_SAID = 5
 
 
 class Repairs:
-    """`look` gives what differs in words, `repair` puts it right; `done` counts the repairs."""
+    """`look` gives what differs in words, `repair` puts it right; `done` counts the repairs.
+
+    `glanced` is told the shape of the tables at once and every second.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, look: Callable[[], list[str]], repair: Callable[[], object]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        look: Callable[[], list[str]],
+        repair: Callable[[], object],
+        glanced: Callable[[Shape], object] = lambda _: None,
     ) -> None:
         self._loop = loop
         self._look = look
         self._repair = repair
+        self._glanced = glanced
         self._monitor = RoutingMonitor()
         self._schedule = RepairSchedule(loop.time())
         self._wake_up = WakeUp(loop, self._check)
@@ -57,6 +65,7 @@ class Repairs:
             self._shape = shape
             self._disturb()
         self._glance = self._loop.call_later(_GLANCE, self._take_a_glance)
+        self._glanced(shape)
 
     def _disturb(self) -> None:
         self._schedule.disturb(self._loop.time())

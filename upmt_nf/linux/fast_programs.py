@@ -46,8 +46,8 @@ class FastPrograms:
 
     What an earlier daemon pinned is taken over if it has our layout, else replaced; `took_over` tells which. Where
     there is no bpffs nothing is pinned. With `shortcut` the anchor's shortcut is among them, if the kernel has what it
-    needs, and closed until `open_shortcut`. Raises FacilityError where the kernel, libbpf or the compiled programs are
-    missing, with the reason.
+    needs (`lacks_shortcut` says what not), and closed, or as an earlier daemon left it, until it is opened or closed.
+    Raises FacilityError where the kernel, libbpf or the compiled programs are missing, with the reason.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class FastPrograms:
         self._sizes = {"flows": flows, "tunnels": tunnels, "ends": tunnels, "tunnel_counts": tunnels}
         self._sizes["applications"] = applications
         self._wants_shortcut = shortcut
+        self.lacks_shortcut = "" if shortcut else "it was not asked for"
         try:
             pins: Path | None = self._pins()
         except (FacilityError, OSError) as reason:
@@ -100,12 +101,17 @@ class FastPrograms:
             timeouts.update(fast_layout.NUMBER.pack(which), fast_layout.NUMBER.pack(1000 * seconds))
         return True
 
+    def close_shortcut(self) -> None:
+        """Let netfilter see every packet again; also of what an earlier daemon opened."""
+        self.open_shortcut(0, 0)
+
     def _loaded(self, pins: Path | None) -> BpfObject:
         if self._wants_shortcut:
             try:
                 return BpfObject(WITH_SHORTCUT, sizes=self._sizes, pins=pins)
             except FacilityError as reason:
                 log.info("no shortcut past netfilter: %s", reason)
+                self.lacks_shortcut = str(reason)
         return BpfObject(PROGRAMS, sizes=self._sizes, pins=pins)
 
     @off_loop

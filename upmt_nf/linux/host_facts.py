@@ -136,13 +136,26 @@ def _kind_of(kernel: IPRoute, name: str) -> str | None:
     return None
 
 
+def saved_rules() -> str | None:
+    """All IPv4 rules as iptables-legacy-save prints them; None where it is not installed, fails or takes too long."""
+    try:
+        done = _run("iptables-legacy-save")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done is not None and done.returncode == 0 else None
+
+
 def _output(command: str) -> str | None:
     """What a command prints; None when it is not installed."""
+    done = _run(command)
+    return done.stdout if done is not None else None
+
+
+def _run(command: str) -> subprocess.CompletedProcess[str] | None:
     path = shutil.which(command, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if path is None:
         return None
-    done = subprocess.run([path], capture_output=True, text=True, timeout=20, check=False)
-    return done.stdout
+    return subprocess.run([path], capture_output=True, text=True, timeout=20, check=False)
 
 
 def _nft_tables() -> tuple[str, ...]:

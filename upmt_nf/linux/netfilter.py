@@ -66,13 +66,19 @@ def _tables_to_look_at(ruleset: RuleSet, version: int) -> tuple[str, ...]:
 
 def tables_in_use(version: int) -> list[str]:
     """Those tables that the kernel has loaded: in no other one can rules of ours be."""
+    loaded = loaded_tables(version)
+    return [name for name in TABLES if name in loaded]
+
+
+def loaded_tables(version: int) -> list[str]:
+    """All tables that the kernel has loaded, those that we never use among them (security)."""
     try:
-        loaded = Path(
+        names = Path(
             "/proc/net/ip_tables_names" if version == 4 else "/proc/net/ip6_tables_names"
         ).read_text()
     except OSError:
         return []
-    return [name for name in TABLES if name in loaded.split()]
+    return sorted(names.split())
 
 
 def remove(version: int = 4) -> list[str]:

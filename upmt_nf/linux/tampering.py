@@ -10,7 +10,7 @@ import errno
 import socket
 import struct
 
-from upmt_nf.linux.netfilter import tables_in_use
+from upmt_nf.linux.netfilter import loaded_tables
 from upmt_nf.model.names import ROUTE_PROTOCOL
 
 _GROUPS = 0x40 | 0x80 | 0x400 | 0x40000
@@ -91,7 +91,7 @@ def shape_of_tables(version: int) -> Shape:
     except OSError:
         return ()
     with asking:
-        for table in tables_in_use(version):
+        for table in loaded_tables(version):
             buffer = ctypes.create_string_buffer(struct.pack("32s52x", table.encode()), _INFO_BYTES)
             size = ctypes.c_uint(_INFO_BYTES)
             if libc.getsockopt(asking.fileno(), level, _GET_INFO, buffer, ctypes.byref(size)) == 0:
