@@ -128,9 +128,11 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const bool is_anch
 	}
 	skb->mark = (skb->mark & ~MARK_MASK) | tunnel->mark;
 	if (tunnel->next_hop) {
-		struct bpf_redir_neigh hop = {.nh_family = AF_INET, .ipv4_nh = tunnel->next_hop};
+		struct bpf_redir_neigh hop = {}; /* all of it: without CAP_PERFMON no byte may be left as it was */
 		struct bpf_tunnel_key none = {};
 
+		hop.nh_family = AF_INET;
+		hop.ipv4_nh = tunnel->next_hop;
 		/* The packet still has its route by the virtual interface, and would go that way after it has waited for
 		 * the next hop's address. Nothing but this takes it off.
 		 */

@@ -1,10 +1,10 @@
 """Bad input gets a clear error or a counted drop; never a traceback, and what works goes on working."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from lab_driver import UPMT, Lab, wait_until
@@ -198,13 +198,14 @@ def test_without_a_daemon_reading_ends_with_three() -> None:
 
 def test_without_root_a_daemon_says_so(lab: Lab) -> None:
     directory = json.loads(lab.upmt("lab", "status", "--name", lab.name, "--json").stdout)["directory"]
-    config = lab.directory / "mobile-host.toml"
-    config.write_text((Path(directory) / "mobile-host.toml").read_text())
-    for parent in (config, *config.parents):
-        if os.stat(parent).st_uid == 0 and str(parent).startswith("/tmp/"):
-            parent.chmod(0o755)
-    words = ("mobile-host", "run", "--config", str(config))
-    answer = lab.on("ch", sys.executable, "-c", UNPRIVILEGED, *words, check=False)
+    # Not below pytest's own directory, which another run beside this one closes to everybody else.
+    with TemporaryDirectory() as readable:
+        Path(readable).chmod(0o755)
+        config = Path(readable) / "mobile-host.toml"
+        config.write_text((Path(directory) / "mobile-host.toml").read_text())
+        config.chmod(0o644)
+        words = ("mobile-host", "run", "--config", str(config))
+        answer = lab.on("ch", sys.executable, "-c", UNPRIVILEGED, *words, check=False)
     assert answer.returncode == 4
     assert "root" in answer.stderr
     assert "Traceback" not in answer.stderr

@@ -45,6 +45,8 @@ def test_both_daemons_do_all_their_work_with_what_the_units_leave_them(bare_lab:
     host = lab.start("mh", *as_unit("mobile-host"), *UPMT, "mobile-host", "run", "--config", str(config))
     wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 30)
     lab.await_networks_up()
+    planes = {role: lab.ask("status", host=role)["datapath"] for role in ("mh", "an")}
+    assert planes["an"] == planes["mh"], lab.ask("status", host="an")["datapath_reason"]
     lab.on("mh", *UPMT, "run", "--app", "probe", "--", "ping", "-c", "1", "86.0.0.1")
     lab.on("mh", *UPMT, "assign", "--command", "sleepy", "--to", "net1")
     show = "import socket; print(socket.socket().getsockopt(1, 36))"

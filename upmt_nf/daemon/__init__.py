@@ -9,6 +9,8 @@ host_daemon      the mobile host: machine, agent plane and kernel state put toge
 host_plane       its packets: queues, tunnel sockets, forwarder
 host_kernel      its kernel state: interface, rules, routes, sysctls, all journalled
 host_control     its commands on the control socket
+asked_handovers  who waits for which handover
+fast_following   what the fast plane is told after each event
 explain          why a flow goes where it goes, from the process to the wire
 diagnosis        `upmt doctor`: facts -> findings
 doctor           has facts found and judged, and puts right what is safe

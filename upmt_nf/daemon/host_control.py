@@ -244,7 +244,7 @@ class HostControl:
         is_application = subject in self._daemon.applications.by_name
         is_flow = not is_application and ">" in subject
         what = FlowKey.parse(subject) if is_flow else ApplicationName(subject)
-        return receipt_report(await self._daemon.hand_over(what, NetworkName(target)))
+        return receipt_report(await self._daemon.asked_handovers.hand_over(what, NetworkName(target)))
 
     def _introduce(self, application: Application, policy: Policy | tuple[str, ...] | None) -> bool:
         """Tell the machine of an application; False when it knows it."""
@@ -288,7 +288,7 @@ class HostControl:
         if best is None or current is None or best == current:
             return None
         try:
-            await self._daemon.hand_over(application.name, best)
+            await self._daemon.asked_handovers.hand_over(application.name, best)
         except UpmtError as reason:
             return str(reason)
         return None

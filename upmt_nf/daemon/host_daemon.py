@@ -6,7 +6,6 @@ Everything that happens becomes an event of the machine; everything that it want
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections import deque
 from pathlib import Path
@@ -17,11 +16,13 @@ from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.config.system_resolver import declared_applications
 from upmt_nf.daemon.admission import Admission
 from upmt_nf.daemon.applications import Applications
+from upmt_nf.daemon.asked_handovers import AskedHandovers
 from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose_with
 from upmt_nf.daemon.declarations import Declarations
 from upmt_nf.daemon.event_log import EventLog
+from upmt_nf.daemon.fast_following import FastFollowing
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
 from upmt_nf.daemon.fast_start import host_admission, host_fast_plane
 from upmt_nf.daemon.glancing import Glancing
@@ -46,7 +47,6 @@ from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.steering import socket_marks, steering_of
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.datapath.copies import RUNS
-from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.host_forwarder import HostForwarder
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.verdict import TunnelSignal
@@ -66,7 +66,6 @@ from upmt_nf.mobility.host_commands import (
     KeepNatMapping,
     OpenTunnel,
     RebindTunnel,
-    Receipt,
     ReleaseVirtualAddress,
     RememberBindingTime,
     SendBindingProbe,
@@ -78,7 +77,6 @@ from upmt_nf.mobility.host_events import (
     ApplicationAssigned,
     ApplicationDefined,
     FlowsAdopted,
-    HandoverAsked,
     HostEvent,
     PathFailed,
     PathNarrowed,
@@ -88,8 +86,8 @@ from upmt_nf.mobility.host_events import (
 from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.tallies import Counted
 from upmt_nf.mobility.traffic import OwnTraffic
-from upmt_nf.model.errors import UpmtError, UsageError
-from upmt_nf.model.flow import Endpoint, FlowBytes, FlowKey, IPAddress
+from upmt_nf.model.errors import UpmtError
+from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import QUEUE_FIRST, VIRTUAL_INTERFACE
 from upmt_nf.policy.policy import Policy
@@ -125,13 +123,11 @@ class HostDaemon:
         self._events: deque[HostEvent] = deque()
         self._is_working = False
         self._own = OwnTraffic(config.anchor.address.version)
-        self._tokens = itertools.count(1)
         self.datapath = Choice(None, "not chosen yet")
         self.networks_before: dict[ApplicationName, tuple[str, ...]] = {}
         """Of applications that an earlier daemon had from people: where they may go, best first."""
-        self._programmed: dict[str, int] = {}
-        self._is_named = False
-        self._handovers: dict[int, asyncio.Future[Receipt]] = {}
+        self._fast_following = FastFollowing()
+        self.asked_handovers = AskedHandovers(self.take)
         self.repairs: Repairs | None = None
         self._rules_in_place: tuple[object, ...] | None = None
         self._signalling_port = config.anchor.signalling_port
@@ -322,7 +318,7 @@ class HostDaemon:
     def take(self, event: HostEvent) -> None:
         """Let something happen. Safe to call while another event is being worked off."""
         if isinstance(event, ApplicationDefined | ApplicationAssigned):
-            self._is_named = False
+            self._fast_following.applications_changed()
         if isinstance(event, FlowsAdopted):
             # Their entries were changed by whoever found out.
             for flow in event.flows:
@@ -379,18 +375,14 @@ class HostDaemon:
             for section in self.config.network
             if (place := self.networks.place_of(NetworkName(section.name))) is not None
         }
-        if there != self._programmed:
-            self._programmed = there
-            for interface in there:
-                fast.attach(interface)
-        fast.refresh(self.paft.tunnels.values())
-        if not self._is_named:
-            self._is_named = True
-            for each in self.machine.applications.values():
-                is_declared = self.applications.section_of(each.name) is not None
-                fast.name(each.id, NamedRow(each.name, tuple(each.policy), is_declared))
-        networks = self.machine.networks.values()
-        fast.settle([network.tunnel_id for network in networks if network.state == "up"])
+        self._fast_following.follow(
+            fast,
+            there,
+            self.paft.tunnels.values(),
+            self.machine.networks.values(),
+            lambda: self.machine.applications,
+            lambda name: self.applications.section_of(name) is not None,
+        )
 
     def count(self) -> None:
         """Bring the counters of flows and tunnels up to date."""
@@ -435,17 +427,6 @@ class HostDaemon:
         if application is not None:
             self.take(FlowsAdopted(application.name, (entry.flow,)))
 
-    async def hand_over(self, what: ApplicationName | FlowKey, target: NetworkName) -> Receipt:
-        """Move an application or a flow. Raises UsageError or UpmtError with the reason."""
-        token = next(self._tokens)
-        future: asyncio.Future[Receipt] = self._loop.create_future()
-        self._handovers[token] = future
-        self.take(HandoverAsked(token, what, target))
-        try:
-            return await future
-        finally:
-            self._handovers.pop(token, None)
-
     # --- commands out ---
 
     def _perform(self, command: HostCommand) -> None:
@@ -481,7 +462,8 @@ class HostDaemon:
             case ReleaseVirtualAddress():
                 self._release()
             case HandoverFinished():
-                self._finish_handover(command)
+                self.events.note_handover(self.policies.note(command))
+                self.asked_handovers.finish(command)
             case Counted():
                 self.policies.note_counts(command)
             case Happened():
@@ -544,17 +526,6 @@ class HostDaemon:
         self.networks.apply_routing()
         self.kernel.interface.set_addresses(())
         self._use(None)
-
-    def _finish_handover(self, finished: HandoverFinished) -> None:
-        self.events.note_handover(self.policies.note(finished))
-        future = self._handovers.get(finished.token) if finished.token is not None else None
-        if future is None or future.done():
-            return
-        if finished.receipt is not None:
-            future.set_result(finished.receipt)
-            return
-        kind = UsageError if finished.is_usage_error else UpmtError
-        future.set_exception(kind(finished.failure or "the handover failed"))
 
     def _fit_mtu(self) -> None:
         """Applications see the smallest of the tunnels that they may be moved to."""

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import textwrap
 from pathlib import Path
 from socket import if_nametoindex
 
@@ -31,6 +32,8 @@ _BPFFS = Path("/sys/fs/bpf")
 _HANDLE, _PRIORITY = 0x75, 0x7500
 """Of our filters on clsact: behind those of others that look first, and found again."""
 _ARPHRD_ETHER = 1
+_REASON = 200
+"""Characters of a reason for people; the log has all of it."""
 _ETHERNET = 14
 _SIZES = {
     "flows": fast_layout.FLOW_KEY.size + fast_layout.FLOW.size,
@@ -111,7 +114,8 @@ class FastPrograms:
                 return BpfObject(WITH_SHORTCUT, sizes=self._sizes, pins=pins)
             except FacilityError as reason:
                 log.info("no shortcut past netfilter: %s", reason)
-                self.lacks_shortcut = str(reason)
+                # The verifier may have said pages.
+                self.lacks_shortcut = textwrap.shorten(str(reason), _REASON, placeholder=" ...")
         return BpfObject(PROGRAMS, sizes=self._sizes, pins=pins)
 
     @off_loop

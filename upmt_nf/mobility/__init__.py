@@ -3,6 +3,7 @@
 settings         what both ends are told at their start
 mobile_host      the mobile host: composes all below; host_events in, host_commands out
 association      the lease of the virtual address, as the host sees it
+virtual_address  the one that is configured, and what another in its place means
 host_tunnel      one access network's tunnel: set up, probed, suspected, given up
 tunnel_states    what a tunnel can be, as a table
 silence, glances  tunnels in use that go quiet
@@ -15,6 +16,7 @@ handover         one handover from decision to receipt
 applications     a named class of flows with a policy
 host_signalling  the host's SIP requests and what they were for
 host_answers     the anchor's answers, read
+flow_requests    what the anchor is told and asked about flows, and what its answers do
 host_status      the host's state as values to show
 anchor           the anchor: anchor_events in, anchor_commands out
 anchor_authors   hosts that speak the authors' later JSON

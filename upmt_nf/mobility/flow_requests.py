@@ -1,14 +1,16 @@
-"""What the placement wants the anchor to know about flows, put into words and sent by the mobile host's signalling."""
+"""What the placement wants the anchor to know about flows: sent by the mobile host's signalling, and the answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from upmt_nf.mobility.association import HostAssociation
-from upmt_nf.mobility.host_signalling import HostSignalling, Moving
+from upmt_nf.mobility.host_answers import Refusal, read_counts, read_handover
+from upmt_nf.mobility.host_signalling import Counting, HostSignalling, Moving, Naming
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.running_handovers import RunningHandovers
 from upmt_nf.model.identity import NetworkName
+from upmt_nf.signaling.sip.message import Response
 
 
 def send_flow_requests(
@@ -34,3 +36,31 @@ def send_flow_requests(
             signalling.move(request.handover.target, token, address, request, now)
         for name in names:
             signalling.name(token, address, name, now)
+
+
+def hear_flow_answer(
+    running: RunningHandovers,
+    purpose: Moving | Counting | Naming,
+    response: Response | None,
+    tunnels: Mapping[NetworkName, HostTunnel],
+    now: float,
+) -> str | None:
+    """Pass on what the anchor says to one of them (None: nothing, in time); gives why our association is no more."""
+    match purpose:
+        case Counting(network, count):
+            running.tallies.answer(count, read_counts(response), tunnels[network].rtt or 0.0, now)
+        case Naming(_, names):
+            answer = read_handover(response) if response is not None else None
+            is_refused = isinstance(answer, Refusal)
+            running.naming.answer(names, answer is not None and not is_refused, is_refused, now)
+        case Moving(_, request) if response is None:
+            running.give_up(request, now)
+        case Moving(_, request):
+            assert response is not None
+            answer = read_handover(response)
+            if not isinstance(answer, Refusal):
+                running.confirm(request, sum(result.flows for result in answer), now)
+                return None
+            running.refuse(request, answer.reason, now)
+            return answer.reason if answer.is_disowned else None
+    return None

@@ -14,7 +14,7 @@ from upmt_nf.mobility.advisor import new_advisor
 from upmt_nf.mobility.association import AssociationLost, GoodbyeSaid, Granted, HostAssociation
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
-from upmt_nf.mobility.flow_requests import send_flow_requests
+from upmt_nf.mobility.flow_requests import hear_flow_answer, send_flow_requests
 from upmt_nf.mobility.glances import Glances
 from upmt_nf.mobility.happenings import (
     AssociationTelling,
@@ -25,12 +25,9 @@ from upmt_nf.mobility.happenings import (
     portal_found,
 )
 from upmt_nf.mobility.host_anchors import AnchorChanged, HostAnchors
-from upmt_nf.mobility.host_answers import Refusal, read_counts, read_handover
 from upmt_nf.mobility.host_commands import (
-    ConfigureVirtualAddress,
     HostCommand,
     KeepNatMapping,
-    ReleaseVirtualAddress,
     SendTunnelSignal,
     UseAnchor,
 )
@@ -89,6 +86,7 @@ from upmt_nf.mobility.tunnel_states import (
     TunnelState,
 )
 from upmt_nf.mobility.upkeep import Upkeep
+from upmt_nf.mobility.virtual_address import VirtualAddress
 from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import IPAddress, newcomers_of
 from upmt_nf.model.identity import (
@@ -148,9 +146,7 @@ class MobileHost:
         )
         self._glances = Glances(self._tunnels, self._placement.can_wait)
         self._age_at: float | None = None
-        self._configured: IPAddress | None = None
-        self._is_configured = False
-        """Towards the anchor in use."""
+        self._address = VirtualAddress(paft)
         self._is_stopped = False
         self._speaking = SignallingNetworks(settings.signalling, self._tunnels, self._advisor)
         self._telling = AssociationTelling()
@@ -491,7 +487,7 @@ class MobileHost:
                     for tunnel in self._tunnels.values():
                         tunnel.anchor_port = 0
                     self._commands.append(UseAnchor(settings.anchor_tunnels, settings.anchor_signalling))
-                    self._is_configured = False
+                    self._address.change_anchor()
                 case Granted(is_new):
                     self._on_granted(is_new, now)
                 case AssociationLost(reason):
@@ -509,13 +505,8 @@ class MobileHost:
     def _on_granted(self, is_new: bool, now: float) -> None:
         address = self._association.virtual_address
         assert address is not None
-        if self._configured not in (None, address):
-            self._say(Level.WARNING, f"{address} takes the place of {self._configured}: its flows break")
-            for entry in [entry for entry in self._paft.flows.values() if entry.owner != address.packed]:
-                self._paft.forget(entry.key)
-        if self._configured != address or not self._is_configured:
-            self._configured, self._is_configured = address, True
-            self._commands.append(ConfigureVirtualAddress(address))
+        if commands := self._address.take(address):
+            self._commands += commands
             self._placement.running.newcomers = newcomers_of(address)
         if is_new:
             self._say(Level.INFO, f"associated with anchor {self._anchor} as {address}")
@@ -539,9 +530,7 @@ class MobileHost:
 
     def _leave(self, now: float) -> None:
         self._drop_tunnels(now)
-        if self._configured is not None:
-            self._commands.append(ReleaseVirtualAddress(self._configured))
-            self._configured = None
+        self._commands += self._address.release()
         self._is_stopped = True
 
     # --- answers ---
@@ -554,28 +543,13 @@ class MobileHost:
                 if ended is not None:
                     self._disown(ended, now)
                 self._placement.settle(now)
-            case Counting(network, count):
-                round_trip = self._tunnels[network].rtt or 0.0
-                self._placement.running.tallies.answer(count, read_counts(response), round_trip, now)
-            case Naming(_, names):
-                answer = read_handover(response) if response is not None else None
-                is_refused = isinstance(answer, Refusal)
-                self._placement.running.naming.answer(
-                    names, answer is not None and not is_refused, is_refused, now
-                )
-            case Moving(network, request) if response is None:
-                self._placement.running.give_up(request, now)
-            case Moving(network, request):
-                assert response is not None
-                self._on_tunnel(self._tunnels[network], self._tunnels[network].prove_alive(now), now)
-                answer = read_handover(response)
-                if not isinstance(answer, Refusal):
-                    moved = sum(result.flows for result in answer)
-                    return self._placement.running.confirm(request, moved, now)
-                self._placement.running.refuse(request, answer.reason, now)
-                if answer.is_disowned:
-                    self._disown(answer.reason, now)
-        return None
+            case Counting() | Naming() | Moving():
+                if isinstance(purpose, Moving) and response is not None:
+                    tunnel = self._tunnels[purpose.network]
+                    self._on_tunnel(tunnel, tunnel.prove_alive(now), now)
+                ended = hear_flow_answer(self._placement.running, purpose, response, self._tunnels, now)
+                if ended is not None:
+                    self._disown(ended, now)
 
     # --- handovers ---
 
