@@ -54,7 +54,7 @@ def pairs_with(match_texts: st.SearchStrategy[str], most_flows: int) -> st.Searc
 
 
 PAIRS = st.lists(pairs_with(TEXTS, 5), max_size=4).map(tuple)
-COUNTS = st.builds(FlowCount, *4 * (st.integers(0, 2**53 - 1),))
+COUNTS = st.builds(FlowCount, *4 * (st.integers(0, 2**53 - 1),), st.booleans())
 RESULTS = st.lists(
     st.builds(HandoverResult, st.booleans(), st.none() | TUNNEL_IDS, NUMBERS, st.none() | TEXTS),
     max_size=5,
@@ -79,7 +79,7 @@ MESSAGES: st.SearchStrategy[UpmtMessage] = st.one_of(
     st.builds(HandoverResponse, RESULTS),
     st.builds(AnchorNotice, TEXTS, TEXTS, TEXTS, st.none() | TUNNEL_IDS),
     st.just(NoticeAnswer()),
-    st.builds(FlowCountsRequest, TEXTS, st.lists(flows(), max_size=MOST_COUNTED).map(tuple)),
+    st.builds(FlowCountsRequest, TEXTS, st.lists(flows(), max_size=MOST_COUNTED).map(tuple), st.booleans()),
     st.builds(FlowCountsResponse, st.lists(st.none() | COUNTS, max_size=MOST_COUNTED).map(tuple)),
 )
 JSON_LEAVES = st.one_of(
@@ -142,7 +142,7 @@ ONE_OF_EACH: tuple[UpmtMessage, ...] = (
     AnchorNotice("tunnel-unheard", "silent for 7 s", "token", TunnelId(7)),
     NoticeAnswer(),
     FlowCountsRequest("token", (FlowKey(17, ip_address("1.2.3.4"), 2000, ip_address("86.0.0.1"), 3000),)),
-    FlowCountsResponse((FlowCount(1000, 998, 0, 35), None)),
+    FlowCountsResponse((FlowCount(1000, 998, 0, 35), FlowCount(7, 7, 0, 20, True), None)),
 )
 
 

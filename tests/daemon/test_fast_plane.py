@@ -33,7 +33,7 @@ from upmt_nf.datapath.fast_layout import (
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.packet import ip_packet
 from upmt_nf.datapath.paft import Paft, Tunnel
-from upmt_nf.datapath.protected import Cookie
+from upmt_nf.datapath.protected import Cookie, Sealed
 from upmt_nf.model.errors import FacilityError, KernelError
 from upmt_nf.model.flow import UDP, Endpoint, FlowKey
 from upmt_nf.model.identity import ApplicationId, TunnelId
@@ -132,6 +132,46 @@ class World:
 
     def writes(self) -> dict[str, int]:
         return {name: table.writes for name, table in self.maps.items()}
+
+
+def test_a_move_is_watched_in_the_kernel_and_looked_at_when_somebody_asks() -> None:
+    world = World()
+    old, new = world.add_tunnel(1), world.add_tunnel(2)
+    world.paft.steer(ApplicationId(1), TunnelId(1))
+    entry = world.add_flow(1)
+    world.slept = 10.0
+    old.heard = 50.0
+    world.kernel_counts(entry, gap=9, late=9, has_come=1)
+    world.fast.watch(entry, new, old, 60.0)
+    watched = world.row(entry)
+    assert (watched.watched, watched.last_arrival) == (2, 40 * 10**9)
+    assert (watched.gap, watched.late, watched.has_come) == (0, 0, 0)
+    world.paft.pin(entry.key, TunnelId(2))
+    assert world.row(entry).watched == 2
+    world.kernel_counts(entry, packets_out=7, packets_in=5, gap=250_000_000, late=2, has_come=1)
+    assert (entry.packets_out, entry.packets_in) == (0, 0)
+    assert world.fast.look_at(entry) == (2, 0.25)
+    assert (entry.packets_out, entry.packets_in) == (7, 5)
+    world.fast.watch(entry, None, None, 70.0)
+    assert world.row(entry).watched == 0
+    assert world.fast.look_at(entry) == (2, 0.25)
+    assert (entry.packets_out, entry.packets_in) == (7, 5)
+
+
+def test_flows_that_the_kernel_does_not_forward_are_not_its_to_tell_of() -> None:
+    world = World()
+    tunnel = world.add_tunnel(1)
+    entry = world.add_flow(1)
+    assert world.fast.look_at(entry) is None  # by no tunnel
+    world.paft.steer(ApplicationId(1), TunnelId(1))
+    assert world.fast.look_at(entry) == (0, 0.0)
+    tunnel.format = Sealed(bytes(32), bytes(32))
+    world.fast.refresh([tunnel])
+    assert world.fast.look_at(entry) is None
+    world.maps["flows"].delete(flow_key(entry.key) or b"")
+    assert world.fast.look_at(entry) is None
+    world.fast.watch(entry, tunnel, None, 1.0)
+    assert not world.maps["flows"].rows
 
 
 @pytest.mark.parametrize("flows", [1, 10_000])

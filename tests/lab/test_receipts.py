@@ -19,11 +19,11 @@ TAP = (sys.executable, str(Path(__file__).with_name("flow_tap.py")))
 PORT = 5004
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
+@pytest.fixture(params=["agent", "fast"])
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     lab = Lab(unique_lab_name(), tmp_path)
     try:
-        lab.upmt("lab", "up", "--name", lab.name, "--datapath", "agent")
+        lab.upmt("lab", "up", "--name", lab.name, "--datapath", request.param)
         lab.await_networks_up()
         yield lab
     finally:
@@ -67,8 +67,13 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
     (planned,) = wait_until(rows, "the planned move is counted")
     assert planned["mode"] == "make-before-break"
     assert planned["counts"]["reason"] is None
+    is_fast = lab.ask("status")["datapath"] == "fast"
     for way in ("up", "down"):
-        assert (planned["counts"][way]["lost"], planned["counts"][way]["duplicated"]) == (0, 0)
+        course = planned["counts"][way]
+        assert course["lost"] == 0
+        # The kernel's packets pass while both ends are read: those of a round trip each time.
+        assert course["lost_at_most"] <= (10 if is_fast else 0), planned
+        assert course["duplicated"] in ((0, None) if is_fast else (0,))
     lab.link("net1", "blackhole")
     wait_until(lambda: len(rows()) == 2, "the cut is counted")
     cut = rows()[1]
@@ -78,7 +83,9 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
     lost_up = host["to"]["out"] - anchor["to"]["in"]
     lost_down = anchor["from"]["out"] - host["from"]["in"]
     assert lost_up > 0, (host, anchor)
-    # The daemon reads in bursts: a packet that came beside the question may be counted on its other side.
-    assert abs(cut["counts"]["up"]["lost"] - lost_up) <= 1
-    assert abs(cut["counts"]["down"]["lost"] - lost_down) <= 1
+    for way, lost in (("up", lost_up), ("down", lost_down)):
+        course = cut["counts"][way]
+        # The daemon reads in bursts: a packet that came beside the question may be counted on its other side.
+        assert course["lost"] - 1 <= lost <= course["lost_at_most"] + 1, (cut, lost_up, lost_down)
+        assert course["lost_at_most"] - course["lost"] <= (20 if is_fast else 0), cut
     assert cut["counts"]["up"]["gap_ms"] >= 20 * (lost_up - 1)

@@ -13,6 +13,7 @@ from upmt_nf.mobility.flow_counts import counts_of
 from upmt_nf.mobility.tallies import Counted, Course
 from upmt_nf.model.flow import FlowKey
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId
+from upmt_nf.signaling.messages import FlowCountsRequest
 
 EVERY = 0.02
 """Seconds between two packets of the stream, each way."""
@@ -131,11 +132,13 @@ def test_an_anchor_tells_counts_of_the_askers_own_flows_only_and_by_their_own_tu
     paft = world.anchor_paft
     first, second = sorted(paft.tunnels.values(), key=lambda tunnel: tunnel.network)
     paft.insert(foreign.packed(), ApplicationId(0), world.now).pinned = first
-    own_count, foreign_count = counts_of(paft, own.source, (own, foreign), first, 8).counts
+    own_count, foreign_count = counts_of(
+        paft, own.source, FlowCountsRequest("", (own, foreign)), first, 8
+    ).counts
     assert own_count is not None
     assert foreign_count is None
-    assert counts_of(paft, own.source, (own,), second, 8).counts == (None,)
-    assert counts_of(paft, own.source, (own, own), first, 1).counts == (own_count,)
+    assert counts_of(paft, own.source, FlowCountsRequest("", (own,)), second, 8).counts == (None,)
+    assert counts_of(paft, own.source, FlowCountsRequest("", (own, own)), first, 1).counts == (own_count,)
 
 
 def test_an_anchor_that_does_not_know_the_question_leaves_the_count_unknown(

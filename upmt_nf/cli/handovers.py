@@ -77,13 +77,21 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _cost(row: dict[str, Any]) -> str:
-    """What was lost and how long nothing came, up and down: `up 0 lost 20 ms, down 1 lost 35 ms`."""
+    """What was lost and how long nothing came, up and down: `up 0 lost 20 ms, down 1-3 lost 35 ms`."""
     counts = row["counts"] or {}
     return ", ".join(
-        f"{way} {counts[way]['lost']} lost {counts[way]['gap_ms']} ms"
+        f"{way} {_lost(counts[way])} lost {counts[way]['gap_ms']} ms"
         for way in ("up", "down")
         if counts.get(way)
     )
+
+
+def _lost(course: dict[str, Any] | None) -> str | None:
+    """A number, or its bounds; records of older daemons have no bounds."""
+    if course is None:
+        return None
+    least, most = course["lost"], course.get("lost_at_most", course["lost"])
+    return str(least) if least == most else f"{least}-{most}"
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -105,7 +113,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             "at": row["time"][:19].replace("T", " "),
             "what": row["flow"] or row["application"],
             "why": row["failure"] or row["cause"],
-            **{way: ((row["counts"] or {}).get(way) or {}).get("lost") for way in ("up", "down")},
+            **{way: _lost((row["counts"] or {}).get(way)) for way in ("up", "down")},
         }
         for row in rows
     ]

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from upmt_nf.daemon.tunnel_counts import TunnelCounts
+from upmt_nf.datapath.arrivals import Seen
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
     ANY_SOCKET,
@@ -229,17 +230,30 @@ class FastPlane:
             # The kernel's, of another socket that is over: this one begins.
             self._write(self._flows, key, row.packed())
             return
+        row = row._replace(watched=known.watched)
         if not row.tunnel and not entry.application_id and self._grace:
             row = row._replace(tunnel=self._tunnel_in_grace(known))
         self._change(key, row)
 
-    def _change(self, key: bytes, row: FlowRow) -> None:
+    def _change(self, key: bytes, row: FlowRow, *, begins_watch: bool = False) -> None:
         """In place: no count is lost, and the socket that the kernel knows it by stays."""
         try:
-            self.programs.change_flow(row.as_change(key, begins_watch=False))
+            self.programs.change_flow(row.as_change(key, begins_watch=begins_watch))
         except KernelError as reason:
             log.debug("%s", reason)
             self.counters.add("fast_write_failures")
+
+    def watch(self, entry: FlowEntry, target: Tunnel | None, old: Tunnel | None, now: float) -> None:
+        """See `Mirror`."""
+        if (key := flow_key(entry.key)) is None or (packed := self._flows.lookup(key)) is None:
+            return
+        if old is not None:
+            self.count_tunnels([old])
+        row = FlowRow.unpacked(packed)._replace(
+            watched=target.id if target is not None else 0,
+            last_arrival=self._told_as(now if old is None else old.heard),
+        )
+        self._change(key, row, begins_watch=target is not None)
 
     def _told_as(self, seconds: float) -> int:
         """A time of ours as the programs' clock has it."""
@@ -411,6 +425,17 @@ class FastPlane:
         """Bring all flows up to date, whatever it takes: for people who ask."""
         for part in self._flows.items():
             self._count(part)
+
+    def look_at(self, entry: FlowEntry) -> Seen | None:
+        """See `Mirror`."""
+        if (key := flow_key(entry.key)) is None or (packed := self._flows.lookup(key)) is None:
+            return None
+        self._count([(key, packed)])
+        row = FlowRow.unpacked(packed)
+        carrier = self._rows.get(TunnelId(self._resolved(row)))
+        if carrier is None or not carrier.is_kernels:
+            return None
+        return Seen(row.late, row.gap / 1e9)
 
     def _tick(self) -> None:
         """A part of the flows and of the tunnels each time: whether these were heard decides on their lives."""

@@ -5,10 +5,17 @@ Counts by tunnel, so that it needs no sequence numbers. Knows no handover.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from upmt_nf.datapath.paft import Tunnel
+
+
+class Seen(NamedTuple):
+    """How the packets of a flow came since it was moved, as a mirror saw it; `gap` in seconds."""
+
+    late: int
+    gap: float
 
 
 class Arrivals:

@@ -173,6 +173,12 @@ class TunnelRow(NamedTuple):
     is_changing: bool = False
     """Has more than one secret: which of them count changes by itself."""
 
+    @property
+    def is_kernels(self) -> bool:
+        """Of a format that the programs know."""
+        format: int = TUNNEL.unpack(self.value)[11]
+        return format != FORMAT_AGENT
+
 
 class Counts(NamedTuple):
     """What passed a tunnel in the kernel, over all CPUs; `heard` in nanoseconds of the monotonic clock."""

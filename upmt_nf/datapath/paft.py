@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Protocol
 
+from upmt_nf.datapath.arrivals import Seen
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.flow_entry import Copied, FlowEntry
 from upmt_nf.datapath.formats import PLAIN, TunnelFormat
@@ -112,6 +113,12 @@ class Mirror(Protocol):
 
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """It is not in the table any more."""
+
+    def watch(self, entry: FlowEntry, target: Tunnel | None, old: Tunnel | None, now: float) -> None:
+        """It moves: look at how its packets come (`Arrivals`), from when `old` was heard last. No target: no more."""
+
+    def look_at(self, entry: FlowEntry) -> Seen | None:
+        """Bring its counts up to date. None: its packets are not the mirror's."""
 
 
 class Heading:

@@ -481,7 +481,7 @@ class Anchor:
         mtu = self._settings.outer_mtu - OVERHEAD[self._settings.address.version]
         bare = len(bytes(self._yes(request, encode(FlowCountsResponse(())))))
         room = room_for_results(bare, mtu, inner.address.version, is_proven=self._guard is not None)
-        counts = counts_of(self._paft, lease.address, body.flows, tunnel, most_counts(room))
+        counts = counts_of(self._paft, lease.address, body, tunnel, most_counts(room))
         return self._yes(request, encode(counts))
 
     def _room(

@@ -16,7 +16,7 @@ LONGEST = 1200
 PROOF = 240
 """Bytes of Authentication-Info, with a next nonce in it."""
 _LEAST_RESULT = len('{"accepted":true,"flows":4294967295,"tunnelID":"4294967295"},')
-_LONGEST_COUNT = len("[" + 4 * "9007199254740991," + "],")
+_LONGEST_COUNT = len("[" + 4 * "9007199254740991," + "1],")
 _BARE_REFUSAL = len('{"accepted":false,"flows":0,"reason":""},')
 
 

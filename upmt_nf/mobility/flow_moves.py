@@ -26,6 +26,7 @@ from upmt_nf.model.flow import (
 from upmt_nf.signaling.iptables_match import parse_match
 from upmt_nf.signaling.messages import (
     ANY,
+    MOST_COUNTED,
     FlowSelector,
     HandoverPair,
     HandoverResult,
@@ -92,7 +93,7 @@ class FlowMoves:
             self._prune(orders, lease.address)
             return HandoverResult(True, tunnel.id, len(keys))
         moved = 0
-        for key in keys:
+        for place, key in enumerate(keys):
             if number := application_meant(key):
                 moved += self._named.move(lease.address, number, tunnel, cseq, now)
                 continue
@@ -102,16 +103,19 @@ class FlowMoves:
                 if stands_for_newcomers(key):
                     self._paft.newcomers[lease.address.packed] = tunnel
                 else:
-                    self._move(lease, key, tunnel, now)
+                    # Hosts ask for the counts of a few only, which they name first.
+                    self._move(lease, key, tunnel, now, is_watched=place < MOST_COUNTED)
         self._prune(orders, lease.address)
         return HandoverResult(True, tunnel.id, moved)
 
-    def _move(self, lease: Lease, key: FlowBytes, tunnel: Tunnel, now: float) -> None:
+    def _move(self, lease: Lease, key: FlowBytes, tunnel: Tunnel, now: float, *, is_watched: bool) -> None:
         known = self._paft.flows.get(key)
         old = None if known is None else self._paft.tunnel_of(known)
         entry = self._paft.move(key, tunnel, now)
         if old is not tunnel:
             entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
+            if self._paft.mirror is not None and is_watched:
+                self._paft.mirror.watch(entry, tunnel, old, now)
         if known is None:
             # Its first packets may still be on their way by any other tunnel.
             others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)

@@ -262,9 +262,9 @@ class HostSignalling:
         self, token: str, virtual_address: IPAddress, request: CountRequest, mtu: int, now: float
     ) -> None:
         """Ask for the anchor's counts of as many of the flows as fit; `mtu`: the largest inner packet, bytes."""
-        room = self._room(FlowCountsRequest(token, ()), virtual_address, mtu)
+        room = self._room(FlowCountsRequest(token, (), takes_readings=True), virtual_address, mtu)
         request.flows = flows_in_groups(request.flows, room)[0]
-        body = FlowCountsRequest(token, request.flows)
+        body = FlowCountsRequest(token, request.flows, takes_readings=True)
         self._send_message(body, request.network, virtual_address, Counting(request.network, request), now)
 
     def name(self, token: str, virtual_address: IPAddress, request: NameRequest, now: float) -> None:

@@ -1,7 +1,9 @@
 """What a handover cost its flows: both ends' counts compared, before it where the old path still works, and after.
 
 Without sequence numbers: the question for the anchor's counts travels behind the packets that we counted, its answer
-behind those that the anchor counted. Knows neither SIP nor PAFT's tunnels' formats.
+behind those that the anchor counted. Where a kernel forwards, some packets behind the question or the answer are
+counted, too: but none that we sent after the answer was here, and of what the anchor sent at least what had come before
+we asked. So what was lost is between two bounds. Knows neither SIP nor PAFT's tunnels' formats.
 
     begun --(old path works: asked by it)--> ... handover done --SETTLE--> asked by the new path --> Counted
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from upmt_nf.datapath.arrivals import Arrivals
+from upmt_nf.datapath.arrivals import Arrivals, Seen
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.model.flow import FlowBytes, FlowKey
@@ -31,11 +33,13 @@ MOST_OPEN = 64
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """One direction, in packets. More arrived than were sent: `duplicated`."""
+    """One direction, in packets. More arrived than were sent: `duplicated`, None where it cannot be told."""
 
     sent: int
     lost: int
-    duplicated: int
+    """So many at least."""
+    lost_at_most: int
+    duplicated: int | None
     late: int
     gap_ms: int
 
@@ -53,13 +57,39 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
+class _Here:
+    """One flow at our end."""
+
+    out: int
+    come: int
+    seen: Seen | None
+    """By the kernel, which forwards it."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Sample:
-    """Both ends of one flow at one moment of the stream."""
+    """Both ends of one flow at one moment of the stream.
+
+    The anchor counted what came of the first `out` packets, and maybe of some more up to `out_at_most`; and of what it
+    had sent then, from `come_at_least` to `come` had come to us.
+    """
 
     at: float
     out: int
+    out_at_most: int
+    come_at_least: int
     come: int
     anchor: FlowCount
+    seen: Seen | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """Of one flow in one direction: what was sent, and less what came of it, at least and at most."""
+
+    sent: int
+    least: int
+    most: int
 
 
 @dataclass(eq=False, slots=True)
@@ -72,14 +102,13 @@ class CountRequest:
     is_last: bool
     paft: Paft
     asked_at: float = 0.0
-    out: tuple[int, ...] = ()
-    """What we had sent of each when the question left."""
+    here: tuple[_Here | None, ...] = ()
+    """Our end of each when the question left."""
 
     def leave(self, now: float) -> None:
         """The question leaves now, for the first time or anew."""
-        entries = [self.paft.flows.get(flow.packed()) for flow in self.flows]
         self.asked_at = now
-        self.out = tuple(entry.packets_out if entry is not None else 0 for entry in entries)
+        self.here = tuple(_here(self.paft, flow.packed()) for flow in self.flows)
 
 
 @dataclass(eq=False, slots=True)
@@ -119,13 +148,13 @@ class Tallies:
         by: NetworkName | None,
     ) -> Tally:
         """A handover begins; `by`: the network that carries these flows yet, if any does."""
-        if self._paft.mirror is not None:
-            entries = ()
         busiest = sorted(entries, key=lambda entry: -(entry.packets_in + entry.packets_out))[:MOST_COUNTED]
         self._numbers += 1
         tally = Tally(self._numbers, target, tuple(entry.flow for entry in busiest))
         for entry in busiest:
             entry.arrivals = Arrivals(target_tunnel, now if source is None else source.heard)
+            if self._paft.mirror is not None:
+                self._paft.mirror.watch(entry, target_tunnel, source, now)
             known = self._known.get(entry.key)
             if known is not None and known.out <= entry.packets_out and known.come <= entry.packets_in:
                 tally.before[entry.key] = known
@@ -153,10 +182,10 @@ class Tallies:
         """The anchor's counts; `round_trip` (seconds) of the path by which it was asked."""
         samples: dict[FlowBytes, _Sample] = {}
         if now - request.asked_at <= round_trip * 2 + EXACT_WITHIN:
-            for flow, out, count in zip(request.flows, request.out, counts, strict=False):
-                entry = self._paft.flows.get(flow.packed())
-                if count is not None and entry is not None:
-                    samples[entry.key] = _Sample(now, out, entry.packets_in, count)
+            for flow, left, count in zip(request.flows, request.here, counts, strict=False):
+                back = _here(self._paft, flow.packed())
+                if count is not None and left is not None and back is not None:
+                    samples[flow.packed()] = _sample(now, left, back, count)
         if not request.is_last:
             request.tally.before.update(samples)
             return
@@ -182,12 +211,7 @@ class Tallies:
     def handle_timeout(self, is_usable: Mapping[NetworkName, bool], now: float) -> None:
         """Ask for what is due; give up what is not answered."""
         for tally in list(self._open):
-            if not tally.flows:
-                # What forwards past us brings its counts a moment late, which would look like loss.
-                self._close(Counted(tally.number, reason="the fast datapath's counts come late"), tally)
-            elif not is_usable.get(tally.target) or (
-                tally.give_up_at is not None and now >= tally.give_up_at
-            ):
+            if not is_usable.get(tally.target) or (tally.give_up_at is not None and now >= tally.give_up_at):
                 self._close(Counted(tally.number, reason="its network went before it was counted"), tally)
             elif tally.count_at is not None and now >= tally.count_at:
                 tally.count_at = None
@@ -201,21 +225,23 @@ class Tallies:
     def _account(self, tally: Tally, samples: dict[FlowBytes, _Sample], now: float) -> Counted:
         if not samples:
             return Counted(tally.number, reason="no flow could be counted at both ends")
-        up: list[tuple[int, int]] = []
-        down: list[tuple[int, int]] = []
+        up: list[_Loss] = []
+        down: list[_Loss] = []
         late_down, gap_down, since = 0, 0.0, now
         for key, after in samples.items():
             entry, before = self._paft.flows[key], tally.before.get(key)
             if before is None and entry.created < self._since:
                 continue
-            begun = _Sample(entry.created, 0, 0, FlowCount(0, 0)) if before is None else before
+            begun = before or _Sample(entry.created, 0, 0, 0, 0, FlowCount(0, 0), None)
             since = min(since, begun.at)
-            up.append((after.out - begun.out, after.anchor.received - begun.anchor.received))
-            down.append((after.anchor.sent - begun.anchor.sent, after.come - begun.come))
-            if entry.arrivals is not None:
-                late_down += entry.arrivals.late
-                gap_down = max(gap_down, entry.arrivals.gap)
-                entry.arrivals = None
+            up.append(_lost_up(begun, after))
+            down.append(_lost_down(begun, after))
+            late, gap = _seen(entry, after.seen)
+            late_down += late
+            gap_down = max(gap_down, gap)
+            entry.arrivals = None
+            if self._paft.mirror is not None:
+                self._paft.mirror.watch(entry, None, None, now)
         if not up:
             return Counted(tally.number, reason="the flows are older than the association")
         anchor = [sample.anchor for sample in samples.values()]
@@ -228,9 +254,47 @@ class Tallies:
         )
 
 
-def _course(flows: list[tuple[int, int]], late: int, gap_ms: int) -> Course:
-    """Of (sent, come) a flow."""
-    lost = sum(max(0, sent - come) for sent, come in flows)
+def _here(paft: Paft, key: FlowBytes) -> _Here | None:
+    """Our end as it stands, the kernel's part included; None: the flow is over."""
+    if (entry := paft.flows.get(key)) is None:
+        return None
+    seen = paft.mirror.look_at(entry) if paft.mirror is not None else None
+    return _Here(entry.packets_out, entry.packets_in, seen)
+
+
+def _sample(now: float, left: _Here, back: _Here, count: FlowCount) -> _Sample:
+    """When the question left and when the answer was back. Where agents forward, at both ends, they count in order."""
+    if left.seen is None and back.seen is None and not count.is_reading:
+        return _Sample(now, left.out, left.out, back.come, back.come, count, None)
+    return _Sample(now, left.out, back.out, left.come, back.come, count, back.seen)
+
+
+def _lost_up(before: _Sample, after: _Sample) -> _Loss:
+    came = after.anchor.received - before.anchor.received
+    return _Loss(
+        after.out - before.out, after.out - before.out_at_most - came, after.out_at_most - before.out - came
+    )
+
+
+def _lost_down(before: _Sample, after: _Sample) -> _Loss:
+    sent = after.anchor.sent - before.anchor.sent
+    return _Loss(sent, sent - (after.come - before.come_at_least), sent - (after.come_at_least - before.come))
+
+
+def _seen(entry: FlowEntry, seen: Seen | None) -> Seen:
+    """How its packets came: the gap is told by who forwards them now, and each has its own late ones."""
+    arrivals = entry.arrivals
+    late, gap = (arrivals.late, arrivals.gap) if arrivals is not None else (0, 0.0)
+    return Seen(late, gap) if seen is None else Seen(late + seen.late, seen.gap)
+
+
+def _course(flows: list[_Loss], late: int, gap_ms: int) -> Course:
+    is_exact = all(flow.least == flow.most for flow in flows)
     return Course(
-        sum(sent for sent, _ in flows), lost, sum(max(0, come - sent) for sent, come in flows), late, gap_ms
+        sum(flow.sent for flow in flows),
+        sum(max(0, flow.least) for flow in flows),
+        sum(max(0, flow.most) for flow in flows),
+        sum(max(0, -flow.least) for flow in flows) if is_exact else None,
+        late,
+        gap_ms,
     )

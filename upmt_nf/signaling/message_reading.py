@@ -209,7 +209,11 @@ def _read_counts_request(document: _Document) -> FlowCountsRequest:
     flows = document.list("flows")
     if len(flows) > MOST_COUNTED:
         raise PeerError(f"'flows' names more than {MOST_COUNTED} flows")
-    return FlowCountsRequest(document.text("association"), tuple(_read_flow(flow) for flow in flows))
+    return FlowCountsRequest(
+        document.text("association"),
+        tuple(_read_flow(flow) for flow in flows),
+        document.flag("takesReadings"),
+    )
 
 
 def _read_counts_response(document: _Document) -> FlowCountsResponse:
@@ -220,9 +224,10 @@ def _read_counts_response(document: _Document) -> FlowCountsResponse:
 
 
 def _read_count(value: Any) -> FlowCount:
-    if not isinstance(value, list) or len(value) != 4:
-        raise PeerError("a count is [received, sent, late, gap]")
-    return FlowCount(*(_integer("a count", number, 2**53) for number in value))
+    if not isinstance(value, list) or len(value) not in (4, 5):
+        raise PeerError("a count is [received, sent, late, gap] and may have a 1 behind them")
+    received, sent, late, gap = (_integer("a count", number, 2**53) for number in value[:4])
+    return FlowCount(received, sent, late, gap, len(value) == 5 and _integer("a count", value[4], 2) == 1)
 
 
 _READERS: dict[str, Callable[[_Document], UpmtMessage]] = {

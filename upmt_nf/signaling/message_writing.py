@@ -13,6 +13,7 @@ from upmt_nf.signaling.messages import (
     AnchorNotice,
     AssociationRequest,
     AssociationResponse,
+    FlowCount,
     FlowCountsRequest,
     FlowCountsResponse,
     FlowSelector,
@@ -159,15 +160,19 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 "association": message.association,
                 "flows": [_flow(flow) for flow in message.flows],
             }
+            if message.takes_readings:
+                found["takesReadings"] = True
         case FlowCountsResponse():
             found = {
                 "mType": "FlowCountsResponse",
-                "counts": [
-                    None if count is None else [count.received, count.sent, count.late, count.gap_ms]
-                    for count in message.counts
-                ],
+                "counts": [None if count is None else _count(count) for count in message.counts],
             }
     return found | {"version": VERSION}
+
+
+def _count(count: FlowCount) -> list[int]:
+    found = [count.received, count.sent, count.late, count.gap_ms]
+    return [*found, 1] if count.is_reading else found
 
 
 def _pair(pair: HandoverPair) -> dict[str, Any]:

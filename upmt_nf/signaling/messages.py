@@ -142,23 +142,29 @@ class NoticeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class FlowCountsRequest:
-    """What did you get and send of these flows? Goes before a handover's receipt is written."""
+    """What did you get and send of these flows? Goes before a handover's receipt is written.
+
+    `takes_readings`: the host knows what to make of counts that are readings.
+    """
 
     association: str
     flows: tuple[FlowKey, ...]
+    takes_readings: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FlowCount:
     """One flow at the anchor, in packets since it began there; `late` came by another tunnel after the new one's first.
 
-    `gap_ms`: the longest time between two packets of the host's since the flow was moved last.
+    `gap_ms`: the longest time between two packets of the host's since the flow was moved last. `is_reading`: the flow's
+    packets passed by while this was read, so some that are behind the question or the answer may be counted.
     """
 
     received: int
     sent: int
     late: int = 0
     gap_ms: int = 0
+    is_reading: bool = False
 
 
 @dataclass(frozen=True, slots=True)
