@@ -1,28 +1,14 @@
 """The mirror: whatever happens to PAFT, the maps say the same; what the kernel counts comes back."""
 
-import itertools
-from collections.abc import Callable
 from ipaddress import ip_address
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from pretend_kernel import PretendLoop, PretendMap
+from mirrored_paft import OWNER, World
+from pretend_kernel import PretendLoop
 
-from upmt_nf.daemon.datapath_choice import choose
-from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane, Near
+from upmt_nf.daemon.fast_plane import ADOPTING
 from upmt_nf.datapath.fast_layout import (
-    APPLICATION,
-    CHANGE,
     COUNTS,
-    END,
-    EVENTS,
-    FLOW,
-    FLOW_KEY,
-    NAMED_BYTES,
     NUMBER,
     TUNNEL,
     ApplicationRow,
@@ -32,106 +18,10 @@ from upmt_nf.datapath.fast_layout import (
 )
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.packet import ip_packet
-from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.protected import Cookie, Sealed
-from upmt_nf.model.errors import FacilityError, KernelError
 from upmt_nf.model.flow import UDP, Endpoint, FlowKey
 from upmt_nf.model.identity import ApplicationId, TunnelId
-
-HERE = Near(Endpoint(ip_address("192.0.2.1"), 4000), 3, 0x1001)
-OWNER = ip_address("10.9.0.1")
-
-
-class World:
-    """A PAFT with its mirror."""
-
-    def __init__(self, flows: int = 100_000, grace: float = 0.0) -> None:
-        self.maps = {
-            "flows": PretendMap(FLOW_KEY.size, FLOW.size, flows),
-            "applications": PretendMap(4, APPLICATION.size, 4096),
-            "names": PretendMap(4, NAMED_BYTES),
-            "tunnels": PretendMap(4, TUNNEL.size),
-            "ends": PretendMap(END.size, 4),
-            "tunnel_counts": PretendMap(4, 2 * COUNTS.size, 8),
-            "events": PretendMap(4, 16),
-        }
-        for number in range(len(EVENTS)):
-            self.maps["events"].rows[NUMBER.pack(number)] = bytes(16)
-        self.paft = Paft()
-        self.loop = PretendLoop()
-        self.slept = 0.0
-        self.grace = grace
-        self.fast = self.begin(took_over=False)
-
-    def begin(
-        self,
-        *,
-        took_over: bool,
-        permits: Callable[[bytes], bool] | None = None,
-        adopted_as: Callable[[int], ApplicationId] = ApplicationId,
-    ) -> FastPlane:
-        programs: Any = SimpleNamespace(
-            maps=self.maps, close=lambda: None, took_over=took_over, change_flow=self.change_flow
-        )
-        loop: Any = self.loop
-        return FastPlane(
-            loop,
-            programs,
-            self.paft,
-            lambda _: HERE,
-            4,
-            grace=self.grace,
-            permits=permits,
-            adopted_as=adopted_as,
-            slept=lambda: self.slept,
-        )
-
-    def change_flow(self, change: bytes) -> bool:
-        """As the program of that name."""
-        key, fields = change[: FLOW_KEY.size], CHANGE.unpack(change)[5:]
-        if (packed := self.maps["flows"].lookup(key)) is None:
-            return False
-        row = FlowRow.unpacked(packed)._replace(**dict(zip(FlowRow._fields[:7], fields[:7], strict=True)))
-        if fields[8]:
-            row = row._replace(last_arrival=fields[7], gap=0, late=0, has_come=0)
-        return self.maps["flows"].update(key, row.packed())
-
-    def start_again(self) -> None:
-        """As after `kill -9`: the maps are as they were, all else is gone."""
-        self.paft, self.loop = Paft(), PretendLoop()
-        self.fast = self.begin(took_over=True)
-
-    def pass_time(self, seconds: float) -> None:
-        self.loop.now += seconds
-        self.loop.tick()
-        self.loop.tick()
-
-    def add_tunnel(self, id: int) -> Tunnel:
-        tunnel = Tunnel(TunnelId(id), OWNER, Endpoint(ip_address("203.0.113.1"), 1000 + id), 1400)
-        self.paft.add_tunnel(tunnel)
-        return tunnel
-
-    def add_flow(self, port: int, application: int = 1, now: float = 0.0) -> FlowEntry:
-        flow = FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53)
-        entry = self.paft.insert(flow.packed(), ApplicationId(application), now)
-        self.loop.turn()
-        return entry
-
-    def row(self, entry: FlowEntry) -> FlowRow:
-        self.loop.turn()
-        found = self.maps["flows"].lookup(flow_key(entry.key) or b"")
-        assert found is not None
-        return FlowRow.unpacked(found)
-
-    def way(self, application: int) -> int:
-        """The tunnel that the programs send an application by."""
-        return ApplicationRow.unpacked(self.maps["applications"].rows[NUMBER.pack(application)]).tunnel
-
-    def kernel_counts(self, entry: FlowEntry, **fields: int) -> None:
-        self.maps["flows"].rows[flow_key(entry.key) or b""] = self.row(entry)._replace(**fields).packed()
-
-    def writes(self) -> dict[str, int]:
-        return {name: table.writes for name, table in self.maps.items()}
 
 
 def test_a_move_is_watched_in_the_kernel_and_looked_at_when_somebody_asks() -> None:
@@ -624,129 +514,3 @@ def test_an_end_that_two_tunnels_had_goes_back_to_the_one_that_stays() -> None:
     world.paft.remove_tunnel(TunnelId(2))
     world.pass_time(60.0)
     assert list(world.maps["ends"].rows.values()) == [NUMBER.pack(1)]
-
-
-class Mirrored(RuleBasedStateMachine):
-    """PAFT under anything that may be done to it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World()
-        self.clock = itertools.count(1)
-
-    @rule(id=st.integers(1, 4))
-    def add_tunnel(self, id: int) -> None:
-        self.world.add_tunnel(id)
-
-    @rule(id=st.integers(1, 4))
-    def remove_tunnel(self, id: int) -> None:
-        self.world.paft.remove_tunnel(TunnelId(id))
-
-    @rule(id=st.integers(1, 4), port=st.integers(1, 60000))
-    def move_endpoint(self, id: int, port: int) -> None:
-        if (tunnel := self.world.paft.tunnels.get(TunnelId(id))) is not None:
-            self.world.paft.move_endpoint(tunnel, Endpoint(ip_address("203.0.113.2"), port))
-
-    @rule(application=st.integers(1, 3), id=st.integers(1, 4) | st.none())
-    def steer(self, application: int, id: int | None) -> None:
-        if id is None or TunnelId(id) in self.world.paft.tunnels:
-            self.world.paft.steer(ApplicationId(application), None if id is None else TunnelId(id))
-
-    @rule(port=st.integers(1, 5), application=st.integers(1, 3))
-    def insert(self, port: int, application: int) -> None:
-        self.world.add_flow(port, application, float(next(self.clock)))
-
-    @rule(
-        port=st.integers(1, 5), id=st.integers(1, 4), how=st.sampled_from(("learn", "move", "pin", "unpin"))
-    )
-    def place(self, port: int, id: int, how: str) -> None:
-        paft, tunnel, now = (
-            self.world.paft,
-            self.world.paft.tunnels.get(TunnelId(id)),
-            float(next(self.clock)),
-        )
-        key = FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53).packed()
-        if tunnel is None:
-            return
-        if how in ("learn", "move"):
-            getattr(paft, how)(key, tunnel, now)
-        elif key in paft.flows:
-            paft.pin(key, tunnel.id) if how == "pin" else paft.unpin(key)
-
-    @rule(application=st.integers(11, 12), id=st.integers(1, 4), ports=st.sets(st.integers(1, 5)))
-    def name(self, application: int, id: int, ports: set[int]) -> None:
-        """As the anchor is told: what flows an application has, and where it goes."""
-        paft, number, now = self.world.paft, ApplicationId(application), float(next(self.clock))
-        if (tunnel := paft.tunnels.get(TunnelId(id))) is not None:
-            paft.move_application(number, tunnel, now)
-            for port in ports:
-                paft.name(FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53).packed(), number, now)
-
-    @rule(application=st.integers(11, 12))
-    def forget_name(self, application: int) -> None:
-        paft, number = self.world.paft, ApplicationId(application)
-        if number in paft.headings and not paft.membership.number_of(number):
-            paft.forget_application(number)
-
-    @rule(port=st.integers(1, 5))
-    def forget(self, port: int) -> None:
-        self.world.paft.forget(FlowKey(UDP, OWNER, port, ip_address("198.51.100.1"), 53).packed())
-
-    @invariant()
-    def the_maps_say_what_paft_says(self) -> None:
-        # New flows are written when the loop turns.
-        self.world.loop.turn()
-        paft, maps = self.world.paft, self.world.maps
-        assert set(maps["flows"].rows) == {flow_key(key) for key in paft.flows}
-        for entry in paft.flows.values():
-            row = self.world.row(entry)
-            assert row.application == entry.application_id
-            tunnel = paft.tunnel_of(entry)
-            assert self.world.fast._resolved(row) == (tunnel.id if tunnel is not None else 0)
-        for application, tunnel in paft.applications.items():
-            assert self.world.way(application) == (tunnel.id if tunnel else 0)
-        assert set(maps["tunnels"].rows) == {NUMBER.pack(id) for id in paft.tunnels}
-        for id in paft.tunnels:
-            assert TUNNEL.unpack(maps["tunnels"].rows[NUMBER.pack(id)])[3] == (
-                paft.tunnels[id].remote.port.to_bytes(2, "big")
-            )
-        ends = {tunnel.remote: tunnel.id for tunnel in paft.tunnels.values()}
-        assert len(maps["ends"].rows) == len(ends)
-
-
-TestMirrored = Mirrored.TestCase
-TestMirrored.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
-
-
-def nothing() -> FastPlane:
-    raise FacilityError("there is no libbpf")
-
-
-def test_the_choice_says_why() -> None:
-    anchor = ip_address("203.0.113.1")
-    assert choose("agent", "tun", anchor, nothing).name == "agent"
-    said = choose("auto", "tun", anchor, nothing)
-    assert (said.name, said.fast) == ("agent", None)
-    for kind, address, named in (
-        ("tun", anchor, "libbpf"),
-        ("ifb", anchor, "ifb"),
-        ("tun", ip_address("2001:db8::1"), "IPv4"),
-    ):
-        with pytest.raises(FacilityError, match=named):
-            choose("fast", kind, address, nothing)
-    world = World()
-    for wanted in ("fast", "auto"):
-        assert choose(wanted, "tun", anchor, lambda: world.fast).name == "fast"
-    for kind, address, make, named in (
-        ("ifb", anchor, nothing, "ifb"),
-        ("tun", ip_address("2001:db8::1"), nothing, "IPv4"),
-        ("tun", anchor, nothing, "libbpf"),
-        ("tun", anchor, broken, "map flows"),
-    ):
-        fallen_back = choose("auto", kind, address, make)
-        assert fallen_back.name == "agent"
-        assert named in fallen_back.reason
-
-
-def broken() -> FastPlane:
-    raise KernelError("map flows cannot be read: Operation not permitted")
