@@ -329,12 +329,16 @@ def test_a_host_that_starts_anew_keeps_its_flows_in_the_kernel() -> None:
     assert set(world.maps["tunnels"].rows) == {NUMBER.pack(2)}
 
 
+@pytest.mark.parametrize("times_told", [1, 2])
 @pytest.mark.parametrize("is_dead", [True, False])
-def test_an_application_without_a_network_goes_on_by_a_dead_tunnel_only(is_dead: bool) -> None:
+def test_an_application_without_a_network_goes_on_by_a_dead_tunnel_only(
+    is_dead: bool, times_told: int
+) -> None:
     world = World(grace=3.0)
     world.add_tunnel(1)
     world.paft.steer(ApplicationId(1), TunnelId(1))
-    world.paft.steer(ApplicationId(1), None)
+    for _ in range(times_told):
+        world.paft.steer(ApplicationId(1), None)
     world.fast.settle([] if is_dead else [1])
     assert world.way(1) == (1 if is_dead else 0)
     world.pass_time(4.0)

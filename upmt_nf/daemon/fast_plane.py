@@ -289,6 +289,9 @@ class FastPlane:
         if application_id >= self._applications.max_entries or (tunnel is None and self._adopting_until):
             # While the association is not back it goes on by the tunnel that it had.
             return
+        if tunnel is None and application_id in self._held:
+            # Told once more; it goes on for what is left of its while.
+            return
         if tunnel is None and self._grace and (before := self._steered.pop(application_id, 0)):
             self._held[application_id] = before, self._loop.time() + self._grace
             return
