@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from upmt_nf.linux.database import opened
 from upmt_nf.model.errors import UpmtError
 
 MOST_EVENTS = 10_000
@@ -21,14 +22,7 @@ class EventStore:
     """The file. Raises UpmtError naming it when it cannot be opened; a failed write later costs that write."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=OFF")
-            self._database.execute(_SCHEMA)
-        except (OSError, sqlite3.Error) as reason:
-            raise UpmtError(f"{path}: the records cannot be opened: {reason}") from reason
+        self._database = opened(path, _SCHEMA, "records")
 
     def keep(self, record: dict[str, Any]) -> None:
         """One more; the oldest goes when there are too many."""

@@ -7,7 +7,7 @@ import sqlite3
 from ipaddress import ip_address
 from pathlib import Path
 
-from upmt_nf.model.errors import UpmtError
+from upmt_nf.linux.database import opened
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import TerminalId
 
@@ -26,15 +26,8 @@ class LeaseStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._unwritten: list[tuple[str, str]] = []
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            # A lease lost with the power is given again by `VIpAddr` in the host's next REGISTER.
-            self._database.execute("PRAGMA synchronous=OFF")
-            self._database.execute(_SCHEMA)
-        except (OSError, sqlite3.Error) as reason:
-            raise UpmtError(f"{path}: the leases cannot be opened: {reason}") from reason
+        # A lease lost with the power is given again by `VIpAddr` in the host's next REGISTER.
+        self._database = opened(path, _SCHEMA, "leases")
 
     def remembered(self) -> dict[TerminalId, IPAddress]:
         """Everybody's address, those that changed last at the end."""

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from upmt_nf.linux.database import opened
 from upmt_nf.mobility.history import Measurements, Sample, spans, too_old
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.identity import NetworkName
@@ -34,14 +35,7 @@ class MeasurementStore:
     """The file."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=OFF")
-            self._database.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as reason:
-            raise UpmtError(f"{path}: the records cannot be opened: {reason}") from reason
+        self._database = opened(path, _SCHEMA, "records")
 
     def used(self) -> list[UsedDay]:
         """What networks carried on earlier days. Raises UpmtError when it cannot be read."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from upmt_nf.model.errors import UpmtError
+from upmt_nf.linux.database import opened
 
 MOST_HANDOVERS = 10_000
 """The newest are kept."""
@@ -28,15 +28,7 @@ class RecordStore:
     """The file. Raises UpmtError naming it when it cannot be opened; a failed write later costs that write."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, isolation_level=None, timeout=2.0)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            # The daemon may die at any moment and loses nothing; the machine may, and loses a moment.
-            self._database.execute("PRAGMA synchronous=OFF")
-            self._database.executescript(_SCHEMA)
-        except (OSError, sqlite3.Error) as reason:
-            raise UpmtError(f"{path}: the records cannot be opened: {reason}") from reason
+        self._database = opened(path, _SCHEMA, "records")
 
     def spent(self) -> list[tuple[Any, ...]]:
         """Rows as `policy.budget.Ledger.recovered` takes them."""
