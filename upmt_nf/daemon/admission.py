@@ -114,7 +114,7 @@ class Admission:
         if not is_open:
             if self._wanted is not None:
                 self._wanted = None
-                self._write_gate(0, _Wanted((), 0, frozenset(), ApplicationId(0)))
+                self._write_gate(0)
             return
         wanted = self._wanted_now()
         if wanted == self._wanted:
@@ -123,7 +123,7 @@ class Admission:
         self._rules[self._generation] = wanted.rules
         for old in list(self._rules)[:-_REMEMBERED]:
             del self._rules[old]
-        self._write_gate(self._generation, wanted)
+        self._write_gate(self._generation, wanted.rest, asks_for_cgroup=wanted.asks_for_cgroup)
 
     def _wanted_now(self) -> _Wanted:
         applications = self._applications
@@ -139,9 +139,9 @@ class Admission:
             rest = ApplicationId(0)
         return _Wanted(rules, applications.decided_by_netfilter, native, rest)
 
-    def _write_gate(self, generation: int, wanted: _Wanted) -> None:
+    def _write_gate(self, generation: int, rest: int = 0, *, asks_for_cgroup: bool = False) -> None:
         try:
-            self._gate.update(NUMBER.pack(0), GATE.pack(generation, wanted.rest, wanted.asks_for_cgroup, 0))
+            self._gate.update(NUMBER.pack(0), GATE.pack(generation, rest, asks_for_cgroup, 0))
         except KernelError as reason:
             log.warning("%s", reason)
 

@@ -288,14 +288,13 @@ class HostPlane:
                 known.setdefault(packet.mark & ~MARK_MASK | self.judged, []).append(packet)
             else:
                 packet.accept()
-        # Those that bear the same mark afterwards go by one message, when no others wait any more.
-        for mark, packets in sorted(known.items(), key=lambda each: len(each[1])):
-            if len(known) == 1 and len(packets) > 1:
-                self._first_packets.repeat_all_with(mark, packets[-1])
-                break
+        # One message judges all that still wait: those of the mark that most get, when the others have theirs.
+        by_number = sorted(known.items(), key=lambda each: len(each[1]))
+        for mark, packets in by_number[:-1]:
             for packet in packets:
                 packet.repeat_with(mark)
-            del known[mark]
+        for mark, packets in by_number[-1:]:
+            self._first_packets.repeat_all_with(mark, packets[-1])
 
     def _keep(self, packet: Packet) -> None:
         packet.hold()

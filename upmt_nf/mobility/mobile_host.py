@@ -296,6 +296,8 @@ class MobileHost:
         The owner brings the tunnels' counters up to date before. Without it black holes are found by keepalives only.
         """
         found = [] if self._is_stopped else self._glances.look(now)
+        if not found:
+            return []
         for tunnel, action in found:
             self._on_tunnel(tunnel, (action,), now)
         if any(isinstance(action, StateChanged | SilenceChanged) for _, action in found):

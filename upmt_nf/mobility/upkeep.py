@@ -97,9 +97,8 @@ class Upkeep:
         return min((time for time in times if time is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
-        """Make trials, set keepalives, ask for keys, as is due."""
+        """Make trials, set keepalives, ask for keys, as is due. Tests go on when what they found is heeded."""
         self.binding.handle_timeout(now)
-        self.tests.handle_timeout(now)
         self._commands += self.paths.handle_timeout(now)
         self._commands += [CheckPortal(network) for network in self.portals.handle_timeout(now)]
         for tunnel in self._tunnels.values():
