@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+from upmt_nf.policy.quality import rate_said
+
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
@@ -63,12 +65,7 @@ def data_size(count: int) -> str:
 
 def data_rate(bits: float | None) -> str:
     """Bit/s with a unit: 2500000 is `2.5 Mbit/s`; what is not known is `-`."""
-    if bits is None:
-        return "-"
-    for unit, factor in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
-        if bits >= factor:
-            return f"{bits / factor:.3g} {unit}"
-    return f"{bits:.0f} bit/s"
+    return "-" if bits is None else rate_said(bits)
 
 
 def carriers(row: Mapping[str, Any]) -> str | None:

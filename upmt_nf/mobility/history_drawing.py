@@ -11,6 +11,7 @@ from html import escape
 from itertools import pairwise
 
 from upmt_nf.mobility.history import Measurements, Sample
+from upmt_nf.policy.quality import rate_said
 
 _WIDTH, _LEFT, _RIGHT, _TOP = 960, 150, 20, 34
 _BAND, _GAP = 90, 16
@@ -21,18 +22,11 @@ _Band = tuple[str, float, Callable[[float], str], tuple[tuple[str, str, _Value],
 """Title, least scale, how its top is written, and curves: name, colour, value."""
 
 
-def _rate(value: float) -> str:
-    for unit, factor in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}"
-    return f"{value:.0f} bit/s"
-
-
 _BANDS: tuple[_Band, ...] = (
     (
         "throughput",
         1e3,
-        _rate,
+        rate_said,
         (("up", _UP, lambda each: each.used_up), ("down", _DOWN, lambda each: each.used_down)),
     ),
     (

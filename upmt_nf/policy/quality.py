@@ -174,3 +174,11 @@ def shown_value(criterion: Criterion, value: float) -> str:
             return f"{value / 1e6:.4g} Mbit/s"
         case Criterion.VOICE_SCORE:
             return f"{value:.2f}"
+
+
+def rate_said(bits: float) -> str:
+    """Bit/s with a unit and three digits: 2500000 is `2.5 Mbit/s`."""
+    for unit, factor in (("Gbit/s", 1e9), ("Mbit/s", 1e6), ("kbit/s", 1e3)):
+        if bits >= factor:
+            return f"{bits / factor:.3g} {unit}"
+    return f"{bits:.0f} bit/s"
