@@ -20,15 +20,9 @@ from upmt_nf.config.application_sections import (
 )
 from upmt_nf.config.checked import Complaint, Section, checked
 from upmt_nf.config.http_url import WrittenUrl
-from upmt_nf.config.policies import (
-    NetworkOrder,
-    PolicyBook,
-    PolicySection,
-    listed,
-    policy_book,
-    too_small,
-    with_networks,
-)
+from upmt_nf.config.policies import PolicyBook, policy_book, with_networks
+from upmt_nf.config.policy_objections import never_satisfied, too_fast, too_small
+from upmt_nf.config.policy_sections import NetworkOrder, PolicySection, listed
 from upmt_nf.config.quantities import Rate, WrittenBudget
 from upmt_nf.config.toml_lines import KeyPath
 from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port, check_tunnel_ports
@@ -338,28 +332,35 @@ def _resolver(config: MobileHostConfig) -> Iterator[Complaint]:
 def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:
     book = config.book()
     yield from book.complaints
-    facts = {item.name: item for item in config.facts()}
+    own = {section.name for section in config.policy}
     for path, section in _choosers(config):
         if section.policy in NO_POLICY:
             continue
         policy = book.policies.get(section.policy)
         if policy is None:
-            names = ", ".join([*NO_POLICY, *book.policies])
-            yield (
-                (*path, "policy"),
-                f"there is no policy {section.policy!r}; there are {names}",
-            )
+            yield (*path, "policy"), _no_such_policy(section.policy, book)
             continue
-        if "networks" not in section.model_fields_set:
-            continue
+        is_narrowed = "networks" in section.model_fields_set
         if policy.kind is Kind.BLOCK:
-            yield (*path, "networks"), f"the policy {section.policy} allows none"
-        elif set(section.networks) <= known | {"any"}:
-            chosen = with_networks(policy, section.networks, tuple(facts.values()))
-            reasons = {name: chosen.never(facts[name]) for name in chosen.networks}
-            if all(reasons.values()):
-                said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-                yield (*path, "networks"), f"its policy can never be satisfied: {said}"
+            if is_narrowed:
+                yield (*path, "networks"), f"the policy {section.policy} allows none"
+        elif set(section.networks) <= known | {"any"} and (is_narrowed or section.policy not in own):
+            # What a [[policy]] says of all its networks is complained about there.
+            key = "networks" if is_narrowed else "policy"
+            chosen = with_networks(policy, section.networks, config.facts()) if is_narrowed else policy
+            if (reason := never_satisfied(chosen, config.facts())) is not None:
+                yield (*path, key), f"{section.policy}: {reason}"
+            for limit, reason in too_fast(chosen, config.facts()):
+                yield (*path, key), f"{section.policy}: {limit}: {reason}"
+
+
+def _no_such_policy(name: str, book: PolicyBook) -> str:
+    if name == Kind.STATIC.value:
+        return (
+            'Static is of one network: leave policy out and say networks = "NETWORK", '
+            'or write a [[policy]] with kind = "Static"'
+        )
+    return f"there is no policy {name!r}; there are {', '.join([*NO_POLICY, *book.policies])}"
 
 
 def _contradictory_policies(config: MobileHostConfig) -> Iterator[Complaint]:
