@@ -235,7 +235,7 @@ def test_the_office_workers_walk_moves_the_call_before_the_wifi_dies_and_the_bac
     """docs/traces/walk.jsonl on the wire: the Wi-Fi fades step by step, dies, and is there again."""
     lab, log = world.lab, tmp_path / "video.log"
     world.write(POLICIES + WALK)
-    text = world.config.read_text().replace("400 kbit/s", "4 Mbit/s")
+    text = world.config.read_text().replace("400 kbit/s", "4 Mbit/s").replace("300 kB", "3 MB")
     world.config.write_text(text.replace('interface = "if1"', 'interface = "if1"\ncost = 4.0'))
     assert "network net1 is described otherwise" in lab.ask("mobile-host", "reload")["changes"]
     wait_until(
