@@ -21,17 +21,13 @@ from upmt_nf.mobility.network_test import TestResult
 from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
-from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
+from upmt_nf.mobility.tunnel_keys import LEAST_MTU, inner_mtu, protect
 from upmt_nf.mobility.tunnel_states import TunnelAction
 from upmt_nf.mobility.upkeep import Upkeep
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 from upmt_nf.signaling.messages import TunnelSetupResponse
 from upmt_nf.signaling.sip.message import Response
-
-LEAST_MTU = 552 - 60
-"""No path is believed to be narrower: a forged ICMP error must not stop everything. Linux believes 552 (min_pmtu),
-which a sealed tunnel must still fit."""
 
 
 class TunnelSetups:
@@ -81,6 +77,7 @@ class TunnelSetups:
             self._heed_test(self._tunnels[network], result, now)
         for network, mtu in upkeep.paths.take_finished():
             self._heed_path(self._tunnels[network], mtu)
+        self._renew(now)
 
     def _heed_test(self, tunnel: HostTunnel, result: TestResult, now: float) -> None:
         """A network that has no tunnel by the port that it was to go to goes to the first that is let through."""
@@ -123,7 +120,23 @@ class TunnelSetups:
         claims = self._placement.claims(network)
         if claims:
             self._placement.note_claims(network, now)
+        tunnel.told_mtu = tunnel.mtu
         signalling.set_up(network, token, address, claims, tunnel.mtu, now)
+
+    def _renew(self, now: float) -> None:
+        """Set tunnels up once more whose keys have served, or of whose size the anchor knows another than we do.
+
+        What it sends would be too large for the path, and its correspondents would not hear of it.
+        """
+        wanted = set(self._rekeying.due(self._paft.tunnels.values(), now))
+        for network, tunnel in self._tunnels.items():
+            if not tunnel.is_usable or (network not in wanted and tunnel.told_mtu == tunnel.mtu):
+                continue
+            association, signalling = self._anchors.used.association, self._anchors.used.signalling
+            token, address = association.token, association.virtual_address
+            if token is not None and address is not None and not signalling.is_setting_up(network):
+                tunnel.told_mtu = tunnel.mtu
+                signalling.set_up(network, token, address, [], tunnel.mtu, now)
 
     def hear(
         self, purpose: SettingUp, response: Response | None, now: float
