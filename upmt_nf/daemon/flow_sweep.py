@@ -42,9 +42,9 @@ _ROUNDS_TO_ALL = 8
 class FlowSweep:
     """The flows of map `flows` and those of `paft`.
 
-    `heard_as` makes a time of the programs' clock ours, `told_as` the other way round. `is_urgent` says whether somebody
-    waits for what the kernel has learnt. `doomed`: flows that PAFT has forgotten and the kernel not yet; `back` is
-    called with one that came by another tunnel since, `let_in` with those that PAFT never knew.
+    `heard_as` makes a time of the programs' clock ours, `told_as` the other way round. `is_urgent` says whether
+    somebody waits for what the kernel has learnt. `doomed`: flows that PAFT has forgotten and the kernel not yet;
+    `back` is called with one that came by another tunnel since, `let_in` with those that PAFT never knew.
     """
 
     def __init__(
