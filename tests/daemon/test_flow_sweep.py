@@ -64,10 +64,9 @@ def test_a_round_looks_at_what_had_a_packet_since_the_last_and_every_few_rounds_
     world.kernel_counts(world.paft.flows[silent], packets_out=row.packets_out + 1)
     rounds = 0
     while count_of(world, silent) == 1:
-        world.loop.now += ROUND
-        seen(world, 1, world.loop.now - 0.1)
+        seen(world, 1, world.loop.now + ROUND - 0.1)
         before = count_of(world, busy)
-        world.loop.tick(), world.loop.tick()
+        world.pass_time(ROUND)
         assert count_of(world, busy) > before
         rounds += 1
         assert rounds < 10
@@ -78,14 +77,12 @@ def test_a_packet_of_just_before_a_round_is_not_missed() -> None:
     world = World()
     key = seen(world, 1, 99.0)
     for _ in range(20):
-        world.loop.now += ROUND
         # Written a moment after the round had begun, by a clock that goes in steps.
-        world.loop.tick(), world.loop.tick()
+        world.pass_time(ROUND)
         before = count_of(world, key)
         entry = world.paft.flows[key]
         world.kernel_counts(entry, packets_out=before + 1, last_seen=int((world.loop.now - 0.004) * 1e9))
-        world.loop.now += ROUND
-        world.loop.tick(), world.loop.tick()
+        world.pass_time(ROUND)
         assert count_of(world, key) == before + 1
 
 
@@ -98,7 +95,6 @@ def test_a_flow_that_paft_never_knew_is_told_of_again_though_it_is_silent() -> N
     stranger = packed[:8] + b"\1\1" + packed[10:]
     world.maps["flows"].rows[stranger] = FlowRow(1, socket=7, last_seen=int(90e9)).packed()
     for _ in range(30):
-        world.loop.now += ROUND
-        world.loop.tick(), world.loop.tick()
+        world.pass_time(ROUND)
     assert len(told) > 1
     assert set(told) == {flow_bytes(stranger)}
