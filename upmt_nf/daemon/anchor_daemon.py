@@ -221,8 +221,7 @@ class AnchorDaemon:
             self._repairs.close()
             self._loop.remove_reader(self._signalling.fileno())
             self._signalling.close()
-            self._leases.close()
-            self.forwards.close()
+            self.write_down()
             self.plane.stop()
             if self.datapath.fast is not None:
                 self.datapath.fast.close()
@@ -233,6 +232,11 @@ class AnchorDaemon:
     def ask_to_stop(self) -> None:
         """Tell the hosts, then end."""
         self.take(StopAsked())
+
+    def write_down(self) -> None:
+        """Save the leases, and close the stores."""
+        self._leases.close()
+        self.forwards.close()
 
     # --- events in, commands out ---
 

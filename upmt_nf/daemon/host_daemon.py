@@ -258,9 +258,7 @@ class HostDaemon:
         finally:
             self._wake_up.cancel()
             self._glancing.stop()
-            self.policies.close(self.machine.ledger)
-            self.measurements.close()
-            self.events.close()
+            self.write_down()
             self._metrics.close()
             if self.repairs is not None:
                 self.repairs.close()
@@ -283,6 +281,12 @@ class HostDaemon:
     def ask_to_stop(self) -> None:
         """De-associate, then end."""
         self.take(StopAsked())
+
+    def write_down(self) -> None:
+        """Save what budgets and measurements have counted, and close the stores."""
+        self.policies.close(self.machine.ledger)
+        self.measurements.close()
+        self.events.close()
 
     async def _metrics_text(self, control: HostControl) -> str:
         status, tunnels = await control.status({}, 0), await control.tunnels({}, 0)
