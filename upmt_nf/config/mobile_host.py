@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
@@ -25,7 +25,14 @@ from upmt_nf.config.policy_objections import never_satisfied, too_fast, too_smal
 from upmt_nf.config.policy_sections import NetworkOrder, PolicySection, listed
 from upmt_nf.config.quantities import Rate, WrittenBudget
 from upmt_nf.config.toml_lines import KeyPath
-from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port, check_tunnel_ports
+from upmt_nf.config.values import (
+    MAX_FURTHER_PORTS,
+    InterfaceName,
+    Name,
+    Port,
+    check_ipv6_address,
+    check_tunnel_ports,
+)
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
@@ -106,6 +113,8 @@ class AnchorAddress(Section):
     """`[anchor]`, or one of `anchors`: where an anchor is, and who this host is towards it."""
 
     address: IPvAnyAddress
+    ipv6_address: IPv6Address | None = None
+    """For access networks that have no IPv4; `address` stays what it is known by."""
     tunnel_port: Port = TUNNEL_PORT
     further_tunnel_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_FURTHER_PORTS)] = ()
     """Tried in this order where an access network lets `tunnel_port` not pass; as the anchor has them."""
@@ -116,10 +125,16 @@ class AnchorAddress(Section):
     """Holds the secret shared with this anchor; by default that of `[mobile_host]`."""
 
     @model_validator(mode="after")
-    def _ports_differ(self) -> AnchorAddress:
+    def _fits_itself(self) -> AnchorAddress:
+        check_ipv6_address(self.address, self.ipv6_address)
         if self.further_tunnel_ports:
             check_tunnel_ports((self.tunnel_port, *self.further_tunnel_ports), self.signalling_port)
         return self
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions by which it is reached."""
+        return (self.address.version,) if self.ipv6_address is None else (self.address.version, 6)
 
     @property
     def tunnels(self) -> Endpoint:
@@ -279,7 +294,7 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                 ("network", index, "protection"),
                 "needs a secret: set mobile_host.secret_file (`enroll` does)",
             )
-        if network.gateway and network.gateway.version != config.anchor.address.version:
+        if network.gateway and network.gateway.version not in config.anchor.versions:
             yield ("network", index, "gateway"), "is of another address family than the anchor"
         for budget in network.budgets:
             if budget.network not in (None, network.name):
@@ -396,6 +411,8 @@ def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
     for index, anchor in enumerate(anchors):
         if anchor.address.version != anchors[0].address.version:
             yield ("anchors", index, "address"), "is of another address family than the first anchor"
+        if (anchor.ipv6_address is None) != (anchors[0].ipv6_address is None):
+            yield ("anchors", index, "ipv6_address"), "is to be said of all anchors, or of none"
 
 
 def _twice(table: str, key: str, values: list[str]) -> Iterator[Complaint]:

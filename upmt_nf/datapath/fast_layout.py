@@ -19,6 +19,7 @@ from upmt_nf.model.names import MAX_APPLICATION_ID
 FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
 FLOW: Final = struct.Struct("=IIIIIIQQQQQQQQQIIII")
 FLOW_COUNTS: Final = struct.Struct("=QQQQ")
+FLOW_LAST_SEEN_AT: Final = 32
 FLOW_COUNTS_AT: Final = 40
 """Where in FLOW packets and bytes out, packets and bytes in begin."""
 APPLICATION: Final = struct.Struct("=IIQII")
