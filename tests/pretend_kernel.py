@@ -51,8 +51,13 @@ class PretendMap:
     def items(self) -> Iterator[list[tuple[bytes, bytes]]]:
         yield list(self.rows.items())
 
-    def batches(self) -> Iterator[tuple[memoryview, memoryview]]:
-        yield memoryview(b"".join(self.rows)), memoryview(b"".join(self.rows.values()))
+    def parts(self, most: int) -> Iterator[tuple[bytes, bytes]]:
+        rows = list(self.rows.items())
+        for at in range(0, len(rows) + 1, most):
+            yield (
+                b"".join(key for key, _ in rows[at : at + most]),
+                b"".join(row for _, row in rows[at : at + most]),
+            )
 
 
 class PretendLoop:

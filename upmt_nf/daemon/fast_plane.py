@@ -20,8 +20,6 @@ from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
     ANY_SOCKET,
     EVENTS,
-    FLOW_COUNTS,
-    FLOW_COUNTS_AT,
     NUMBER,
     TUNNEL,
     ApplicationRow,
@@ -44,7 +42,7 @@ from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, Tunnel
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
-"""Seconds between looks at a part of the kernel's counters."""
+"""Seconds between looks at some of the tunnels."""
 GRACE = 5.0
 """Seconds that the kernel still knows what PAFT forgot: an end that starts anew is back within that time."""
 ADOPTING = 15.0
@@ -119,12 +117,19 @@ class FastPlane:
         """Whose each end is, the newest last: a NAT may give one to another host before the old tunnel has expired."""
         self._tunnel_counts = TunnelCounts(self._counts, paft.tunnels, paft.hear, self._heard_as, loop.time)
         self._changing: dict[TunnelId, None] = {}
-        self._sweep = FlowSweep(self._flows, lambda: self._told_as(loop.time()))
         self._ending: Iterator[None] = iter(())
         self._unattached: dict[str, str] = {}
         self.counters = Counters()
-        self.let_in: Callable[[FlowBytes, FlowRow], None] = lambda key, row: None
-        """Is told of flows that the kernel has let in by itself and PAFT does not know."""
+        self._sweep = FlowSweep(
+            loop,
+            self._flows,
+            paft,
+            heard_as=self._heard_as,
+            told_as=self._told_as,
+            is_urgent=lambda: bool(self._doomed_tunnels or self._tunnels_until),
+            doomed=self._doomed_flows,
+            back=self._take_back,
+        )
         if programs.took_over:
             self._adopt(adopted_as)
         paft.mirror = self
@@ -135,7 +140,12 @@ class FastPlane:
         self._paft.mirror = None
         self._unwritten = {}
         self._timer.cancel()
+        self._sweep.close()
         self.programs.close()
+
+    def tell_let_in(self, tell: Callable[[FlowBytes, FlowRow], None]) -> None:
+        """Who is told of flows that the kernel has let in by itself and PAFT does not know."""
+        self._sweep.let_in = tell
 
     def attach(self, interface: str) -> None:
         """Take tunnel packets off an access interface. One that cannot have a program stays with the agent."""
@@ -171,7 +181,7 @@ class FastPlane:
             self._unwritten.pop(entry.key, None)
             entry.is_mirrored = False
             if (key := flow_key(entry.key)) is not None and (packed := self._flows.lookup(key)) is not None:
-                self._count([(key, packed)])
+                self._sweep.count([(key, packed)])
                 self._flows.delete(key)
         elif not is_known:
             if not self._unwritten:
@@ -426,14 +436,13 @@ class FastPlane:
 
     def count_flows(self) -> None:
         """Bring all flows up to date, whatever it takes: for people who ask."""
-        for part in self._flows.items():
-            self._count(part)
+        self._sweep.count_all()
 
     def look_at(self, entry: FlowEntry) -> Seen | None:
         """See `Mirror`."""
         if (key := flow_key(entry.key)) is None or (packed := self._flows.lookup(key)) is None:
             return None
-        self._count([(key, packed)])
+        self._sweep.count([(key, packed)])
         row = FlowRow.unpacked(packed)
         carrier = self._rows.get(TunnelId(self._resolved(row)))
         if carrier is None or not carrier.is_kernels:
@@ -441,7 +450,7 @@ class FastPlane:
         return Seen(row.late, row.gap / 1e9)
 
     def _tick(self) -> None:
-        """A part of the flows and of the tunnels each time: whether these were heard decides on their lives."""
+        """Some of the tunnels each time: whether they were heard decides on their lives."""
         self._timer = self._loop.call_later(_TICK, self._tick)
         for id in list(islice(self._changing, _LOOKED_AT_PER_TICK)):
             del self._changing[id]
@@ -451,9 +460,6 @@ class FastPlane:
                     self._changing[id] = None
         self._tunnel_counts.count_some()
         now = self._loop.time()
-        # What hosts that come back have taught the kernel is wanted at once.
-        is_urgent = bool(self._doomed_tunnels or self._tunnels_until)
-        self._count(self._sweep.some(is_urgent=is_urgent))
         for key in self._doomed_flows.due(now, _ENDED_PER_TICK):
             self._end_flow(key)
         for id in self._doomed_tunnels.due(now, _ENDED_PER_TICK):
@@ -544,40 +550,3 @@ class FastPlane:
             self._paft.mirror = self
         if row.application and (packed := flow_key(key)) is not None:
             self._write_flow(packed, entry)
-
-    def _count(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        flows, tunnels = self._paft.flows, self._paft.tunnels
-        for key, packed in rows:
-            entry = flows.get(flow_bytes(key))
-            if entry is not None and FLOW_COUNTS.unpack_from(packed, FLOW_COUNTS_AT) == entry.offloaded:
-                continue
-            row = FlowRow.unpacked(packed)
-            if entry is None:
-                # The host started anew, and the kernel has learnt its new tunnel before us.
-                learnt = tunnels.get(TunnelId(row.tunnel))
-                if learnt is not None and flow_bytes(key) in self._doomed_flows:
-                    self._take_back(flow_bytes(key), learnt, row)
-                elif row.socket and flow_bytes(key) not in self._doomed_flows:
-                    self.let_in(flow_bytes(key), row)
-                continue
-            if row.socket not in (0, ANY_SOCKET, entry.socket):
-                # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
-                continue
-            before = entry.offloaded
-            entry.packets_out += row.packets_out - before[0]
-            entry.bytes_out += row.bytes_out - before[1]
-            entry.packets_in += row.packets_in - before[2]
-            entry.bytes_in += row.bytes_in - before[3]
-            entry.offloaded = row.counts
-            entry.last_seen = max(entry.last_seen, self._heard_as(row.last_seen))
-            self._take_learnt(entry, row)
-
-    def _take_learnt(self, entry: FlowEntry, row: FlowRow) -> None:
-        own, learnt = self._paft.own_tunnel_of(entry), self._paft.tunnels.get(TunnelId(row.tunnel))
-        heading = self._paft.headings.get(entry.application_id)
-        if heading is None:
-            if learnt is not None and learnt is not own:
-                entry.previous, entry.pinned = entry.pinned, learnt
-        elif row.application == entry.application_id:
-            is_apart = row.tunnel and row.course == heading.course & 0xFFFFFFFF
-            entry.pinned, entry.course = learnt if is_apart else None, heading.course

@@ -218,35 +218,31 @@ class BpfMap:
     def items(self) -> Iterator[list[tuple[bytes, bytes]]]:
         """All entries, some thousand at a time. Entries that change meanwhile may be missed or come twice."""
         key_size, value_size = self.key_size, self.value_size
-        for keys, values in self.batches():
-            raw_keys, raw_values = bytes(keys), bytes(values)
+        for keys, values in self.parts(_BATCH):
             yield [
-                (
-                    raw_keys[at * key_size : (at + 1) * key_size],
-                    raw_values[at * value_size : (at + 1) * value_size],
-                )
-                for at in range(len(raw_keys) // key_size)
+                (keys[at * key_size : (at + 1) * key_size], values[at * value_size : (at + 1) * value_size])
+                for at in range(len(keys) // key_size)
             ]
 
-    def batches(self) -> Iterator[tuple[memoryview, memoryview]]:
-        """As `items`: the keys of some thousand entries, joined, and their values, both good until the next ones."""
+    def parts(self, most: int) -> Iterator[tuple[bytes, bytes]]:
+        """The same, about `most` at a time: the keys joined, and the values. Raises KernelError."""
         calls = library().calls
-        keys = ctypes.create_string_buffer(_BATCH * self.key_size)
-        values = ctypes.create_string_buffer(_BATCH * self.value_size)
+        keys = ctypes.create_string_buffer(most * self.key_size)
+        values = ctypes.create_string_buffer(most * self.value_size)
         # For a hash the kernel keeps its place in four bytes, whatever the size of the key.
         place = ctypes.create_string_buffer(max(4, self.key_size))
         count = ctypes.c_uint32()
         before = None
         while True:
-            count.value = _BATCH
+            count.value = most
             result = calls.bpf_map_lookup_batch(
                 self._fd, before, place, keys, values, ctypes.byref(count), None
             )
             if result < 0 and result != -errno.ENOENT:
                 raise KernelError(f"map {self.name} cannot be read: {os.strerror(-result)}")
             yield (
-                memoryview(keys).cast("B")[: count.value * self.key_size],
-                memoryview(values).cast("B")[: count.value * self.value_size],
+                ctypes.string_at(keys, count.value * self.key_size),
+                ctypes.string_at(values, count.value * self.value_size),
             )
             if result < 0:
                 return
