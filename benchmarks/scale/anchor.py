@@ -59,19 +59,15 @@ max_associations = {max(65536, hosts + 1)}
 
     def await_answer(self) -> None:
         """Return when it answers on its control socket."""
-        wait_until(self._answers, "the anchor answers", 30)
+        wait_until(self.answers, "the anchor answers", 30)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it does."""
         try:
-            self._here.ask("status", "an")
+            self._here.ask("apps", "an")  # `status` tells all associations
         except UpmtError:
             return False
         return True
-
-    def counters(self) -> dict[str, int]:
-        """What it dropped, refused or ignored, by reason; and its datapath."""
-        found: dict[str, int] = self._here.ask("status", "an")["counters"]
-        return found
 
     @property
     def datapath(self) -> str:

@@ -31,6 +31,8 @@ FLOWS_A_SINK = 20_000
 _CARE_OF = (int(IPv4Address("100.64.0.0")), int(IPv4Address("100.96.0.0")))
 _OWN_TUNNEL_PORT, _FLOW_PORT = 1500, 5004
 FIRST_SINK = 9000
+_UDP_CHECKSUM = 26
+"""Where it stands in a packet."""
 _URI = f"sip:{ANCHOR}:{SIGNALLING_PORT}"
 _ANSWER = re.compile(rb"SIP/2\.0 (\d{3}) [^\r]*\r\n[\s\S]*?branch=z9hG4bK(\d+)-(\d+)")
 _NONCE = re.compile(rb'[ ,]nonce="([^"]+)"')
@@ -153,9 +155,10 @@ class Host:
         """Its one flow."""
         return FlowKey(UDP, self.virtual, _FLOW_PORT, SINK, self._sink)
 
-    def first_packet(self) -> bytes:
-        """Of its flow, by the first tunnel."""
-        return self._tunnelled(0, _FLOW_PORT, SINK, self._sink, b"first")
+    def packet(self, network: int, payload: bytes) -> bytes:
+        """Of its flow, by one of its tunnels, as the kernel plane of a host sends it: without an outer checksum."""
+        packet = self._tunnelled(network, _FLOW_PORT, SINK, self._sink, payload)
+        return packet[:_UDP_CHECKSUM] + bytes(2) + packet[_UDP_CHECKSUM + 2 :]
 
     @property
     def _sink(self) -> int:
