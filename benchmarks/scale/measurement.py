@@ -81,9 +81,10 @@ class Measurement:
             before = anchor.cpu_seconds
             pace = self._phase(name, lambda interval=interval: crowd.stay(interval, _WATCHED))  # type: ignore[misc]
             spent = (anchor.cpu_seconds - before) / pace.seconds
+            each = max(0.0, spent - nothing) / pace.per_second
+            figures[f"{name}_us"] = round(each * 1e6, 1)
             # Where not all could be sent, those that were stand for the others.
-            share = 2 * self._number / interval / pace.per_second
-            figures[f"{name}_percent"] = round(100 * (nothing + max(0.0, spent - nothing) * share), 2)
+            figures[f"{name}_percent"] = round(100 * (nothing + each * 2 * self._number / interval), 2)
 
     def _come_back(self, network: int) -> None:
         """The daemon is killed and started; its hosts' flows, by their tunnels there, go on meanwhile."""
