@@ -34,7 +34,7 @@ STREAM = 500
 """Packets a second of flows that go on while the daemon is gone, each of another of as many hosts."""
 MOST_KEEPALIVES = 8000
 """A second, which this one process can still send: of more hosts than that asks for, each second one and so on."""
-_MARK, _LOOK, _BATCH = b"stream", 0.05, 64
+_MARK, _BATCH = b"stream", 64
 _FIRST_RESEND, _LONGEST_RESEND = 0.5, 4.0
 _PATIENCE = 20.0
 _IPV4, _UDP = 20, 28
@@ -172,10 +172,11 @@ class Crowd:
             self._hear(0.01, stream)
 
     def pass_time(self, is_over: Callable[[], bool]) -> None:
-        """The stream goes on until then."""
-        look_at = 0.0
-        while (now := monotonic()) < look_at or not is_over():
-            look_at = now + _LOOK if now >= look_at else look_at
+        """The stream goes on until then. Raises WrongAnswer when that takes too long."""
+        end = monotonic() + 3 * _PATIENCE
+        while not is_over():
+            if (now := monotonic()) > end:
+                raise WrongAnswer("the anchor does not come back")
             self._pump(now)
             self._hear(0.002)
 

@@ -97,7 +97,7 @@ class Measurement:
         for host in crowd.hosts:
             host.restart()
         anchor.start()
-        crowd.pass_time(anchor.answers)
+        crowd.pass_time(anchor.begin_to_await())
         figures["start_s"] = round(monotonic() - began, 2)
         spent = anchor.cpu_seconds - self._start_seconds
         figures["start_us"] = round(max(0.0, spent) / self._number * 1e6, 1)
