@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.scale.figures import FIGURES, FLAT, growth, table, verdicts
+from benchmarks.scale.figures import FIGURES, FLAT, Found, growth, table, verdicts
 from benchmarks.scale.measurement import PARTS, measure
 
 
@@ -38,22 +38,24 @@ def main() -> None:
         print(f"{number:,} associations", file=sys.stderr, flush=True)
         found.append(measure(number, chosen.datapath, parts))
         os.sched_setaffinity(0, cores)
+        if chosen.json is not None:
+            _write(found, chosen.json)
     print("\n".join(table(found)))
     said = verdicts(found)
     print(
         "\n".join(said) or f"all that was asked, and no cost of an association above {FLAT} times the first"
     )
-    if chosen.json is not None:
-        grown = [
-            {
-                figure.name: ratio
-                for figure in FIGURES
-                if (ratio := growth(figure, each, found[0])) is not None
-            }
-            for each in found
-        ]
-        written = [{**each, "growth": ratios} for each, ratios in zip(found, grown, strict=True)]
-        chosen.json.write_text(json.dumps(written, indent=2) + "\n")
+
+
+def _write(found: list[Found], file: Path) -> None:
+    """The figures, and beside them how the cost of an association grew."""
+    written = []
+    for each in found:
+        ratios = {figure.name: growth(figure, each, found[0]) for figure in FIGURES}
+        written.append(
+            {**each, "growth": {name: ratio for name, ratio in ratios.items() if ratio is not None}}
+        )
+    file.write_text(json.dumps(written, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Collection
 from ipaddress import ip_address
 from time import monotonic
@@ -129,4 +130,10 @@ class Measurement:
             if pace.answers:
                 figures[f"{name}_p50_ms"] = round(pace.answered_within(0.5), 2)
                 figures[f"{name}_p99_ms"] = round(pace.answered_within(0.99), 2)
+            # Very many take minutes.
+            print(
+                f"  {name}: {pace.done:,} in {pace.seconds:.1f} s, CPU {figures[f'{name}_us']} us each",
+                file=sys.stderr,
+                flush=True,
+            )
         return pace
