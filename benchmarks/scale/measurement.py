@@ -22,7 +22,7 @@ FORGETTING = 34.0
 """Seconds until SIP has forgotten the answers that it keeps for copies of requests (RFC 3261, timer J)."""
 PROBES = 100
 """Keepalives a second beside everything else, to see how long they wait for their answers."""
-_WATCHED = 8.0
+_WATCHED = 6.0
 """Seconds of keepalives whose cost is measured."""
 
 
