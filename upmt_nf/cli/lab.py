@@ -161,6 +161,8 @@ def _print_result(result: DemoResult) -> None:
         for name, stretch in result.call.items()
     ]
     print_table(None, _CALL, rows)
+    if any(row["reordered"] for row in rows):
+        typer.echo("(Reordered: what goes by LTE overtakes what is still on the slow Wi-Fi.)")
     typer.echo(
         "\nBytes of each application by network, as its flows counted them, and all bytes on the wire:"
     )
