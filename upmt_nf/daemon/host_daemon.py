@@ -197,6 +197,7 @@ class HostDaemon:
             lost=self._lose_path,
             narrowed=self._narrow_path,
             own=self._own,
+            reached=self.kernel.addresses.at,
             merges=self.datapath.fast is None,
             is_left_alone=self.applications.is_left_alone,
         )
@@ -229,7 +230,11 @@ class HostDaemon:
         self.policies.begin(self.take, lambda: self.machine.ledger)
         self.measurements.begin(self.machine, self.events)
         self._probes = BindingProbes(
-            loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take, self._own
+            loop,
+            lambda version: self.kernel.addresses.at(self.kernel.anchor, version).address,
+            self.networks.routing_of,
+            self.take,
+            self._own,
         )
         url = self.config.mobile_host.portal_check
         self._portals = PortalProbes(url, self.networks.routing_of, self.take, self._own)

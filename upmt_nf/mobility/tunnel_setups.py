@@ -55,7 +55,8 @@ class TunnelSetups:
 
     def inner_mtu(self, tunnel: HostTunnel, outer: int) -> int:
         """The largest inner packet where outer ones have at most this many bytes."""
-        return max(LEAST_MTU, inner_mtu(outer, self._settings.anchor.version, self._format_of(tunnel)))
+        version = self._settings.reached_at(tunnel.care_of_address).version
+        return max(LEAST_MTU, inner_mtu(outer, version, self._format_of(tunnel)))
 
     def set_mtu(self, tunnel: HostTunnel, mtu: int) -> None:
         """Inner packets have at most this many bytes from now on."""
@@ -68,7 +69,8 @@ class TunnelSetups:
     def anchor_end(self, tunnel: HostTunnel) -> Endpoint:
         """Where a network's tunnel ends."""
         settings = self._anchors.used.settings
-        return Endpoint(settings.anchor, tunnel.anchor_port or settings.tunnel_port)
+        address = settings.reached_at(tunnel.care_of_address)
+        return Endpoint(address, tunnel.anchor_port or settings.tunnel_port)
 
     def heed(self, upkeep: Upkeep, now: float) -> None:
         """Take up what was found out about networks since the last time."""
