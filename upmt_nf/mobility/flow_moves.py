@@ -7,8 +7,10 @@ spoke of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import nlargest
 
 from upmt_nf.datapath.arrivals import Arrivals
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import SETTLE_SECONDS, Paft, Tunnel
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.leases import Lease
@@ -23,10 +25,12 @@ from upmt_nf.model.flow import (
     newcomers_of,
     stands_for_newcomers,
 )
+from upmt_nf.model.identity import ApplicationId
 from upmt_nf.signaling.iptables_match import parse_match
 from upmt_nf.signaling.messages import (
     ANY,
     MOST_COUNTED,
+    MOST_WEIGHED,
     FlowSelector,
     HandoverPair,
     HandoverResult,
@@ -35,6 +39,8 @@ from upmt_nf.signaling.messages import (
 )
 
 _SPARE_ORDERS = 1024
+_MOST_PACKED_WATCHED = 32
+"""Flows in a packed list that are looked at, which may be of several applications."""
 
 
 class FlowMoves:
@@ -95,7 +101,10 @@ class FlowMoves:
         moved = 0
         for place, key in enumerate(keys):
             if number := application_meant(key):
-                moved += self._named.move(lease.address, number, tunnel, cseq, now)
+                done = self._named.move(lease.address, number, tunnel, cseq, now)
+                moved += done.flows
+                if pair.is_packed and done.left is not None:
+                    self._watch_some(done.id, tunnel, done.left, now)
                 continue
             moved += not stands_for_newcomers(key)
             if orders.get(key, -1) <= cseq:
@@ -103,8 +112,9 @@ class FlowMoves:
                 if stands_for_newcomers(key):
                     self._paft.newcomers[lease.address.packed] = tunnel
                 else:
-                    # Hosts ask for the counts of a few only, which they name first.
-                    self._move(lease, key, tunnel, now, is_watched=place < MOST_COUNTED)
+                    # Hosts ask for the counts of a few only, which they name first, or pack with those of others.
+                    most = _MOST_PACKED_WATCHED if pair.is_packed else MOST_COUNTED
+                    self._move(lease, key, tunnel, now, is_watched=place < most)
         self._prune(orders, lease.address)
         return HandoverResult(True, tunnel.id, moved)
 
@@ -113,14 +123,27 @@ class FlowMoves:
         old = None if known is None else self._paft.tunnel_of(known)
         entry = self._paft.move(key, tunnel, now)
         if old is not tunnel:
-            entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
-            if self._paft.mirror is not None and is_watched:
-                self._paft.mirror.watch(entry, tunnel, old, now)
+            self._watch(entry, tunnel, old, now, is_mirrored=is_watched)
         if known is None:
             # Its first packets may still be on their way by any other tunnel.
             others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)
             entry.left = tuple((other, now + SETTLE_SECONDS) for other in others)
             self._paft.changed(entry)
+
+    def _watch(
+        self, entry: FlowEntry, tunnel: Tunnel, old: Tunnel | None, now: float, *, is_mirrored: bool
+    ) -> None:
+        """Look at how its packets come from now on."""
+        entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
+        if self._paft.mirror is not None and is_mirrored:
+            self._paft.mirror.watch(entry, tunnel, old, now)
+
+    def _watch_some(self, id: ApplicationId, tunnel: Tunnel, old: Tunnel, now: float) -> None:
+        """Of an application that moves by its name, the flows that its host asks for the counts of: the busiest."""
+        some = self._paft.membership.some(id, MOST_WEIGHED)
+        busiest = nlargest(MOST_COUNTED, some, key=lambda entry: entry.packets_in + entry.packets_out)
+        for entry in busiest:
+            self._watch(entry, tunnel, old, now, is_mirrored=True)
 
     def _choose(self, lease: Lease, choices: Sequence[TunnelChoice], came_by: Tunnel) -> Tunnel | None:
         if not choices:
