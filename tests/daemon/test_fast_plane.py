@@ -470,6 +470,7 @@ def test_what_does_not_come_back_ends() -> None:
     world.start_again()
     world.paft.steer(ApplicationId(1), None)
     world.pass_time(20.0)
+    world.loop.tick()  # some thousand at a time
     assert world.way(1) == 0
     assert not world.maps["tunnels"].rows
     assert not world.maps["ends"].rows

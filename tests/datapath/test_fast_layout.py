@@ -22,6 +22,7 @@ from upmt_nf.datapath.fast_layout import (
     FLOW,
     FLOW_COUNTS_AT,
     FLOW_KEY,
+    FLOW_LAST_SEEN_AT,
     NAMED_BYTES,
     TUNNEL,
     FlowRow,
@@ -67,6 +68,8 @@ MEMBERS = {"left_too": "left[1]"}
 def test_a_flows_counts_are_where_they_are_read() -> None:
     _, fields = FIELDS["flow"]
     assert offsets(FLOW)[fields.split().index("packets_out")] == FLOW_COUNTS_AT
+    assert offsets(FLOW)[fields.split().index("last_seen")] == FLOW_LAST_SEEN_AT
+    assert FLOW_LAST_SEEN_AT % 8 == FLOW.size % 8 == 0
 
 
 def test_structs_are_laid_out_as_the_compiler_does(tmp_path: Path) -> None:

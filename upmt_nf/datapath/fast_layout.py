@@ -19,8 +19,9 @@ from upmt_nf.model.names import MAX_APPLICATION_ID
 FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
 FLOW: Final = struct.Struct("=IIIIIIQQQQQQQQQIIII")
 FLOW_COUNTS: Final = struct.Struct("=QQQQ")
+FLOW_LAST_SEEN_AT: Final = 32
 FLOW_COUNTS_AT: Final = 40
-"""Where in FLOW packets and bytes out, packets and bytes in begin."""
+"""Where in FLOW its time stands, and where packets and bytes out, packets and bytes in begin."""
 APPLICATION: Final = struct.Struct("=IIQII")
 CHANGE: Final = struct.Struct("=4s4s2s2sB3xIIIIIIQQII")
 TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sH4s8s64s")
