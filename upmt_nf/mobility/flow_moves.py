@@ -99,51 +99,52 @@ class FlowMoves:
             self._prune(orders, lease.address)
             return HandoverResult(True, tunnel.id, len(keys))
         moved = 0
+        watched: dict[Tunnel | None, list[FlowEntry]] = {}
+        # Hosts ask for the counts of a few only, which they name first, or pack with those of others.
+        most_watched = _MOST_PACKED_WATCHED if pair.is_packed else MOST_COUNTED
         for place, key in enumerate(keys):
             if number := application_meant(key):
                 done = self._named.move(lease.address, number, tunnel, cseq, now)
                 moved += done.flows
                 if pair.is_packed and done.left is not None:
-                    self._watch_some(done.id, tunnel, done.left, now)
+                    watched.setdefault(done.left, []).extend(self._busiest(done.id, tunnel, done.left))
                 continue
             moved += not stands_for_newcomers(key)
             if orders.get(key, -1) <= cseq:
                 orders[key] = cseq
                 if stands_for_newcomers(key):
                     self._paft.newcomers[lease.address.packed] = tunnel
-                else:
-                    # Hosts ask for the counts of a few only, which they name first, or pack with those of others.
-                    most = _MOST_PACKED_WATCHED if pair.is_packed else MOST_COUNTED
-                    self._move(lease, key, tunnel, now, is_watched=place < most)
+                    continue
+                old = self._move(lease, key, tunnel, now)
+                if old is not tunnel and place < most_watched:
+                    watched.setdefault(old, []).append(self._paft.flows[key])
+        if self._paft.mirror is not None:
+            for old, entries in watched.items():
+                self._paft.mirror.watch(entries, tunnel, old, now)
         self._prune(orders, lease.address)
         return HandoverResult(True, tunnel.id, moved)
 
-    def _move(self, lease: Lease, key: FlowBytes, tunnel: Tunnel, now: float, *, is_watched: bool) -> None:
+    def _move(self, lease: Lease, key: FlowBytes, tunnel: Tunnel, now: float) -> Tunnel | None:
+        """Gives where it was."""
         known = self._paft.flows.get(key)
         old = None if known is None else self._paft.tunnel_of(known)
         entry = self._paft.move(key, tunnel, now)
         if old is not tunnel:
-            self._watch(entry, tunnel, old, now, is_mirrored=is_watched)
+            entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
         if known is None:
             # Its first packets may still be on their way by any other tunnel.
             others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)
             entry.left = tuple((other, now + SETTLE_SECONDS) for other in others)
             self._paft.changed(entry)
+        return old
 
-    def _watch(
-        self, entry: FlowEntry, tunnel: Tunnel, old: Tunnel | None, now: float, *, is_mirrored: bool
-    ) -> None:
-        """Look at how its packets come from now on."""
-        entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
-        if self._paft.mirror is not None and is_mirrored:
-            self._paft.mirror.watch(entry, tunnel, old, now)
-
-    def _watch_some(self, id: ApplicationId, tunnel: Tunnel, old: Tunnel, now: float) -> None:
-        """Of an application that moves by its name, the flows that its host asks for the counts of: the busiest."""
+    def _busiest(self, id: ApplicationId, tunnel: Tunnel, old: Tunnel) -> list[FlowEntry]:
+        """Of an application that moved by its name, the flows that its host will ask for the counts of."""
         some = self._paft.membership.some(id, MOST_WEIGHED)
         busiest = nlargest(MOST_COUNTED, some, key=lambda entry: entry.packets_in + entry.packets_out)
         for entry in busiest:
-            self._watch(entry, tunnel, old, now, is_mirrored=True)
+            entry.arrivals = Arrivals(tunnel, old.heard)
+        return busiest
 
     def _choose(self, lease: Lease, choices: Sequence[TunnelChoice], came_by: Tunnel) -> Tunnel | None:
         if not choices:
