@@ -111,8 +111,8 @@ FLOW = ["udp", "1.2.3.4", 1, "5.6.7.8", 2]
             for wrong in wrongs
         ),
         *(
-            {"match": {"syntax": "packed"} | change}
-            for change in (
+            {"match": {"syntax": "packed", **packed}}
+            for packed in (
                 {},
                 {"source": "1.2.3.4", "match": ""},
                 {"source": "1.2.3.4", "match": "EQUAAAEH0Au4"},
