@@ -40,6 +40,6 @@ def test_a_stream_loses_nothing_over_many_new_keys(rekeying_lab: Lab) -> None:
     matched = re.search(r"(\d+) packets transmitted, (\d+) received", said)
     assert matched is not None, said
     assert matched[1] == matched[2] == "1000", said
-    assert lab.ask("status")["counters"]["keys_renewed"] - before >= 10
+    assert lab.ask("status")["counters"]["keys_renewed"] - before >= 5
     for host in ("mh", "an"):
         assert lab.ask("status", host=host)["counters"].get("malformed_inner", 0) == 0
