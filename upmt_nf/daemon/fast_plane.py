@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
     ANY_SOCKET,
     EVENTS,
+    MOST_CHANGES,
     NUMBER,
     TUNNEL,
     ApplicationRow,
@@ -30,6 +31,7 @@ from upmt_nf.datapath.fast_layout import (
     flow_bytes,
     flow_key,
     tunnel_row,
+    watch_change,
 )
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import Paft, Tunnel
@@ -245,25 +247,28 @@ class FastPlane:
             row = row._replace(tunnel=self._tunnel_in_grace(known))
         self._change(key, row)
 
-    def _change(self, key: bytes, row: FlowRow, *, begins_watch: bool = False) -> None:
+    def _change(self, key: bytes, row: FlowRow) -> None:
         """In place: no count is lost, and the socket that the kernel knows it by stays."""
+        self._change_all(row.as_change(key))
+
+    def _change_all(self, changes: bytes) -> None:
         try:
-            self.programs.change_flow(row.as_change(key, begins_watch=begins_watch))
+            self.programs.change_flows(changes)
         except KernelError as reason:
             log.debug("%s", reason)
             self.counters.add("fast_write_failures")
 
-    def watch(self, entry: FlowEntry, target: Tunnel | None, old: Tunnel | None, now: float) -> None:
+    def watch(
+        self, entries: Sequence[FlowEntry], target: Tunnel | None, old: Tunnel | None, now: float
+    ) -> None:
         """See `Mirror`."""
-        if (key := flow_key(entry.key)) is None or (packed := self._flows.lookup(key)) is None:
-            return
         if old is not None:
             self.count_tunnels([old])
-        row = FlowRow.unpacked(packed)._replace(
-            watched=target.id if target is not None else 0,
-            last_arrival=self._told_as(now if old is None else old.heard),
-        )
-        self._change(key, row, begins_watch=target is not None)
+        since = self._told_as(now if old is None else old.heard)
+        keys = [key for entry in entries if (key := flow_key(entry.key)) is not None]
+        changes = [watch_change(key, target.id if target is not None else 0, since) for key in keys]
+        for at in range(0, len(changes), MOST_CHANGES):
+            self._change_all(b"".join(changes[at : at + MOST_CHANGES]))
 
     def _told_as(self, seconds: float) -> int:
         """A time of ours as the programs' clock has it."""

@@ -7,7 +7,7 @@ packets nor signalling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from math import inf
 from typing import Protocol
@@ -115,8 +115,10 @@ class Mirror(Protocol):
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """It is not in the table any more."""
 
-    def watch(self, entry: FlowEntry, target: Tunnel | None, old: Tunnel | None, now: float) -> None:
-        """It moves: look at how its packets come (`Arrivals`), from when `old` was heard last. No target: no more."""
+    def watch(
+        self, entries: Sequence[FlowEntry], target: Tunnel | None, old: Tunnel | None, now: float
+    ) -> None:
+        """They move: look at how packets come (`Arrivals`), from when `old` was heard last. No target: no more."""
 
     def look_at(self, entry: FlowEntry) -> Seen | None:
         """Bring its counts up to date. None: its packets are not the mirror's."""
