@@ -5,10 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from upmt_nf.daemon.host_plane import HostPlane
+from upmt_nf.daemon.host_plane import _MOST_ROUNDS_BEHIND, HostPlane
 from upmt_nf.model.flow import FlowBytes
 
 JUDGED, OTHER_MARK = 0x40, 0x12000
+BATCH = 64
 
 
 class Waiting:
@@ -50,7 +51,12 @@ class Queue:
 
 
 def verdicts(
-    queue: Queue, unknown: bytes = b"?", refused: bytes = b"!", *, is_associated: bool = True
+    queue: Queue,
+    unknown: bytes = b"?",
+    refused: bytes = b"!",
+    *,
+    is_associated: bool = True,
+    rounds_behind: int = 0,
 ) -> list[object]:
     """Of all packets, by a forwarder that has not heard enough of the flow `unknown` and refuses `refused`."""
 
@@ -59,17 +65,21 @@ def verdicts(
 
     plane: Any = HostPlane.__new__(HostPlane)
     plane.judged, plane._waiting, plane._loop = JUDGED, [], SimpleNamespace(time=lambda: 0.0)
+    plane._rounds_behind = rounds_behind
     plane._forwarder = SimpleNamespace(introduce=introduce) if is_associated else None
     told: list[int] = []
     plane.introduced = lambda: told.append(len(queue.verdicts))
-    queue_of_plane = SimpleNamespace(
-        drain=lambda: [plane._keep(packet) for packet in queue.packets],
+    batches = (queue.packets[at : at + BATCH] for at in range(0, len(queue.packets), BATCH))
+    plane._first_packets = SimpleNamespace(
+        drain=lambda: [plane._keep(packet) for packet in next(batches, ())],
         repeat_all_with=queue.repeat_all_with,
     )
-    plane._first_packets = queue_of_plane
-    plane._introduce()
-    # The kernel has them before one goes on.
-    assert told == [0]
+    before = 0
+    while plane._introduce() is None and len(queue.verdicts) > before:
+        # The kernel has them before one goes on.
+        assert set(told) == {before}
+        told.clear()
+        before = len(queue.verdicts)
     return [queue.verdicts[packet.number] for packet in queue.packets]
 
 
@@ -90,3 +100,21 @@ def test_before_the_host_is_associated_the_flows_of_an_earlier_daemon_are_left_t
     """The kernel asks once more about those that it let in by the rules of the earlier daemon."""
     queue = Queue((b"a", 0), (b"?", 0))
     assert verdicts(queue, is_associated=False) == ["on", "on"]
+
+
+def test_a_flow_stays_with_the_queue_while_packets_of_it_wait_there() -> None:
+    """As when the agent was held up: its next packet goes past the queue, and would overtake those in it."""
+    queue = Queue(*[(b"a", 0)] * 100)
+    assert verdicts(queue) == ["on"] * 99 + [JUDGED]
+    # More than are taken together: those of the first hundreds go on without the mark.
+    queue = Queue(*[(b"a", 0), (b"b", 0)] * 200)
+    found = verdicts(queue)
+    assert found[:-2] == ["on"] * 398
+    assert found[-2:] == [JUDGED, JUDGED]
+
+
+def test_a_queue_that_is_never_empty_does_not_keep_flows_for_ever() -> None:
+    queue = Queue(*[(b"a", 0)] * 1000)
+    found = verdicts(queue, rounds_behind=_MOST_ROUNDS_BEHIND - 2)
+    assert found[255] == "on"
+    assert found[511] == JUDGED
