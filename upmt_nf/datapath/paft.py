@@ -404,7 +404,7 @@ class Paft:
         """
         entry = self.flows.get(key)
         if entry is None:
-            entry = self.insert(key, ApplicationId(0), now)
+            entry = self._add(key, ApplicationId(0), now, 0, "")
             entry.pinned = tunnel
             self.changed(entry)
             return entry
