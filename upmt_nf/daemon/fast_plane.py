@@ -464,8 +464,9 @@ class FastPlane:
         """See `Mirror`."""
         if (key := flow_key(entry.key)) is None or (packed := self._flows.lookup(key)) is None:
             return None
-        self._sweep.count([(key, packed)])
         row = FlowRow.unpacked(packed)
+        if row.counts != entry.offloaded:
+            self._sweep.take(entry, row)
         carrier = self._rows.get(TunnelId(self._resolved(row)))
         if carrier is None or not carrier.is_kernels:
             return None
