@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from upmt_nf.daemon.host_plane import _MOST_ROUNDS_BEHIND, HostPlane
 from upmt_nf.model.flow import FlowBytes
 
@@ -46,6 +49,7 @@ class Queue:
 
     def repeat_all_with(self, mark: int, last: Waiting) -> None:
         for packet in self.packets[: last.number + 1]:
+            # The kernel judges in the order of the queue.
             self.verdicts.setdefault(packet.number, mark)
         self.messages += 1
 
@@ -67,19 +71,22 @@ def verdicts(
     plane.judged, plane._waiting, plane._loop = JUDGED, [], SimpleNamespace(time=lambda: 0.0)
     plane._rounds_behind = rounds_behind
     plane._forwarder = SimpleNamespace(introduce=introduce) if is_associated else None
-    told: list[int] = []
-    plane.introduced = lambda: told.append(len(queue.verdicts))
     batches = (queue.packets[at : at + BATCH] for at in range(0, len(queue.packets), BATCH))
-    plane._first_packets = SimpleNamespace(
-        drain=lambda: [plane._keep(packet) for packet in next(batches, ())],
-        repeat_all_with=queue.repeat_all_with,
-    )
-    before = 0
-    while plane._introduce() is None and len(queue.verdicts) > before:
-        # The kernel has them before one goes on.
-        assert set(told) == {before}
-        told.clear()
-        before = len(queue.verdicts)
+    taken: list[Waiting] = []
+
+    def drain() -> None:
+        taken[:] = next(batches, ())
+        for packet in taken:
+            plane._keep(packet)
+
+    def told() -> None:
+        # The kernel has their flows before one of them goes on.
+        assert not any(packet.number in queue.verdicts for packet in taken)
+
+    plane.introduced = told
+    plane._first_packets = SimpleNamespace(drain=drain, repeat_all_with=queue.repeat_all_with)
+    while len(queue.verdicts) < len(queue.packets):
+        plane._introduce()
     return [queue.verdicts[packet.number] for packet in queue.packets]
 
 
@@ -118,3 +125,19 @@ def test_a_queue_that_is_never_empty_does_not_keep_flows_for_ever() -> None:
     found = verdicts(queue, rounds_behind=_MOST_ROUNDS_BEHIND - 2)
     assert found[255] == "on"
     assert found[511] == JUDGED
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from((b"a", b"b", b"?", b"!")), st.sampled_from((0, OTHER_MARK, JUDGED)))),
+    st.integers(0, _MOST_ROUNDS_BEHIND),
+)
+def test_packets_of_a_flow_go_on_in_their_order_and_each_once(
+    packets: list[tuple[bytes, int]], rounds_behind: int
+) -> None:
+    queue = Queue(*packets * 9)
+    verdicts(queue, rounds_behind=rounds_behind)
+    order = list(queue.verdicts)
+    for flow in (b"a", b"b"):
+        mine = [number for number in order if queue.packets[number].payload == flow]
+        assert mine == sorted(mine)
+    assert len(order) == len(queue.packets)

@@ -277,7 +277,6 @@ class HostPlane:
         A flow's later packets pass the queue by from its mark on: it gets it with the last packet that waits, when no
         other one does, so that none overtakes another. Only what comes between that look and the verdict can.
         """
-        judged: list[tuple[Packet, bool, FlowBytes | None]] = []
         last: dict[FlowBytes, Packet] = {}
         for _ in range(_LOOKS):
             self._first_packets.drain()
@@ -285,29 +284,31 @@ class HostPlane:
             if not waiting:
                 self._rounds_behind = 0
                 break
-            for packet, may_go_on, key in self._judge(waiting):
-                judged.append((packet, may_go_on, key))
-                if key is not None:
-                    last[key] = packet
+            judged = list(self._judge(waiting))
             self.introduced()
+            for packet, may_go_on, key in judged:
+                if key is not None and (before := last.pop(key, None)) is not None:
+                    before.accept()
+                if not may_go_on:
+                    packet.drop()
+                elif key is not None and self.judged and packet.mark & MARK_MASK != self.judged:
+                    last[key] = packet
+                else:
+                    # Marked and here again: the rules in place are not ours.
+                    packet.accept()
         else:
             self._rounds_behind += 1
             if self._rounds_behind < _MOST_ROUNDS_BEHIND:
-                last.clear()
+                for packet in last.values():
+                    packet.accept()
+                return
+        self._let_pass_the_queue(list(last.values()))
+
+    def _let_pass_the_queue(self, last: list[Packet]) -> None:
+        """Their flows' later packets, from now on; these in the order of their arrival, all others have verdicts."""
         known: dict[int, list[Packet]] = {}
-        for packet, may_go_on, key in judged:
-            if not may_go_on:
-                packet.drop()
-            elif (
-                key is not None
-                and last.get(key) is packet
-                and self.judged
-                # Marked and here again: the rules in place are not ours.
-                and packet.mark & MARK_MASK != self.judged
-            ):
-                known.setdefault(packet.mark & ~MARK_MASK | self.judged, []).append(packet)
-            else:
-                packet.accept()
+        for packet in last:
+            known.setdefault(packet.mark & ~MARK_MASK | self.judged, []).append(packet)
         # One message judges all that still wait: those of the mark that most get, when the others have theirs.
         by_number = sorted(known.items(), key=lambda each: len(each[1]))
         for mark, packets in by_number[:-1]:
