@@ -27,7 +27,7 @@ from upmt_nf.linux.libbpf import BpfMap
 from upmt_nf.model.flow import FlowBytes
 from upmt_nf.model.identity import TunnelId
 
-ROUND = 0.5
+ROUND, _ROUND_WHEN_URGENT = 0.5, 0.05
 """Seconds between the beginnings of two rounds: nothing waits for the flows' counts but people, who ask."""
 _PAUSE, _PAUSE_WHEN_URGENT = 0.02, 0.005
 """Seconds between two parts."""
@@ -69,7 +69,7 @@ class FlowSweep:
         self._back = back
         self.let_in: Callable[[FlowBytes, FlowRow], None] = lambda key, row: None
         self._parts: Iterator[tuple[bytes, bytes]] = iter(())
-        self._next_round = self._began = 0.0
+        self._began = 0.0
         self._rounds = self._since = 0
         self._timer = loop.call_later(_PAUSE, self._tick)
 
@@ -83,11 +83,10 @@ class FlowSweep:
         began = self._loop.time()
         while True:
             if (part := next(self._parts, None)) is None:
-                if began < self._next_round and not is_urgent:
+                if began < self._began + (_ROUND_WHEN_URGENT if is_urgent else ROUND):
                     return
                 self._begin_round(began)
                 part = next(self._parts, (b"", b""))
-                is_urgent = False
             self.count(self._changed(*part))
             if self._loop.time() - began >= _PART_SECONDS or not part[0]:
                 return
@@ -95,7 +94,7 @@ class FlowSweep:
     def _begin_round(self, now: float) -> None:
         self._since = 0 if self._rounds % _ROUNDS_TO_ALL == 0 else self._told_as(self._began) - _OVERLAP
         self._rounds += 1
-        self._began, self._next_round = now, now + ROUND
+        self._began = now
         self._parts = self._flows.parts(_ROWS)
 
     def _changed(self, keys: bytes, rows: bytes) -> Iterator[tuple[bytes, bytes]]:
