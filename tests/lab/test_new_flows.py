@@ -15,9 +15,12 @@ pytestmark = pytest.mark.lab
 
 PROGRAM = str(Path(__file__).parent / "many_flows.py")
 SENDER = """
-import socket, sys, time
+import signal, socket, sys, time
 one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 one.connect(("86.0.0.1", int(sys.argv[1])))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print("ready", flush=True)
+signal.sigwait([signal.SIGUSR1])
 for number in range(200):
     one.send(number.to_bytes(4, "big"))
 print("held up", flush=True)
@@ -67,10 +70,13 @@ def test_later_packets_of_a_flow_do_not_overtake_the_first_ones_that_a_held_up_a
     receiver = lab.start("ch", sys.executable, "-c", RECEIVER, port)
     lab.await_listener("ch", int(port))
     (daemon,) = [pid for pid in namespaces.processes_in(lab.name, held_up) if is_daemon(pid)]
+    sender = lab.start("mh", sys.executable, "-c", SENDER, port)
+    assert sender.stdout is not None
+    assert sender.stdout.readline() == "ready\n"
+    # For some milliseconds: a tunnel that is silent for longer is left.
     os.kill(daemon, signal.SIGSTOP)
     try:
-        sender = lab.start("mh", sys.executable, "-c", SENDER, port)
-        assert sender.stdout is not None
+        sender.send_signal(signal.SIGUSR1)
         assert sender.stdout.readline() == "held up\n"
     finally:
         os.kill(daemon, signal.SIGCONT)
