@@ -11,7 +11,7 @@ from lab_driver import Lab
 
 from upmt_nf.lab import namespaces
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 PROGRAM = str(Path(__file__).parent / "many_flows.py")
 SENDER = """

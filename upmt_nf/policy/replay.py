@@ -72,6 +72,10 @@ class Stay:
     is_bad: bool
     copies_on: NetworkName | None = None
 
+    def is_like(self, other: Stay) -> bool:
+        """Whether the two, end to end, are one stay."""
+        return (self.network, self.is_bad, self.copies_on) == (other.network, other.is_bad, other.copies_on)
+
 
 @dataclass(slots=True)
 class Course:
@@ -164,7 +168,7 @@ class _Replay:
         self._clock = CivilClock(trace.start)
         self._engine: Engine | None = Engine(networks, self._clock, count_every=count_every)
         self._locks: dict[ApplicationName, NetworkName] = {}
-        self._saved = self._engine.ledger.saved()
+        self._saved = self._engine.spending.ledger.saved()
         self._arrivals: list[tuple[float, int, Decision, int, bool]] = []
         self._serial = 0
         self._fails_until = -inf
@@ -270,7 +274,9 @@ class _Replay:
             self._account(traffic)
         self._back_at = inf
         fresh = Engine(self._networks, self._clock, count_every=self._count_every)
-        ledger = Ledger.recovered(self._saved, self._policies, fresh.guards(), self._clock.at(self._now))
+        ledger = Ledger.recovered(
+            self._saved, self._policies, fresh.spending.guards(), self._clock.at(self._now)
+        )
         self._engine = Engine(self._networks, self._clock, ledger, self._count_every)
         self._introduce()
         for name, link in self._links.items():
@@ -294,7 +300,7 @@ class _Replay:
         is_bad = bool(carriers) and all(self._is_bad(policy, name) for name in carriers)
         last = course.stays[-1] if course.stays else None
         stay = Stay(begin, end, network, is_bad, traffic.copies_on)
-        if last is not None and replace(last, begin=begin, end=end) == stay and last.end == begin:
+        if last is not None and last.end == begin and last.is_like(stay):
             course.stays[-1] = replace(stay, begin=last.begin)
         else:
             course.stays.append(stay)
@@ -339,7 +345,7 @@ class _Replay:
             for network, count in counted.items():
                 self._tell(Spent(name, network, count))
         if self._engine is not None:
-            self._saved = self._engine.ledger.saved()
+            self._saved = self._engine.spending.ledger.saved()
             if any(traffic.rate for traffic in self._traffic.values()):
                 self._count_at = self._now + self._count_every
 
