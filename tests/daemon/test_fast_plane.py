@@ -540,7 +540,7 @@ def test_a_flow_is_not_the_kernels_before_the_agent_has_handed_on_what_it_had_of
     backlog.note(3, is_drained=False)
     other = FlowKey(UDP, OWNER, 2, ip_address("198.51.100.1"), 53).packed()
     world.paft.insert(other, ApplicationId(1), 0.0)
-    world.loop.now += 0.1
+    world.loop.now += 0.2
     world.loop.turn()
     assert flow_key(other) in world.maps["flows"].rows
     backlog.forget(3)

@@ -52,7 +52,7 @@ ADOPTING = 15.0
 """Seconds that what an earlier daemon left goes on by itself, until the association and its tunnels are back."""
 LONGEST_ADOPTING = 300.0
 """The tunnels of it at an anchor, as long as hosts go on coming back: each of very many waits for its turn."""
-_BEHIND = 0.02
+_BEHIND = 0.1
 """Seconds that new flows wait at most for an agent that has packets to hand on."""
 _ENDED_PER_TICK, _LOOKED_AT_PER_TICK = 5000, 64
 
