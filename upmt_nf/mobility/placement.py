@@ -26,6 +26,7 @@ from upmt_nf.model.identity import (
 from upmt_nf.policy.events import Locked, MoveFailed, Placed, Released
 from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
+from upmt_nf.signaling.flow_room import FlowRoom
 
 IN_USE = 10.0
 """Seconds since its last packet within which a flow counts as one in use; counts of the fast plane come late."""
@@ -34,7 +35,7 @@ IN_USE = 10.0
 class Placement:
     """Where everything is. `tunnels` is shared with its owner and read only.
 
-    `room` gives how many bytes of flows one request by a network can carry.
+    `room` gives how many flows one request by a network can carry.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Placement:
         paft: Paft,
         tunnels: Mapping[NetworkName, HostTunnel],
         return_after: float,
-        room: Callable[[NetworkName], int],
+        room: Callable[[NetworkName], FlowRoom],
         advisor: Advisor,
     ) -> None:
         self.applications: dict[ApplicationName, Application] = {}
@@ -71,7 +72,7 @@ class Placement:
     def define(self, name: ApplicationName, id: ApplicationId, policy: tuple[str, ...], now: float) -> None:
         """An application exists, or goes by another list of networks now."""
         self._name(name, id, policy)
-        if self._advisor.engine.has_network_budgets:
+        if self._advisor.engine.spending.has_network_budgets:
             self._lend(self.applications[name], now)
 
     def redescribe_networks(self, facts: tuple[NetworkFacts, ...], now: float) -> None:
