@@ -203,6 +203,7 @@ class HostDaemon:
         )
         if self.datapath.fast is not None:
             self.plane.introduced = self.datapath.fast.write_new
+            self.datapath.fast.write_behind(self.plane.backlog)
         self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip, self._own)
         if left is not None and self.datapath.fast is not None:
             self.networks.virtual_address = left.virtual_address
