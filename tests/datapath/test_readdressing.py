@@ -1,4 +1,4 @@
-"""One address in the place of another: sums stay right, errors are followed into what they quote, damage stays damage."""
+"""One address in the place of another: sums stay right, errors are followed into what they quote, damage stays."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -43,9 +43,7 @@ def unreachable(source: IPAddress, destination: IPAddress, quoted: bytes) -> byt
     """What a router says of a packet that it got from `destination`."""
     if source.version == 4:
         said = b"\3\4\0\0\0\0\5\0" + quoted
-        return ip_packet(
-            source, destination, ICMP, said[:2] + checksum(said).to_bytes(2, "big") + said[4:]
-        )
+        return ip_packet(source, destination, ICMP, said[:2] + checksum(said).to_bytes(2, "big") + said[4:])
     said = b"\2\0\0\0\0\0\5\0" + quoted
     sum_ = transport_checksum(source.packed, destination.packed, ICMPV6, said)
     return ip_packet(source, destination, ICMPV6, said[:2] + sum_.to_bytes(2, "big") + said[4:])

@@ -6,6 +6,8 @@ packet that was damaged stays so.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from upmt_nf.datapath.checksum import ones_sum
 from upmt_nf.datapath.packet import ipv6_transport
 from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, FlowBytes
@@ -25,10 +27,8 @@ def readdressed(packet: bytes, old: bytes, new: bytes, *, is_unfinished: bool = 
     is cut short comes back as far as it goes. Never raises.
     """
     data = bytearray(packet)
-    try:
+    with suppress(IndexError):
         _readdress(data, 0, old, new, is_unfinished=is_unfinished)
-    except IndexError:
-        pass
     return bytes(data)
 
 

@@ -6,7 +6,7 @@ owner performs the commands in order, calls again at `next_timeout`, and may rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from random import Random
 
 from upmt_nf.datapath.paft import Paft
@@ -285,6 +285,10 @@ class MobileHost:
         commands, self._commands = self._commands, []
         self._speaking.charge_sent(commands)
         return commands
+
+    def reserve(self, anchors: Collection[IPAddress], now: float) -> None:
+        """Anchors with which this host has another association are not asked by this one."""
+        self._anchors.reserve(anchors, now)
 
     def next_glance(self, now: float) -> float:
         """When `glance` should come (seconds)."""
