@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
 from upmt_nf.config.application_sections import (
+    ANY_ANCHOR,
     NATIVE,
     NO_POLICY,
     ApplicationSection,
     FlowSection,
     contradictory_flows,
+    named_anchor,
     with_parts,
 )
 from upmt_nf.config.checked import Complaint, Section, checked
@@ -32,7 +34,7 @@ from upmt_nf.config.policies import (
 from upmt_nf.config.quantities import Rate, WrittenBudget
 from upmt_nf.config.toml_lines import KeyPath
 from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port, check_tunnel_ports
-from upmt_nf.model.flow import Endpoint
+from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
 from upmt_nf.policy.network import NetworkFacts, Protection
@@ -112,6 +114,8 @@ class AnchorAddress(Section):
     """`[anchor]`, or one of `anchors`: where an anchor is, and who this host is towards it."""
 
     address: IPvAnyAddress
+    name: Name | None = None
+    """By which applications name it; by default its address."""
     tunnel_port: Port = TUNNEL_PORT
     further_tunnel_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_FURTHER_PORTS)] = ()
     """Tried in this order where an access network lets `tunnel_port` not pass; as the anchor has them."""
@@ -126,6 +130,11 @@ class AnchorAddress(Section):
         if self.further_tunnel_ports:
             check_tunnel_ports((self.tunnel_port, *self.further_tunnel_ports), self.signalling_port)
         return self
+
+    @property
+    def called(self) -> str:
+        """Its name, or its address for want of one."""
+        return self.name or str(self.address)
 
     @property
     def tunnels(self) -> Endpoint:
@@ -247,6 +256,10 @@ class MobileHostConfig(Section):
     def anchor(self) -> AnchorAddress:
         """The one that is asked first."""
         return self.anchors[0]
+
+    def anchor_called(self, name: str | None) -> IPAddress | None:
+        """The address of the anchor of that name, if there is one."""
+        return next((each.address for each in self.anchors if each.called == name), None)
 
     def identity_at(self, anchor: AnchorAddress) -> str:
         """Who this host is towards an anchor."""
@@ -392,9 +405,24 @@ def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
     anchors = config.anchors
     if config.several is not None:
         yield from _twice("anchors", "address", [str(anchor.address) for anchor in anchors])
+        yield from _twice("anchors", "name", [anchor.called for anchor in anchors])
     for index, anchor in enumerate(anchors):
         if anchor.address.version != anchors[0].address.version:
             yield ("anchors", index, "address"), "is of another address family than the first anchor"
+        if anchor.name == ANY_ANCHOR:
+            place = ("anchors", index, "name") if config.several is not None else ("anchor", "name")
+            yield place, "'any' stands for whichever anchor the host uses and cannot be the name of one"
+    known = [anchor.called for anchor in anchors]
+    for index, application in enumerate(config.application):
+        if (name := named_anchor(application)) is None:
+            continue
+        place = ("application", index, "anchor")
+        if name not in known:
+            yield place, f"there is no anchor {name!r}; there are {', '.join(known)}"
+        elif application.policy == NATIVE:
+            yield place, "a native application needs none"
+        elif application.name == DEFAULT_APPLICATION:
+            yield place, "the rest goes by the first anchor that answers: put the wanted one first"
 
 
 def _twice(table: str, key: str, values: list[str]) -> Iterator[Complaint]:

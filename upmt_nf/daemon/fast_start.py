@@ -36,7 +36,7 @@ def host_fast_plane(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Fast
     """The mobile host's. Raises FacilityError."""
 
     def near(tunnel: Tunnel) -> Near | None:
-        place, local = daemon.networks.place_of(tunnel.network), daemon.plane.local_of(tunnel.network)
+        place, local = daemon.networks.place_of(tunnel.network), daemon.sockets.local_of(tunnel.network)
         routing = daemon.networks.routing_of(tunnel.network)
         if place is None or local is None or routing is None:
             return None
@@ -88,6 +88,8 @@ def _names_before(programs: FastPrograms, daemon: HostDaemon) -> dict[int, Appli
                 continue
         if not row.is_declared and (known := tuple(each for each in row.networks if each in networks)):
             daemon.networks_before[name] = known
+        if not row.is_declared and row.anchor is not None:
+            applications.by_name[name].anchor = row.anchor
         if name in applications.by_name:
             found[fast_layout.NUMBER.unpack(key)[0]] = applications.by_name[name].id
     return found

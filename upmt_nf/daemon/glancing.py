@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from upmt_nf.daemon.wake_up import WakeUp
+from upmt_nf.mobility.host_associations import HostAssociations
 from upmt_nf.mobility.host_commands import HostCommand
-from upmt_nf.mobility.mobile_host import MobileHost
 
 
 class Glancing:
@@ -16,7 +16,7 @@ class Glancing:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        machine: MobileHost,
+        machine: HostAssociations,
         count: Callable[[], None],
         perform: Callable[[list[HostCommand]], None],
     ) -> None:

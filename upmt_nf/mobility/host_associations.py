@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.datapath.readdressing import readdressed_key
 from upmt_nf.mobility.commands import Announce, Happened, Stopped
@@ -148,6 +149,11 @@ class HostAssociations:
             found[name] = replace(status, anchor=known.wanted)
         return found
 
+    def policy_of(self, name: ApplicationName) -> Policy | tuple[str, ...] | None:
+        """What an application was told to go by last."""
+        known = self._known.get(name)
+        return known.policy if known is not None else None
+
     @property
     def elsewhere(self) -> dict[ApplicationId, IPAddress]:
         """The applications that are not in the usual association, and the anchors of theirs."""
@@ -161,7 +167,7 @@ class HostAssociations:
     def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
         """Which budgets keep whom from where."""
         found: dict[tuple[ApplicationName, NetworkName], str] = {}
-        for place, machine in self._machines():
+        for place, machine in self.machines():
             for (name, network), budget in machine.spent_budgets(now).items():
                 if self._place_of(name) == place:
                     found[name, network] = budget
@@ -179,7 +185,7 @@ class HostAssociations:
     def counters(self) -> dict[str, int]:
         """What the signalling counted, by reason."""
         total: dict[str, int] = {}
-        for _, machine in self._machines():
+        for _, machine in self.machines():
             for reason, count in machine.counters.items():
                 total[reason] = total.get(reason, 0) + count
         return total
@@ -188,16 +194,16 @@ class HostAssociations:
 
     def next_timeout(self) -> float | None:
         """When `TimeoutReached` should come at the latest (seconds), or None."""
-        times = [machine.next_timeout() for _, machine in self._machines()]
+        times = [machine.next_timeout() for _, machine in self.machines()]
         return min((time for time in times if time is not None), default=None)
 
     def next_glance(self, now: float) -> float:
         """When `glance` should come (seconds)."""
-        return min(machine.next_glance(now) for _, machine in self._machines())
+        return min(machine.next_glance(now) for _, machine in self.machines())
 
     def glance(self, now: float) -> list[HostCommand]:
         """Look whether a tunnel in use has gone silent (see `MobileHost.glance`)."""
-        for place, machine in self._machines():
+        for place, machine in self.machines():
             self._take(place, machine.glance(now))
         self._follow_usual(now)
         return self._hand_out()
@@ -246,7 +252,8 @@ class HostAssociations:
         commands, self._commands = self._commands, []
         return commands
 
-    def _machines(self) -> list[tuple[IPAddress | None, MobileHost]]:
+    def machines(self) -> list[tuple[IPAddress | None, MobileHost]]:
+        """All of them, the usual one first, with the anchors of the others."""
         return [(None, self.usual), *((each.anchor, each.machine) for each in self.further.values())]
 
     def _place_of(self, name: ApplicationName) -> IPAddress | None:
@@ -258,7 +265,7 @@ class HostAssociations:
         return self.usual if place is None else self.further[place].machine
 
     def _pass_to_all(self, event: HostEvent, now: float) -> None:
-        for place, _ in self._machines():
+        for place, _ in self.machines():
             self._pass(place, event, now)
 
     def _pass(self, place: IPAddress | None, event: HostEvent, now: float) -> None:
@@ -416,7 +423,12 @@ class HostAssociations:
         leased = self.further[place].machine.association.virtual_address
         return replace(flow, source=leased) if leased is not None else None
 
-    def entry_key(self, key: bytes, place: IPAddress) -> bytes | None:
-        """The key in a further association's PAFT of a flow that applications see under `key`."""
-        leased = self.further[place].machine.association.virtual_address
-        return readdressed_key(key, leased.packed) if leased is not None else None
+    def carrier_of(self, entry: FlowEntry) -> tuple[FlowEntry, Paft]:
+        """The entry of a flow in the PAFT of the association that it goes by, if that has one; and that PAFT."""
+        place = self.elsewhere.get(entry.application_id)
+        if place is None:
+            return entry, self._paft
+        further = self.further[place]
+        leased = further.machine.association.virtual_address
+        key = readdressed_key(entry.key, leased.packed) if leased is not None else None
+        return (further.paft.flows.get(key, entry) if key is not None else entry), further.paft

@@ -2,7 +2,7 @@
 
 prio 4600  fwmark 0x1000+N  -> table 7000+N   outer packets, by their own network
 prio 4620  fwmark 0x1fff    -> 4710           left alone; main where nothing is steered
-prio 4640  to ANCHOR        -> main           no loops
+prio 4640  to ANCHOR        -> main           no loops; a rule for each anchor that tunnels go to
 prio 4644  fwmark GUARDED, main, suppress_prefixlength 0
 prio 4648  fwmark GUARDED   -> table 7000     a kill switch: by the tunnels or not at all
 prio 4660  from CARE-OF     -> table 7000+N   bound to a care-of address: by that network
@@ -242,8 +242,11 @@ def host_routing(
     *,
     has_other_family: bool = False,
     program: str = "",
+    further_anchors: Iterable[IPAddress] = (),
 ) -> Routing:
     """What a mobile host wants. Without a virtual address nothing is sent to the virtual interface.
+
+    `further_anchors`: other ends of tunnels than `anchor`.
 
     `program`: what looks at the packets that are sent there (`RouteSpec.program`).
 
@@ -278,7 +281,8 @@ def host_routing(
         rules.append(RuleSpec(PRIORITY_CARE_OF, version, table, source=ip_network(own)))
     is_steering = virtual_address is not None or bool(steering.guards)
     rules.append(_native_rule(version, is_steering=is_steering))
-    rules.append(RuleSpec(PRIORITY_ANCHOR, version, destination=ip_network(anchor)))
+    for end in (anchor, *further_anchors):
+        rules.append(RuleSpec(PRIORITY_ANCHOR, version, destination=ip_network(end)))
     if virtual_address is not None:
         routes.append(
             RouteSpec(
