@@ -405,13 +405,14 @@ def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
     anchors = config.anchors
     if config.several is not None:
         yield from _twice("anchors", "address", [str(anchor.address) for anchor in anchors])
-        yield from _twice("anchors", "name", [anchor.called for anchor in anchors])
     for index, anchor in enumerate(anchors):
         if anchor.address.version != anchors[0].address.version:
             yield ("anchors", index, "address"), "is of another address family than the first anchor"
+        named: KeyPath = ("anchors", index, "name") if config.several is not None else ("anchor", "name")
+        if anchor.name in [other.called for other in anchors if other is not anchor]:
+            yield named, f"{anchor.name!r} is there twice"
         if anchor.name == ANY_ANCHOR:
-            place = ("anchors", index, "name") if config.several is not None else ("anchor", "name")
-            yield place, "'any' stands for whichever anchor the host uses and cannot be the name of one"
+            yield named, "'any' stands for whichever anchor the host uses and cannot be the name of one"
     known = [anchor.called for anchor in anchors]
     for index, application in enumerate(config.application):
         if (name := named_anchor(application)) is None:
