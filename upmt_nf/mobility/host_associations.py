@@ -111,6 +111,8 @@ class HostAssociations:
         self._serials = 0
         self._reserved: set[IPAddress] = set()
         self._is_stopping = self._has_usual_stopped = False
+        self._are_anchors_named = False
+        """Or were: until then there is nothing to follow."""
         self._commands: list[HostCommand] = []
 
     # --- views ---
@@ -145,8 +147,9 @@ class HostAssociations:
         own = {further.anchor: further.machine.applications for further in self.further.values()}
         found = self.usual.applications
         for name, known in self._known.items():
-            status = found[name] if known.place is None else own[known.place][name]
-            found[name] = replace(status, anchor=known.wanted)
+            if known.wanted is not None:
+                status = found[name] if known.place is None else own[known.place][name]
+                found[name] = replace(status, anchor=known.wanted)
         return found
 
     def policy_of(self, name: ApplicationName) -> Policy | tuple[str, ...] | None:
@@ -157,6 +160,8 @@ class HostAssociations:
     @property
     def elsewhere(self) -> dict[ApplicationId, IPAddress]:
         """The applications that are not in the usual association, and the anchors of theirs."""
+        if not self.further:
+            return {}
         return {known.id: known.place for known in self._known.values() if known.place is not None}
 
     @property
@@ -318,6 +323,7 @@ class HostAssociations:
         before = self._known.get(name)
         known.place = before.place if before is not None else None
         self._known[name] = known
+        self._are_anchors_named |= known.wanted is not None
         if known.place is None and self._home_of(known) is None:
             return self._pass(None, ApplicationDefined(name, known.id, known.policy), now)
         if known.place is not None and known.place == self._home_of(known):
@@ -331,8 +337,8 @@ class HostAssociations:
 
     def _home_of(self, known: _Known) -> IPAddress | None:
         """The anchor of the further association that an application belongs into; None: into the usual one."""
-        usual = self.usual.association.anchor
-        return known.wanted if known.wanted in self._settings and known.wanted != usual else None
+        is_there = known.wanted in self._settings and known.wanted != self.usual.anchor
+        return known.wanted if is_there else None
 
     def _move(self, name: ApplicationName, known: _Known, now: float) -> None:
         """Into the association that it belongs into. Its flows do not come along: no other anchor knows them."""
@@ -350,7 +356,7 @@ class HostAssociations:
 
     def _follow_usual(self, now: float) -> None:
         """The usual association may be with another anchor now: applications go where they belong."""
-        if self._is_stopping:
+        if self._is_stopping or not self._are_anchors_named:
             return
         for name, known in self._known.items():
             if known.place != self._home_of(known) and not self._is_being_left(self._home_of(known)):

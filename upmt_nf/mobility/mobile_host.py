@@ -160,6 +160,11 @@ class MobileHost:
         return association_status(self._anchors)
 
     @property
+    def anchor(self) -> IPAddress:
+        """Where the anchor in use is."""
+        return self._anchors.used.address
+
+    @property
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
         paths = self._advisor.engine.paths
@@ -497,16 +502,12 @@ class MobileHost:
                 case Granted(is_new):
                     self._on_granted(is_new, now)
                 case AssociationLost(reason):
-                    self._say(Level.WARNING, f"no association with anchor {self._anchor}: {reason}")
+                    self._say(Level.WARNING, f"no association with anchor {self.anchor}: {reason}")
                     self._drop_tunnels(now)
                 case GoodbyeSaid():
                     self._leave(now)
                 case Announce():
                     self._commands.append(event)
-
-    @property
-    def _anchor(self) -> IPAddress:
-        return self._anchors.used.address
 
     def _on_granted(self, is_new: bool, now: float) -> None:
         address = self._association.virtual_address
@@ -515,7 +516,7 @@ class MobileHost:
             self._commands += commands
             self._placement.running.newcomers = newcomers_of(address)
         if is_new:
-            self._say(Level.INFO, f"associated with anchor {self._anchor} as {address}")
+            self._say(Level.INFO, f"associated with anchor {self.anchor} as {address}")
             self._placement.running.tallies.start_over(now)
             self._placement.running.naming.start_over()
             self._drop_tunnels(now)
