@@ -66,7 +66,7 @@ install: system-host ## put it on this host: program, systemd units, manual page
 uninstall: ## take it off this host; configuration and leases stay
 	@PREFIX=$(PREFIX) packaging/install.sh uninstall
 
-demo: setup ## see a download and a voice stream move between two networks (needs root, under a minute)
+demo: setup ## see a video call move from Wi-Fi to LTE while a backup stays (needs root, under a minute)
 	@$(BIN)/upmt lab demo
 
 test: setup ## every test: pure, kernel and lab (needs root)

@@ -62,7 +62,7 @@ RESULTS = st.lists(
 MESSAGES: st.SearchStrategy[UpmtMessage] = st.one_of(
     st.builds(AssociationRequest, NUMBERS, st.none() | ADDRESSES, st.none() | PUBLIC_KEYS),
     st.builds(AssociationResponse, ADDRESSES, TEXTS, NUMBERS, st.none() | PUBLIC_KEYS),
-    st.builds(TunnelSetupRequest, TEXTS, ADDRESSES, st.none() | TEXTS, PAIRS, TEXTS),
+    st.builds(TunnelSetupRequest, TEXTS, ADDRESSES, st.none() | TEXTS, PAIRS, TEXTS, PORTS),
     st.builds(TunnelSetupResponse, TUNNEL_IDS, ADDRESSES, PORTS, RESULTS),
     st.builds(
         TunnelSetupResponse,
@@ -127,6 +127,7 @@ ONE_OF_EACH: tuple[UpmtMessage, ...] = (
     AssociationRequest(3600, ip_address("1.2.3.4"), bytes(range(32))),
     AssociationResponse(ip_address("1.2.3.4"), "token", 3600, bytes(range(32))),
     TunnelSetupRequest("token", ip_address("1.2.3.4"), "net0", (HandoverPair((FLOW,)), HandoverPair(ANY))),
+    TunnelSetupRequest("token", ip_address("1.2.3.4"), "net0", mtu=1372),
     TunnelSetupResponse(
         TunnelId(7),
         ip_address("2001:db8::1"),

@@ -208,6 +208,7 @@ class World:
         tunnel = self.anchor_paft.tunnel_of(entry) if entry is not None else None
         if tunnel is not None:
             tunnel.packets_out += 1
+            tunnel.used = self.now
             assert entry is not None
             entry.packets_in += 1
             self.sites[0].send_to(

@@ -19,6 +19,7 @@ from random import Random
 from time import process_time
 
 from upmt_nf.config.values import AddressPool
+from upmt_nf.daemon.lifetime import spare_what_stays
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.anchor import Anchor
@@ -186,6 +187,7 @@ def main() -> None:
         # Each size in a process of its own: memory that another has used is not given back.
         child = os.fork()
         if child == 0:
+            spare_what_stays()
             print(json.dumps(measure(number)), flush=True)
             os._exit(0)
         if os.waitpid(child, 0)[1]:

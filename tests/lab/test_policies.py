@@ -235,7 +235,7 @@ def test_the_office_workers_walk_moves_the_call_before_the_wifi_dies_and_the_bac
     """docs/traces/walk.jsonl on the wire: the Wi-Fi fades step by step, dies, and is there again."""
     lab, log = world.lab, tmp_path / "video.log"
     world.write(POLICIES + WALK)
-    text = world.config.read_text()
+    text = world.config.read_text().replace("400 kbit/s", "4 Mbit/s").replace("300 kB", "3 MB")
     world.config.write_text(text.replace('interface = "if1"', 'interface = "if1"\ncost = 4.0'))
     assert "network net1 is described otherwise" in lab.ask("mobile-host", "reload")["changes"]
     wait_until(
@@ -334,8 +334,17 @@ def test_a_lock_a_release_and_another_policy(world: PolicyLab) -> None:
     assert (unknown.returncode, "the policies are" in unknown.stderr) == (2, True)
 
 
-def test_a_bad_file_changes_nothing_and_a_good_one_takes_effect(world: PolicyLab) -> None:
-    lab = world.lab
+def test_a_bad_file_changes_nothing_and_a_good_one_takes_effect_while_a_stream_loses_nothing(
+    world: PolicyLab, tmp_path: Path
+) -> None:
+    lab, log = world.lab, tmp_path / "call.log"
+    lab.start("ch", *STREAM, "echo", "5004", str(log.with_suffix(".echo")))
+    lab.await_listener("ch", 5004)
+    stream = lab.start(
+        "mh", *UPMT, "run", "--app", "call", "--",
+        *STREAM, "send", "86.0.0.1", "5004", "100", "15", str(log),
+    )  # fmt: skip
+    wait_until(lambda: log.exists() and log.stat().st_size > 1600, "the stream runs", PATIENCE)
     world.write(POLICIES.replace('policy = "voice"', 'policy = "voise"'))
     refused = lab.on("mh", *UPMT, "mobile-host", "reload", check=False)
     assert refused.returncode == 2
@@ -346,11 +355,18 @@ def test_a_bad_file_changes_nothing_and_a_good_one_takes_effect(world: PolicyLab
     world.config.write_text(world.config.read_text().replace('throughput = "400 kbit/s"', "cost = 2.0", 1))
     answer = lab.ask("mobile-host", "reload")
     assert (answer["changes"], answer["needs_restart"]) == (["network net0 is described otherwise"], [])
+    world.config.write_text(world.config.read_text() + '[[policy]]\nname = "new"\nextends = "bulk"\n')
+    assert lab.ask("mobile-host", "reload")["changes"] == ["policy new: added"]
     assert {row["name"]: row["cost"] for row in lab.ask("networks")} == {"net0": 2.0, "net1": 0.0}
     world.write(POLICIES.replace('policy = "voice"', 'policy = "gaming"\nnetworks = "net1"'))
     os.kill(world.daemon, signal.SIGHUP)
     wait_until(lambda: world.app("call")["network"] == "net1", "the new policy holds", PATIENCE)
     assert world.app("call")["policy_name"] == "gaming"
+    assert stream.poll() is None, "all of it happened while it ran"
+    assert stream.wait(timeout=60) == 0
+    for end in (log, log.with_suffix(".echo")):
+        found = report(read_log(end), 0, 1499)
+        assert (found.lost, found.duplicated) == (0, 0), found
 
 
 def test_a_budget_is_kept_also_by_a_daemon_that_is_killed(world: PolicyLab) -> None:

@@ -251,10 +251,10 @@ def test_an_array_is_read_from_any_place_as_far_as_it_goes(host: Namespace, jour
     rows = [bytes([number]) * size for number in range(counts.max_entries)]
     for number, row in enumerate(rows):
         assert counts.update(NUMBER.pack(number), row)
-    assert counts.values(0, 3) == rows[:3]
-    assert counts.values(2, 2) == rows[2:4]
-    assert counts.values(0, len(rows)) == rows
-    assert counts.values(last, 5) == rows[last:]
+    assert counts.values(0, 3) == b"".join(rows[:3])
+    assert counts.values(2, 2) == b"".join(rows[2:4])
+    assert counts.values(0, len(rows)) == b"".join(rows)
+    assert counts.values(last, 5) == rows[last]
     programs.close()
 
 

@@ -10,10 +10,17 @@ from mobility_terminal import NET0, NET1, VOICE, VOICE_ID, Packet
 from mobility_world import World, associated, misbehave, settle
 
 from upmt_nf.datapath.membership import Told
+from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.host_events import FlowsAdopted
 from upmt_nf.mobility.naming import LIVED
 from upmt_nf.model.flow import FlowKey, named_flows_of
-from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
+from upmt_nf.model.identity import (
+    DEFAULT_APPLICATION,
+    DEFAULT_APPLICATION_ID,
+    ApplicationId,
+    ApplicationName,
+    TunnelId,
+)
 from upmt_nf.signaling.messages import TunnelSetupResponse
 
 Flows = list[FlowKey]
@@ -98,6 +105,37 @@ def test_the_work_of_a_move_does_not_grow_with_the_flows(monkeypatch: pytest.Mon
         world, _ = named(count)
         looked_at[count] = packed_while_moving(world, monkeypatch)
     assert looked_at[2000] == looked_at[50]
+
+
+def test_a_lost_network_is_left_before_the_flows_that_the_anchor_must_be_told_of_are_gathered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many: packets go on by the next network at once, and the first requests do not wait for the last."""
+    world = associated(World(0))
+    flows = [world.host.open_flow() for _ in range(2000)]
+    source = world.host.network_of()
+    gathered, real = [], FlowKey.unpacked
+    when_steered: list[int] = []
+
+    def unpacked(key: bytes) -> FlowKey:
+        gathered.append(key)
+        return real(key)
+
+    def steer(id: ApplicationId, tunnel: TunnelId | None) -> None:
+        if tunnel is not None:
+            when_steered.append(len(gathered))
+        Paft.steer(world.host.paft, id, tunnel)
+
+    monkeypatch.setattr(FlowKey, "unpacked", unpacked)
+    monkeypatch.setattr(world.host.paft, "steer", steer)
+    assert source is not None
+    world.host.vanish(source)
+    assert world.host.network_of() not in (source, None)
+    assert when_steered[0] < 20
+    assert len(gathered) >= 2000
+    world.settle()
+    world.assert_agreement()
+    assert {world.host.flow_network(flow) for flow in flows} == {world.host.network_of()}
 
 
 def test_flows_that_have_just_begun_are_named_one_by_one_beside_their_application() -> None:

@@ -11,6 +11,7 @@ from mobility_world import World, associated, misbehave, networks_of, with_flows
 
 from upmt_nf.mobility.handover import FlowRequest, Handover, Order
 from upmt_nf.mobility.host_commands import Mode, SendTunnelSignal
+from upmt_nf.mobility.host_events import NetworkTestAsked
 from upmt_nf.mobility.host_signalling import LONGEST, HostSignalling
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.flow import FlowKey
@@ -108,6 +109,45 @@ def test_narrow_paths_that_lose_and_double_end_in_agreement() -> None:
     world.settle()
     assert world.oversized == []
     world.assert_agreement()
+
+
+def told_to_anchor(world: World, network: NetworkName) -> int:
+    return next(tunnel.mtu for tunnel in world.anchor_paft.tunnels.values() if tunnel.network == network)
+
+
+@pytest.mark.parametrize("format", ["plain", "sealed"])
+def test_the_anchor_is_told_of_a_path_that_narrows_and_of_one_that_widens(format: str) -> None:
+    world = World(is_guarded=True, protection={NET1: format}, search_path_mtu=True)
+    with_flows(world, 1)
+    extra = 0 if format == "plain" else 32
+    assert told_to_anchor(world, NET1) == 1472 - extra
+    world.host.narrow(NET1, 1400)
+    world.run(2)
+    assert told_to_anchor(world, NET1) == 1372 - extra == world.host.machine.networks[NET1].mtu
+    assert told_to_anchor(world, NET0) == 1472
+    world.packets.clear()
+    world.run(60)
+    assert sent_by(world, b"TunnelSetupRequest") == [], "once is enough"
+    world.host.links[NET1].mtu = 1500
+    world.host.take(NetworkTestAsked(NET1))
+    world.run(20)
+    assert told_to_anchor(world, NET1) == 1472 - extra
+    world.assert_agreement()
+
+
+def test_a_path_that_a_search_found_narrow_is_told_although_requests_get_lost() -> None:
+    world = World(5, search_path_mtu=True)
+    world.host.links[NET0].mtu = 1400
+    misbehave(world, loss=0.2)
+    associated(world)
+    world.run(30)
+    assert 1364 <= told_to_anchor(world, NET0) <= 1372
+
+
+def test_an_anchor_believes_no_host_that_its_own_interface_takes_more() -> None:
+    world = World(anchor={"outer_mtu": 1300})
+    associated(world)
+    assert told_to_anchor(world, NET0) == 1272
 
 
 # --- the sizes alone ---

@@ -10,7 +10,7 @@ from mobility_world import World, associated, misbehave
 
 from upmt_nf.mobility.host_events import PathFailed, PathNarrowed
 from upmt_nf.mobility.host_tunnel import HostTunnel
-from upmt_nf.mobility.tunnel_setups import LEAST_MTU
+from upmt_nf.mobility.tunnel_keys import LEAST_MTU
 from upmt_nf.mobility.tunnel_states import AskSetup, SendProbe, TunnelState
 from upmt_nf.model.identity import DEFAULT_APPLICATION, NetworkName
 

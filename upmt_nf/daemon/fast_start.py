@@ -67,7 +67,7 @@ def host_admission(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Admis
         return None
     kernel.admit_by(program.name, program.fileno())
     made = Admission(loop, program, daemon.paft, daemon.applications)
-    fast.let_in = made.find
+    fast.tell_let_in(made.find)
     return made
 
 

@@ -74,6 +74,7 @@ class FurtherAssociations:
         plane: HostPlane,
         tun: TunDevice | None,
         own: OwnTraffic,
+        reached: Callable[[Endpoint, int], Endpoint],
         seen: Paft,
         *,
         take: Callable[[HostEvent], None],
@@ -88,6 +89,7 @@ class FurtherAssociations:
         self._plane = plane
         self._tun = tun
         self._own = own
+        self._reached = reached
         self._seen = seen
         self._take = take
         self._changed = changed
@@ -192,8 +194,15 @@ class FurtherAssociations:
             lost=lambda network, reason: hear(PathFailed(network, reason)),
             narrowed=narrow,
             own=self._own,
+            reached=self._reached,
         )
-        probes = BindingProbes(self._loop, lambda: tunnels, self._networks.routing_of, hear, self._own)
+        probes = BindingProbes(
+            self._loop,
+            lambda version: self._reached(tunnels, version).address,
+            self._networks.routing_of,
+            hear,
+            self._own,
+        )
         paft = self._machine.further[anchor].paft
         self._all[anchor] = _Association(paft, sockets, probes, signalling_port)
         self._plane.others[anchor] = sockets

@@ -200,6 +200,7 @@ class HostDaemon:
             lost=self._lose_path,
             narrowed=self._narrow_path,
             own=self._own,
+            reached=self.kernel.addresses.at,
             merges=self.datapath.fast is None,
         )
         self.plane = HostPlane(
@@ -233,6 +234,7 @@ class HostDaemon:
             self.plane,
             tun,
             self._own,
+            self.kernel.addresses.at,
             self.paft,
             take=self.take,
             changed=self._follow_further,
@@ -253,7 +255,11 @@ class HostDaemon:
         self.policies.begin(self.take, lambda: self.machine.ledger)
         self.measurements.begin(self.machine, self.events)
         self._probes = BindingProbes(
-            loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take, self._own
+            loop,
+            lambda version: self.kernel.addresses.at(self.kernel.anchor, version).address,
+            self.networks.routing_of,
+            self.take,
+            self._own,
         )
         url = self.config.mobile_host.portal_check
         self._portals = PortalProbes(url, self.networks.routing_of, self.take, self._own)
@@ -282,9 +288,7 @@ class HostDaemon:
         finally:
             self._wake_up.cancel()
             self._glancing.stop()
-            self.policies.close(self.machine.ledger)
-            self.measurements.close()
-            self.events.close()
+            self.write_down()
             self._metrics.close()
             if self.repairs is not None:
                 self.repairs.close()
@@ -308,6 +312,12 @@ class HostDaemon:
     def ask_to_stop(self) -> None:
         """De-associate, then end."""
         self.take(StopAsked())
+
+    def write_down(self) -> None:
+        """Save what budgets and measurements have counted, and close the stores."""
+        self.policies.close(self.machine.ledger)
+        self.measurements.close()
+        self.events.close()
 
     async def _metrics_text(self, control: HostControl) -> str:
         status, tunnels = await control.status({}, 0), await control.tunnels({}, 0)

@@ -52,7 +52,8 @@ class Arriving(Protocol):
 class TunnelSockets:
     """`heard` is called with each signal from inside a tunnel, `lost` when the kernel cannot send on a network,
     `narrowed` with the outer path MTU when a packet was too large for it. `merges` as for `TunnelSocket`; `own` counts
-    what no application sent. Without `tun` nothing is read here: netfilter's queue takes what arrives.
+    what no application sent. `reached`: an anchor's end by the IP version of a care-of address. Without `tun` nothing
+    is read here: netfilter's queue takes what arrives.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TunnelSockets:
         lost: Callable[[NetworkName, str], None],
         narrowed: Callable[[NetworkName, int], None],
         own: OwnTraffic,
+        reached: Callable[[Endpoint, int], Endpoint],
         merges: bool = True,
     ) -> None:
         self.anchor = anchor
@@ -74,6 +76,7 @@ class TunnelSockets:
         self._lost = lost
         self._narrowed = narrowed
         self._own = own
+        self._reached = reached
         self._merges = merges
         self._sockets: dict[NetworkName, TunnelSocket] = {}
         self._ends: dict[NetworkName, Endpoint] = {}
@@ -97,8 +100,9 @@ class TunnelSockets:
         self.use(None)
         for network, socket in list(self._sockets.items()):
             try:
-                socket.turn_to(anchor)
-                self._ends[network] = anchor
+                end = self._reached(anchor, socket.local.address.version)
+                socket.turn_to(end)
+                self._ends[network] = end
             except UpmtError as reason:
                 self.close(network)
                 self._lost(network, str(reason))
@@ -117,7 +121,8 @@ class TunnelSockets:
         `anchor_port`: which of the anchor's tunnel ports it sends to; 0: the first.
         """
         self.close(network)
-        anchor = Endpoint(self.anchor.address, anchor_port or self.anchor.port)
+        known = Endpoint(self.anchor.address, anchor_port or self.anchor.port)
+        anchor = self._reached(known, care_of.version)
         takes = self._tun is not None
         socket = TunnelSocket(
             interface, care_of, port, outer_mark(index), anchor, takes=takes, merges=self._merges

@@ -40,7 +40,7 @@ from upmt_nf.datapath.protected import tunnel_hint
 from upmt_nf.datapath.reach import Reach
 from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
-from upmt_nf.model.flow import PORTED, UDP, Endpoint, FlowBytes, IPAddress
+from upmt_nf.model.flow import PORTED, UDP, Endpoint, FlowBytes, IPAddress, owner_of
 from upmt_nf.model.identity import NetworkName, TunnelId
 from upmt_nf.model.names import MEASUREMENT_PORT, SIGNALLING_PORT
 
@@ -191,7 +191,7 @@ class AnchorForwarder:
             inner = changed
         tunnel.packets_in += packets
         tunnel.bytes_in += size
-        tunnel.heard = now
+        self._paft.hear(tunnel, now)
         self._latest[tunnel.owner_packed] = tunnel.id
         is_overtaken: bool | None = None
         if number is not None:
@@ -249,7 +249,7 @@ class AnchorForwarder:
 
     def _error_from_host(self, inner: bytes, key: bytes, tunnel: Tunnel, now: float) -> Inbound:
         """An ICMP error quotes what it likes: it is forwarded for a flow of its sender's own, and teaches nothing."""
-        if (key[1:5] if len(key) == 13 else key[1:17]) != tunnel.owner_packed:
+        if owner_of(key) != tunnel.owner_packed:
             return self._drop("unfounded_error")
         if (entry := self._paft.flows.get(key)) is not None:
             entry.packets_out += 1

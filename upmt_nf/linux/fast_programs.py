@@ -138,9 +138,12 @@ class FastPrograms:
         attach(index, hook, self._object.program(name), handle=_HANDLE, priority=_PRIORITY)
         self._attached[interface, hook] = index
 
-    def change_flow(self, change: bytes) -> bool:
-        """Change a flow in place (`FlowRow.as_change`); False when there is no such. Raises KernelError."""
-        return run(self._object.program("change_flow"), bytes(_ETHERNET) + change) == 1
+    def change_flows(self, changes: bytes) -> int:
+        """Change flows in place, up to MOST_CHANGES of them (`FlowRow.as_change`, joined); gives how many are there.
+
+        Raises KernelError.
+        """
+        return run(self._object.program("change_flows"), bytes(_ETHERNET) + changes)
 
     def close(self) -> None:
         """Let go of them; what is attached and pinned stays."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from upmt_nf.datapath.arrivals import Arrivals
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import SETTLE_SECONDS, Paft, Tunnel
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.leases import Lease
@@ -93,6 +94,7 @@ class FlowMoves:
             self._prune(orders, lease.address)
             return HandoverResult(True, tunnel.id, len(keys))
         moved = 0
+        watched: dict[Tunnel | None, list[FlowEntry]] = {}
         for place, key in enumerate(keys):
             if number := application_meant(key):
                 moved += self._named.move(lease.address, number, tunnel, cseq, now)
@@ -102,25 +104,30 @@ class FlowMoves:
                 orders[key] = cseq
                 if stands_for_newcomers(key):
                     self._paft.newcomers[lease.address.packed] = tunnel
-                else:
+                    continue
+                old = self._move(lease, key, tunnel, now)
+                if old is not tunnel and place < MOST_COUNTED:
                     # Hosts ask for the counts of a few only, which they name first.
-                    self._move(lease, key, tunnel, now, is_watched=place < MOST_COUNTED)
+                    watched.setdefault(old, []).append(self._paft.flows[key])
+        if self._paft.mirror is not None:
+            for old, entries in watched.items():
+                self._paft.mirror.watch(entries, tunnel, old, now)
         self._prune(orders, lease.address)
         return HandoverResult(True, tunnel.id, moved)
 
-    def _move(self, lease: Lease, key: FlowBytes, tunnel: Tunnel, now: float, *, is_watched: bool) -> None:
+    def _move(self, lease: Lease, key: FlowBytes, tunnel: Tunnel, now: float) -> Tunnel | None:
+        """Gives where it was."""
         known = self._paft.flows.get(key)
         old = None if known is None else self._paft.tunnel_of(known)
         entry = self._paft.move(key, tunnel, now)
         if old is not tunnel:
             entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
-            if self._paft.mirror is not None and is_watched:
-                self._paft.mirror.watch(entry, tunnel, old, now)
         if known is None:
             # Its first packets may still be on their way by any other tunnel.
             others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)
             entry.left = tuple((other, now + SETTLE_SECONDS) for other in others)
             self._paft.changed(entry)
+        return old
 
     def _choose(self, lease: Lease, choices: Sequence[TunnelChoice], came_by: Tunnel) -> Tunnel | None:
         if not choices:

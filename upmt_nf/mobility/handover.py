@@ -10,7 +10,7 @@ One machine: `TRANSITIONS` is all that can happen. Knows neither SIP nor PAFT: i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -21,6 +21,8 @@ from upmt_nf.model.identity import ApplicationName, NetworkName
 from upmt_nf.policy.events import Decision
 from upmt_nf.signaling.message_writing import flows_in_groups
 
+BATCH = 256
+"""Flows that are made into requests at a time: with thousands the first requests do not wait for the last."""
 WINDOW = 32
 """Requests on their way at a time."""
 ATTEMPTS = 5
@@ -134,8 +136,7 @@ class Handover:
         fresh = [flow for flow in flows if flow.packed() not in self.known]
         self.known.update(flow.packed() for flow in fresh)
         open_flows = tuple(flow for flow in fresh if flow.packed() not in confirmed)
-        if open_flows:
-            self._unsent.append(FlowRequest(self, open_flows))
+        self._unsent.extend(FlowRequest(self, flows) for flows in _batches(open_flows))
 
     def take_requests(self, is_ours: Callable[[FlowBytes], bool], room: int) -> list[FlowRequest]:
         """What to send now, with no more than `room` bytes of flows in one request, and at least one flow.
@@ -224,3 +225,7 @@ class Handover:
             return False
         self.phase = target
         return True
+
+
+def _batches(flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, ...]]:
+    return (tuple(flows[start : start + BATCH]) for start in range(0, len(flows), BATCH))

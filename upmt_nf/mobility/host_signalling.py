@@ -235,11 +235,15 @@ class HostSignalling:
     ) -> None:
         """Tunnel setup request, in the network's tunnel socket; takes along as many `flows` as fit.
 
-        `mtu`: the largest inner packet, bytes.
+        `mtu`: the largest inner packet, bytes, which the anchor is told.
         """
         claimed: tuple[FlowKey, ...] = ()
         body = TunnelSetupRequest(
-            token, virtual_address, network, format=self._settings.protection.get(network, "plain")
+            token,
+            virtual_address,
+            network,
+            format=self._settings.protection.get(network, "plain"),
+            mtu=mtu,
         )
         room = self._room(body, virtual_address, mtu)
         if flows:

@@ -75,6 +75,8 @@ class HostTunnel:
         """Which of the anchor's tunnel ports it goes to; 0: the first."""
         self.mtu = 0
         """Largest inner packet, bytes."""
+        self.told_mtu = 0
+        """What the last setup request said of it to the anchor."""
         self.widest = 0
         """What the interface's own MTU would allow, bytes."""
         self.tunnel: Tunnel | None = None

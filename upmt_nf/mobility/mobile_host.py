@@ -133,7 +133,7 @@ class MobileHost:
             lambda name: self._tunnels[name].rtt,
             lambda name: self._tunnels[name].care_of_address,
         )
-        self._upkeep = Upkeep(settings, random, paft, self._tunnels, self._anchors)
+        self._upkeep = Upkeep(settings, random, self._tunnels, self._anchors)
         self._commands: list[HostCommand] = []
         self._setups = TunnelSetups(
             settings,

@@ -19,8 +19,9 @@ from upmt_nf.signaling.message_writing import flows_in_groups
 
 LIVED = 3.0
 """Seconds between the first packet of a flow and its last so far, after which it is worth a name."""
-LOOK_EVERY, PACE = 1.0, 0.01
-"""Seconds between looks for such flows, and at least between two requests when there are many."""
+LOOK_EVERY, PACE = 1.0, 0.005
+"""Seconds between looks for such flows, and at least between two requests when there are many: half of what an anchor
+hears of one host."""
 REFUSED_PATIENCE = 60.0
 """Seconds before another try when the anchor has no room."""
 _NUMBER = len(',"application":4095')
@@ -64,7 +65,7 @@ class Naming:
         self._is_apart = is_apart
         self._room = room
         self._asked: NameRequest | None = None
-        self._look_at = 0.0
+        self._look_at = self._asked_at = 0.0
 
     @property
     def named(self) -> int:
@@ -112,6 +113,7 @@ class Naming:
                 if entry.last_seen - entry.created >= LIVED and not self._is_apart(entry.key)
             ][:_MOST_IN_A_REQUEST]
             if entries:
+                self._asked_at = now
                 self._ask(application.id, network, entries)
                 return
 
@@ -130,7 +132,10 @@ class Naming:
         if request is not self._asked:
             return
         self._asked = None
-        self._look_at = now + (REFUSED_PATIENCE if is_refused else PACE if is_accepted else LOOK_EVERY)
+        if is_accepted:
+            self._look_at = self._asked_at + PACE
+        else:
+            self._look_at = now + (REFUSED_PATIENCE if is_refused else LOOK_EVERY)
         if is_accepted:
             for key in request.open:
                 entry = self._paft.flows.get(key)

@@ -81,6 +81,9 @@ class RunningHandovers:
             confirmed, handover.started = lost.claimed, lost.claimed_at
         application.handover = handover
         counted = self._open_tally(handover, self._some_of(application), now)
+        if not is_planned:
+            # One write, and packets go on: whom the anchor is to be told of takes longer to gather.
+            self._paft.steer(application.id, self._tunnel(order.target).id)
         # Those that are counted are named one by one: both ends then keep an eye on them.
         handover.add(dict.fromkeys(chain(counted, self.keys_of(application))), confirmed)
         self.advance(handover, now)

@@ -151,7 +151,7 @@ class _Replay:
         self._trace, self._networks, self._policies = trace, networks, policies
         self._count_every = count_every
         self._costs = {facts.name: facts.cost for facts in networks}
-        self._links = {facts.name: _Link() for facts in networks}
+        self._links = {facts.name: _Link(quality=Quality(throughput=facts.throughput)) for facts in networks}
         self._quality: dict[NetworkName, list[tuple[float, bool, Quality]]] = {
             facts.name: [] for facts in networks
         }

@@ -162,6 +162,7 @@ def _read_setup_request(document: _Document) -> TunnelSetupRequest:
         network=document.text("network") if document.has("network") else None,
         handover=_read_pairs(document) if document.has("pairs") or document.has("match") else (),
         format=document.text("format", "plain"),
+        mtu=_integer("mtu", document.get("mtu", 0), 65536),
     )
 
 

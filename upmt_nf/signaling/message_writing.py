@@ -114,6 +114,8 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 found["network"] = message.network
             if message.format != "plain":
                 found["format"] = message.format
+            if message.mtu:
+                found["mtu"] = message.mtu
             if message.handover:
                 found["pairs"] = [_pair(pair) for pair in message.handover]
         case TunnelSetupResponse():

@@ -80,13 +80,17 @@ class AssociationResponse:
 
 @dataclass(frozen=True, slots=True)
 class TunnelSetupRequest:
-    """Table II: asks for a tunnel on the path that the message comes by, and maybe for a handover to it at once."""
+    """Table II: asks for a tunnel on the path that the message comes by, and maybe for a handover to it at once.
+
+    `mtu`: the largest inner packet that the path takes, as far as the host knows; bytes, 0: not told.
+    """
 
     association: str
     virtual_address: IPAddress
     network: str | None = None
     handover: tuple[HandoverPair, ...] = ()
     format: str = "plain"
+    mtu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
