@@ -209,6 +209,7 @@ def test_an_application_may_name_an_anchor_by_its_name_or_its_address() -> None:
     assert config.application[-1].anchor == "home"
     assert config.anchor_called("home") == ip_address("46.0.0.1")
     assert config.anchor_called("45.0.0.1") == ip_address("45.0.0.1")
+    assert config.anchor_called("46.0.0.1") == ip_address("46.0.0.1")
     assert config.anchor_called("any") is None
     assert config.anchor_called(None) is None
 
@@ -223,7 +224,7 @@ def test_the_flows_of_an_application_go_by_its_anchor() -> None:
     ("application", "complaint"),
     [
         ('name = "a"\nanchor = "away"', "anchor: there is no anchor 'away'; there are 45.0.0.1, home"),
-        ('name = "a"\nanchor = "46.0.0.1"', "anchor: there is no anchor '46.0.0.1'"),
+        ('name = "a"\nanchor = "46.0.0.2"', "anchor: there is no anchor '46.0.0.2'"),
         ('name = "a"\npolicy = "native"\nanchor = "home"', "anchor: a native application needs none"),
         ('name = "default"\nanchor = "home"', "anchor: the rest goes by the first anchor that answers"),
         ('name = "a"\nanchor = "ho me"', "anchor: 'ho me' is not a name"),

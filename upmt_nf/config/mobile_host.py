@@ -267,8 +267,9 @@ class MobileHostConfig(Section):
         return self.anchors[0]
 
     def anchor_called(self, name: str | None) -> IPAddress | None:
-        """The address of the anchor of that name, if there is one."""
-        return next((each.address for each in self.anchors if each.called == name), None)
+        """The address of the anchor of that name or address, if there is one."""
+        known = (each.address for each in self.anchors if name in (each.name, str(each.address)))
+        return next(known, None) if name is not None else None
 
     def identity_at(self, anchor: AnchorAddress) -> str:
         """Who this host is towards an anchor."""
@@ -427,7 +428,8 @@ def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
         if (anchor.ipv6_address is None) != (anchors[0].ipv6_address is None):
             yield ("anchors", index, "ipv6_address"), "is to be said of all anchors, or of none"
         named: KeyPath = ("anchors", index, "name") if config.several is not None else ("anchor", "name")
-        if anchor.name in [other.called for other in anchors if other is not anchor]:
+        others = [other for other in anchors if other is not anchor]
+        if anchor.name in [name for other in others for name in (other.called, str(other.address))]:
             yield named, f"{anchor.name!r} is there twice"
         if anchor.name == ANY_ANCHOR:
             yield named, "'any' stands for whichever anchor the host uses and cannot be the name of one"
@@ -436,7 +438,7 @@ def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
         if (name := named_anchor(application)) is None:
             continue
         place = ("application", index, "anchor")
-        if name not in known:
+        if config.anchor_called(name) is None:
             yield place, f"there is no anchor {name!r}; there are {', '.join(known)}"
         elif application.policy == NATIVE:
             yield place, "a native application needs none"

@@ -88,7 +88,7 @@ def _names_before(programs: FastPrograms, daemon: HostDaemon) -> dict[int, Appli
                 continue
         if not row.is_declared and (known := tuple(each for each in row.networks if each in networks)):
             daemon.networks_before[name] = known
-        if not row.is_declared and row.anchor is not None:
+        if row.anchor is not None and applications.section_of(name) is None and name in applications.by_name:
             applications.by_name[name].anchor = row.anchor
         if name in applications.by_name:
             found[fast_layout.NUMBER.unpack(key)[0]] = applications.by_name[name].id

@@ -284,8 +284,12 @@ class HostControl:
         return turned
 
     def _anchor(self, name: Any, *, is_native: bool) -> str | None:
-        known = [anchor.called for anchor in self._daemon.config.anchors]
-        if name is not None and (not isinstance(name, str) or name not in (*known, ANY_ANCHOR)):
+        config = self._daemon.config
+        known = [anchor.called for anchor in config.anchors]
+        is_known = name in (None, ANY_ANCHOR) or (
+            isinstance(name, str) and config.anchor_called(name) is not None
+        )
+        if not is_known:
             raise UsageError(f"there is no anchor {name!r}; there are {', '.join(known)}, and {ANY_ANCHOR!r}")
         if name is not None and is_native:
             raise UsageError("what is left alone needs no anchor: say an anchor or native, not both")
