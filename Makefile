@@ -71,7 +71,9 @@ demo: setup ## see a video call move from Wi-Fi to LTE while a backup stays (nee
 
 test: setup ## every test: pure, kernel and lab (needs root)
 	@$(PYTEST) -q -n 2 -m 'not lab and not interop'
-	@$(PYTEST) -q -m lab || { echo; echo "What failed is run once more, by itself; a defect all the same: please report it."; \
+	@{ $(PYTEST) -q -n 2 --dist loadscope --no-loadscope-reorder -m 'lab and not alone'; beside=$$?; \
+	  $(PYTEST) -q -m 'lab and alone' && [ $$beside = 0 ]; } || \
+	  { echo; echo "What failed is run once more, by itself; a defect all the same: please report it."; \
 	  $(PYTEST) -q -m lab --last-failed --last-failed-no-failures none --maxfail 1; }
 
 test-interop: setup ## foreign SIP programs against ours; skips those that `make setup-interop` has not installed

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from kernel_namespace import Namespace
 
+from upmt_nf.datapath import fast_layout
 from upmt_nf.datapath.fast_layout import FLOW, NUMBER
 from upmt_nf.linux import fast_programs
 from upmt_nf.linux.cleanup import cleanup
@@ -161,6 +162,26 @@ def test_maps_of_another_layout_are_replaced(
     assert second.maps["flows"].max_entries == 200
     assert second.maps["flows"].lookup(bytes(16)) is None
     assert "replaced" in caplog.text
+    second.close()
+
+
+def test_maps_of_another_version_are_not_looked_at_and_do_not_stay(
+    host: Namespace, journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fast_layout, "LAYOUT", fast_layout.LAYOUT - 1)
+    first = loaded(journal)
+    first.maps["flows"].update(bytes(16), bytes(FLOW.size))
+    first.attach("if0", Hook.INGRESS)
+    first.close()
+    older, attached = pins(journal), state(host).count("host_in")
+    monkeypatch.undo()
+    second = loaded(Journal(journal.directory))
+    assert not second.took_over
+    assert second.maps["flows"].lookup(bytes(16)) is None
+    assert not older.exists()
+    assert f"{older.name}, are replaced" in caplog.text
+    second.attach("if0", Hook.INGRESS)
+    assert state(host).count("host_in") == attached, "in its place, not beside it"
     second.close()
 
 

@@ -154,6 +154,10 @@ class FastPrograms:
         pins = base / f"upmt-{namespace_cookie()}" / f"v{fast_layout.LAYOUT}"
         self._journal.note(MapsPinned(str(pins)))
         pins.mkdir(parents=True, exist_ok=True)
+        for other in pins.parent.iterdir():
+            if other != pins:
+                log.warning("maps of another version's layout, %s, are replaced", other.name)
+                remove_pins(str(other))
         return pins
 
     def _mount(self) -> Path:

@@ -7,6 +7,7 @@ spoke of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import nlargest
 
 from upmt_nf.datapath.arrivals import Arrivals
 from upmt_nf.datapath.flow_entry import FlowEntry
@@ -24,10 +25,12 @@ from upmt_nf.model.flow import (
     newcomers_of,
     stands_for_newcomers,
 )
+from upmt_nf.model.identity import ApplicationId
 from upmt_nf.signaling.iptables_match import parse_match
 from upmt_nf.signaling.messages import (
     ANY,
     MOST_COUNTED,
+    MOST_WEIGHED,
     FlowSelector,
     HandoverPair,
     HandoverResult,
@@ -36,6 +39,8 @@ from upmt_nf.signaling.messages import (
 )
 
 _SPARE_ORDERS = 1024
+_MOST_PACKED_WATCHED = 32
+"""Flows in a packed list that are looked at, which may be of several applications."""
 
 
 class FlowMoves:
@@ -95,9 +100,14 @@ class FlowMoves:
             return HandoverResult(True, tunnel.id, len(keys))
         moved = 0
         watched: dict[Tunnel | None, list[FlowEntry]] = {}
+        # Hosts ask for the counts of a few only, which they name first, or pack with those of others.
+        most_watched = _MOST_PACKED_WATCHED if pair.is_packed else MOST_COUNTED
         for place, key in enumerate(keys):
             if number := application_meant(key):
-                moved += self._named.move(lease.address, number, tunnel, cseq, now)
+                done = self._named.move(lease.address, number, tunnel, cseq, now)
+                moved += done.flows
+                if pair.is_packed and done.left is not None:
+                    watched.setdefault(done.left, []).extend(self._busiest(done.id, tunnel, done.left))
                 continue
             moved += not stands_for_newcomers(key)
             if orders.get(key, -1) <= cseq:
@@ -106,8 +116,7 @@ class FlowMoves:
                     self._paft.newcomers[lease.address.packed] = tunnel
                     continue
                 old = self._move(lease, key, tunnel, now)
-                if old is not tunnel and place < MOST_COUNTED:
-                    # Hosts ask for the counts of a few only, which they name first.
+                if old is not tunnel and place < most_watched:
                     watched.setdefault(old, []).append(self._paft.flows[key])
         if self._paft.mirror is not None:
             for old, entries in watched.items():
@@ -128,6 +137,14 @@ class FlowMoves:
             entry.left = tuple((other, now + SETTLE_SECONDS) for other in others)
             self._paft.changed(entry)
         return old
+
+    def _busiest(self, id: ApplicationId, tunnel: Tunnel, old: Tunnel) -> list[FlowEntry]:
+        """Of an application that moved by its name, the flows that its host will ask for the counts of."""
+        some = self._paft.membership.some(id, MOST_WEIGHED)
+        busiest = nlargest(MOST_COUNTED, some, key=lambda entry: entry.packets_in + entry.packets_out)
+        for entry in busiest:
+            entry.arrivals = Arrivals(tunnel, old.heard)
+        return busiest
 
     def _choose(self, lease: Lease, choices: Sequence[TunnelChoice], came_by: Tunnel) -> Tunnel | None:
         if not choices:

@@ -15,7 +15,7 @@ from upmt_nf.mobility.applications import Application
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.model.flow import FlowBytes, FlowKey
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
-from upmt_nf.signaling.message_writing import flows_in_groups
+from upmt_nf.signaling.flow_room import FlowRoom
 
 LIVED = 3.0
 """Seconds between the first packet of a flow and its last so far, after which it is worth a name."""
@@ -43,7 +43,7 @@ class NameRequest:
 class Naming:
     """For one host. `requests` is taken by the owner after each call.
 
-    `is_apart` says which flows do not go with their application, `room` how many bytes of flows a request by a network
+    `is_apart` says which flows do not go with their application, `room` how many flows a request by a network
     can carry.
     """
 
@@ -53,11 +53,13 @@ class Naming:
         applications: Mapping[ApplicationName, Application],
         tunnels: Mapping[NetworkName, HostTunnel],
         is_apart: Callable[[FlowBytes], bool],
-        room: Callable[[NetworkName], int],
+        room: Callable[[NetworkName], FlowRoom],
     ) -> None:
         self.requests: list[NameRequest] = []
         self.is_understood = False
         """The anchor knows what a name is. Set by the owner."""
+        self.is_packing = False
+        """It reads packed flows, and watches some of an application that moves by its name. Set by the owner."""
         self._membership = paft.membership
         self._paft = paft
         self._applications = applications
@@ -74,7 +76,7 @@ class Naming:
 
     def start_over(self) -> None:
         """Another association: the anchor knows nothing."""
-        self.is_understood = False
+        self.is_understood = self.is_packing = False
         self._membership.start_over()
         self.drop()
 
@@ -118,7 +120,7 @@ class Naming:
                 return
 
     def _ask(self, application: ApplicationId, network: NetworkName, entries: Sequence[FlowEntry]) -> None:
-        flows = flows_in_groups(tuple(entry.flow for entry in entries), self._room(network) - _NUMBER)[0]
+        flows = self._room(network).less(_NUMBER).groups(entry.flow for entry in entries)[0]
         request = NameRequest(application, network, flows)
         for entry in entries[: len(flows)]:
             # From here on the anchor may know; what is told and not confirmed is named again.

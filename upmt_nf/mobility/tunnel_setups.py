@@ -123,7 +123,8 @@ class TunnelSetups:
         if claims:
             self._placement.note_claims(network, now)
         tunnel.told_mtu = tunnel.mtu
-        signalling.set_up(network, token, address, claims, tunnel.mtu, now)
+        is_packed = self._placement.running.naming.is_packing
+        signalling.set_up(network, token, address, claims, tunnel.mtu, now, is_packed=is_packed)
 
     def _renew(self, now: float) -> None:
         """Set tunnels up once more whose keys have served, or of whose size the anchor knows another than we do.
@@ -157,7 +158,8 @@ class TunnelSetups:
             is_disowned = isinstance(answer, Refusal) and answer.is_disowned
             return tunnel.fail_setup(now), reason if is_disowned else None
         self._open(tunnel, answer, address, now)
-        self._placement.running.naming.is_understood = answer.knows_applications
+        naming = self._placement.running.naming
+        naming.is_understood, naming.is_packing = answer.knows_applications, answer.reads_packed
         was_resent = now - purpose.asked_at >= INSIDE_T1
         actions = tunnel.accept(now, None if was_resent else now - purpose.asked_at)
         if purpose.claimed and answer.results and all(result.accepted for result in answer.results):
