@@ -82,8 +82,8 @@ def names_before(
 ) -> tuple[dict[int, ApplicationId], dict[ApplicationName, tuple[str, ...]]]:
     """What the numbers of an earlier daemon's applications are now, and the lists of those that were named at run time.
 
-    Those are named again, unless nothing of them is left: no flow, no anchor, and a list that is everybody's. Whoever was declared
-    and taken back since is such a one.
+    Those are named again, with their anchors, unless nothing of them is left: no flow, no anchor, and a list that is
+    everybody's. Whoever was declared and taken back since is such a one.
     """
     numbers: dict[int, ApplicationId] = {}
     lists: dict[ApplicationName, tuple[str, ...]] = {}
@@ -105,10 +105,10 @@ def names_before(
             except UpmtError as reason:
                 log.warning("an application of an earlier daemon is not known any more: %s", reason)
                 continue
-        if row.anchor is not None and applications.section_of(name) is None and name in applications.by_name:
-            applications.by_name[name].anchor = row.anchor
         if not row.is_declared and known:
             lists[name] = known
+        if not row.is_declared and row.anchor is not None and applications.section_of(name) is None:
+            applications.by_name[name].anchor = row.anchor
         if name in applications.by_name:
             numbers[number] = applications.by_name[name].id
     return numbers, lists
