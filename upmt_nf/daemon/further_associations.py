@@ -195,6 +195,7 @@ class FurtherAssociations:
             narrowed=narrow,
             own=self._own,
             reached=self._reached,
+            backlog=self._plane.backlog,
         )
         probes = BindingProbes(
             self._loop,

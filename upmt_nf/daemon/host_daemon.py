@@ -16,6 +16,7 @@ from upmt_nf.config.system_resolver import declared_applications
 from upmt_nf.daemon.admission import Admission
 from upmt_nf.daemon.applications import Application, Applications
 from upmt_nf.daemon.asked_handovers import AskedHandovers
+from upmt_nf.daemon.backlog import Backlog
 from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose_with
@@ -201,6 +202,7 @@ class HostDaemon:
             narrowed=self._narrow_path,
             own=self._own,
             reached=self.kernel.addresses.at,
+            backlog=Backlog(),
             merges=self.datapath.fast is None,
         )
         self.plane = HostPlane(
@@ -212,6 +214,7 @@ class HostDaemon:
         )
         if self.datapath.fast is not None:
             self.plane.introduced = self.datapath.fast.write_new
+            self.datapath.fast.write_behind(self.plane.backlog)
         self.networks = HostNetworks(self.config, self.kernel, self.sockets, self._hear_sip, self._own)
         if left is not None and self.datapath.fast is not None:
             self.networks.virtual_address = left.virtual_address

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 
 from upmt_nf.daemon.tunnel_sockets import Arriving, TunnelSockets
@@ -33,6 +33,10 @@ log = logging.getLogger(__name__)
 
 _BATCH = 64
 """Packets read from one side before the other has its turn."""
+_LOOKS = 4
+"""Batches of first packets that are taken together."""
+_MOST_ROUNDS_BEHIND = 100
+"""So often in a row flows stay with the queue because it is never empty: no longer, or it would never be."""
 
 
 class HostPlane:
@@ -58,6 +62,8 @@ class HostPlane:
         self._loop = loop
         self._heard = heard
         self._is_left_alone = is_left_alone
+        self.backlog = sockets.backlog
+        self._rounds_behind = 0
         self.introduced: Callable[[], None] = lambda: None
         self._sockets = sockets
         self.others: dict[IPAddress, TunnelSockets] = {}
@@ -119,9 +125,10 @@ class HostPlane:
 
     def _read_tun(self, tun: TunDevice) -> None:
         """What left by the virtual interface, on to the tunnels."""
-        forwarder, now = self._forwarder, self._loop.time()
+        forwarder, now, is_drained = self._forwarder, self._loop.time(), False
         for _ in range(_BATCH):
             if (left := tun.read()) is None:
+                is_drained = True
                 break
             if forwarder is not None:
                 packet, offload = left
@@ -129,41 +136,46 @@ class HostPlane:
                 self._gathering.add(verdict)
                 self._hand_back(verdict)
         self._gathering.flush()
+        self.backlog.note(tun.fileno(), is_drained=is_drained)
 
     def _introduce(self) -> None:
         """Packets of flows that the agent may not know yet, on to the tun interface.
 
-        A flow's later packets pass the queue by from its mark on: it gets it with the last packet that waits here,
-        so that none overtakes another.
+        A flow's later packets pass the queue by from its mark on: it gets it with the last packet that waits, when no
+        other one does, so that none overtakes another. Only what comes between that look and the verdict can.
         """
-        self._first_packets.drain()
-        waiting, self._waiting = self._waiting, []
-        forwarder, now = self._forwarder, self._loop.time()
-        judged: list[tuple[Packet, bool, FlowBytes | None]] = []
         last: dict[FlowBytes, Packet] = {}
-        for packet in waiting:
-            may_go_on, key = (
-                # Not associated yet: an earlier daemon's flows go on in the kernel, all else ends at the tun device.
-                (True, None) if forwarder is None else forwarder.introduce(packet.payload, packet.mark, now)
-            )
-            judged.append((packet, may_go_on, key))
-            if key is not None:
-                last[key] = packet
-        self.introduced()
+        for _ in range(_LOOKS):
+            self._first_packets.drain()
+            waiting, self._waiting = self._waiting, []
+            if not waiting:
+                self._rounds_behind = 0
+                break
+            judged = list(self._judge(waiting))
+            self.introduced()
+            for packet, may_go_on, key in judged:
+                if key is not None and (before := last.pop(key, None)) is not None:
+                    before.accept()
+                if not may_go_on:
+                    packet.drop()
+                elif key is not None and self.judged and packet.mark & MARK_MASK != self.judged:
+                    last[key] = packet
+                else:
+                    # Marked and here again: the rules in place are not ours.
+                    packet.accept()
+        else:
+            self._rounds_behind += 1
+            if self._rounds_behind < _MOST_ROUNDS_BEHIND:
+                for packet in last.values():
+                    packet.accept()
+                return
+        self._let_pass_the_queue(list(last.values()))
+
+    def _let_pass_the_queue(self, last: list[Packet]) -> None:
+        """Their flows' later packets, from now on; these in the order of their arrival, all others have verdicts."""
         known: dict[int, list[Packet]] = {}
-        for packet, may_go_on, key in judged:
-            if not may_go_on:
-                packet.drop()
-            elif (
-                key is not None
-                and last[key] is packet
-                and self.judged
-                # Marked and here again: the rules in place are not ours.
-                and packet.mark & MARK_MASK != self.judged
-            ):
-                known.setdefault(packet.mark & ~MARK_MASK | self.judged, []).append(packet)
-            else:
-                packet.accept()
+        for packet in last:
+            known.setdefault(packet.mark & ~MARK_MASK | self.judged, []).append(packet)
         # One message judges all that still wait: those of the mark that most get, when the others have theirs.
         by_number = sorted(known.items(), key=lambda each: len(each[1]))
         for mark, packets in by_number[:-1]:
@@ -171,6 +183,16 @@ class HostPlane:
                 packet.repeat_with(mark)
         for mark, packets in by_number[-1:]:
             self._first_packets.repeat_all_with(mark, packets[-1])
+
+    def _judge(self, waiting: list[Packet]) -> Iterator[tuple[Packet, bool, FlowBytes | None]]:
+        """Whether each may go on, and its flow if that is known from now on."""
+        forwarder, now = self._forwarder, self._loop.time()
+        for packet in waiting:
+            if forwarder is None:
+                # Not associated yet: an earlier daemon's flows go on in the kernel, all else ends at the tun device.
+                yield packet, True, None
+            else:
+                yield packet, *forwarder.introduce(packet.payload, packet.mark, now)
 
     def _keep(self, packet: Packet) -> None:
         packet.hold()

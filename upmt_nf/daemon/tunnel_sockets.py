@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from upmt_nf.daemon.backlog import Backlog
 from upmt_nf.datapath.formats import NAT_KEEPALIVE
 from upmt_nf.datapath.verdict import Inbound, TunnelSignal
 from upmt_nf.linux.tun_device import TunDevice
@@ -52,8 +53,8 @@ class Arriving(Protocol):
 class TunnelSockets:
     """`heard` is called with each signal from inside a tunnel, `lost` when the kernel cannot send on a network,
     `narrowed` with the outer path MTU when a packet was too large for it. `merges` as for `TunnelSocket`; `own` counts
-    what no application sent. `reached`: an anchor's end by the IP version of a care-of address. Without `tun` nothing
-    is read here: netfilter's queue takes what arrives.
+    what no application sent. `reached`: an anchor's end by the IP version of a care-of address; `backlog` is told
+    of what waits to be read. Without `tun` nothing is read here: netfilter's queue takes what arrives.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class TunnelSockets:
         narrowed: Callable[[NetworkName, int], None],
         own: OwnTraffic,
         reached: Callable[[Endpoint, int], Endpoint],
+        backlog: Backlog,
         merges: bool = True,
     ) -> None:
         self.anchor = anchor
+        self.backlog = backlog
         self._loop = loop
         self._tun = tun
         self._heard = heard
@@ -139,6 +142,7 @@ class TunnelSockets:
         self._ends.pop(network, None)
         if (socket := self._sockets.pop(network, None)) is not None:
             self._loop.remove_reader(socket.fileno())
+            self.backlog.forget(socket.fileno())
             socket.close()
         if self.forwarder is not None:
             self.forwarder.close_path(network)
@@ -209,6 +213,9 @@ class TunnelSockets:
                     tun.write(verdict.deliver, verdict.offload)
                 elif verdict.signal is not None:
                     self._heard(verdict.signal)
+        if (descriptor := socket.fileno()) >= 0:
+            # A signal may have closed it.
+            self.backlog.note(descriptor, is_drained=socket.is_drained)
         self._release_when_due(forwarder)
         if (mtu := socket.narrowed_to) is not None:
             socket.narrowed_to = None
