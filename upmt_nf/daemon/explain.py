@@ -123,10 +123,10 @@ class Explainer:
         verdicts = network_verdicts(
             status.policy, current, daemon.machine.networks_of(name), daemon.config.mobile_host.return_after
         )
-        for verdict in verdicts:
-            reason = daemon.machine.bar(name, verdict["name"], daemon.now())
-            if reason is not None and not verdict["is_chosen"]:
-                verdict["why"] = f"not allowed: {reason}"
+        for row in verdicts:
+            reason = daemon.machine.verdict(name, row["name"], daemon.now())
+            if reason is not None and row["state"] in ("up", "suspect") and current == status.network:
+                row["why"] = reason
         return {
             "kind": kind,
             "subject": subject,
@@ -149,7 +149,13 @@ class Explainer:
             "changes": (
                 [f"upmt assign --app {name} --to NETWORK: by the tunnels"]
                 if application.is_native
-                else what_would_change(name, current, verdicts, subject if kind == "flow" else None)
+                else what_would_change(
+                    name,
+                    current,
+                    verdicts,
+                    subject if kind == "flow" else None,
+                    is_locked=status.locked is not None,
+                )
             ),
             "notes": notes_on(application),
         }
@@ -352,8 +358,12 @@ def what_would_change(
     current: NetworkName | None,
     verdicts: Iterable[Mapping[str, Any]],
     flow: str | None,
+    *,
+    is_locked: bool = False,
 ) -> list[str]:
     """Commands, and events, after which it would go another way."""
+    if is_locked:
+        return [f"upmt release {name}: its policy decides again", f"upmt lock {name} --to NETWORK"]
     rows = list(verdicts)
     said: list[str] = []
     for row in rows:

@@ -36,6 +36,7 @@ from upmt_nf.policy.events import (
 from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Kind, Policy
 from upmt_nf.policy.quality import NO_LIMITS, UNMEASURED, Quality
+from upmt_nf.policy.verdicts import verdict
 
 SHORTEST_INTERVAL = 1.0
 """Seconds between two probes of a tunnel that an application with thresholds uses, at least."""
@@ -123,6 +124,15 @@ class Advisor:
         if lock not in (None, network):
             return f"it is locked to {lock}"
         return self.engine.bar(name, network, now)
+
+    def verdict(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
+        """Why an application is on a network, or is not; None where a list of networks says it."""
+        if self.guides(name) and not self.goes_by_list(name):
+            return verdict(self.engine, name, network, now)
+        if self.lock_of(name) == network:
+            return f"it is locked to {network}"
+        reason = self.bar(name, network, now)
+        return f"not allowed: {reason}" if reason is not None else None
 
     def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
         """Which budgets keep whom from where."""

@@ -194,6 +194,10 @@ class MobileHost:
         """Why an application's policy or lock forbids it a network; None when it may be there."""
         return self._advisor.bar(name, network, now)
 
+    def verdict(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
+        """Why an application is on a network that works, or is not, by its policy or lock; None: its list says it."""
+        return self._advisor.verdict(name, network, now)
+
     def is_testing(self, network: NetworkName) -> bool:
         """Whether a test of a network is under way."""
         return self._upkeep.is_testing(network)
