@@ -182,6 +182,10 @@ class HostAssociations:
         """Why an application's policy or lock forbids it a network; None when it may be there."""
         return self._machine_of(name).bar(name, network, now)
 
+    def verdict(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
+        """Why an application is on a network that works, or is not, by its policy or lock; None: its list says it."""
+        return self._machine_of(name).verdict(name, network, now)
+
     def is_testing(self, network: NetworkName) -> bool:
         """Whether a test of a network is under way."""
         return self.usual.is_testing(network)
