@@ -34,7 +34,7 @@ from upmt_nf.policy.events import (
     TimePassed,
 )
 from upmt_nf.policy.network import NetworkFacts
-from upmt_nf.policy.policy import Policy
+from upmt_nf.policy.policy import Kind, Policy
 from upmt_nf.policy.quality import NO_LIMITS, UNMEASURED, Quality
 from upmt_nf.policy.verdicts import verdict
 
@@ -84,6 +84,10 @@ class Advisor:
         # The first one: it shall choose among all networks, not take the first that it hears of.
         self._look_at_tunnels(now)
         self._ids[name] = id
+        if policy.kind is Kind.BLOCK:
+            # What its flows carry from now on goes by no network of ours, wherever it was last.
+            self.count(now)
+            self._last.pop(name, None)
         has_budgets = bool(policy.budgets or any(other.budgets for _, other in policy.by_time))
         if has_budgets or self._has_budgets:
             self._begin_counting(now)
