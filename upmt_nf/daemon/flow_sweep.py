@@ -133,18 +133,24 @@ class FlowSweep:
                 continue
             if FLOW_COUNTS.unpack_from(packed, FLOW_COUNTS_AT) == entry.offloaded:
                 continue
-            row = FlowRow.unpacked(packed)
-            if row.socket not in (0, ANY_SOCKET, entry.socket):
-                # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
-                continue
-            before = entry.offloaded
-            entry.packets_out += row.packets_out - before[0]
-            entry.bytes_out += row.bytes_out - before[1]
-            entry.packets_in += row.packets_in - before[2]
-            entry.bytes_in += row.bytes_in - before[3]
-            entry.offloaded = row.counts
-            entry.last_seen = max(entry.last_seen, boot + row.last_seen / 1e9)
-            self._take_learnt(entry, row)
+            self._take(entry, FlowRow.unpacked(packed), boot)
+
+    def take(self, entry: FlowEntry, row: FlowRow) -> None:
+        """Bring a flow that PAFT knows up to date."""
+        self._take(entry, row, self._heard_as(0))
+
+    def _take(self, entry: FlowEntry, row: FlowRow, boot: float) -> None:
+        if row.socket not in (0, ANY_SOCKET, entry.socket):
+            # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
+            return
+        before = entry.offloaded
+        entry.packets_out += row.packets_out - before[0]
+        entry.bytes_out += row.bytes_out - before[1]
+        entry.packets_in += row.packets_in - before[2]
+        entry.bytes_in += row.bytes_in - before[3]
+        entry.offloaded = row.counts
+        entry.last_seen = max(entry.last_seen, boot + row.last_seen / 1e9)
+        self._take_learnt(entry, row)
 
     def _take_unknown(self, key: FlowBytes, row: FlowRow) -> None:
         """Of a host that started anew, whose new tunnel the kernel has learnt before us; or let in by the kernel."""
