@@ -3,7 +3,9 @@
 PORT is the correspondent's. With each line on standard input it prints as JSON how many went to that port and came from
 it until then, and of those that came in since the line before how many were doubled, how many were overtaken, and the
 longest time between two (ms). Overtaken, where there are several interfaces: by the first one after the first packet by
-the second (an echo has lost the order of the numbers); else, after a later number: `{"to": {"in": 0, "out": 1000, "doubled": 0, "late": 0, "gap_ms": 20.1}, ...}`.
+the second (an echo has lost the order of the numbers); else, after a later number.
+
+    {"to": {"in": 0, "out": 1000, "doubled": 0, "late": 0, "gap_ms": 20}, "from": ...}
 """
 
 from __future__ import annotations
