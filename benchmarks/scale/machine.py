@@ -163,6 +163,17 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def cold_read(paft: Paft) -> float:
+    """Nanoseconds in which a tunnel is found in the table, in no order, and read: what a cache too small costs."""
+    ids = list(paft.tunnels)
+    Random(2).shuffle(ids)
+    ids *= max(1, 100_000 // len(ids))
+    tunnels, start = paft.tunnels, process_time()
+    for id in ids:
+        tunnels[id].heard  # noqa: B018 (what is measured)
+    return round((process_time() - start) / len(ids) * 1e9, 1)
+
+
 def measure(number: int) -> dict[str, float]:
     """One size, in this process."""
     crowd = Crowd(number)
@@ -177,6 +188,7 @@ def measure(number: int) -> dict[str, float]:
     figures["probe_us"] = crowd.each(crowd.probe)
     figures["handover_us"] = crowd.each(crowd.move)
     figures["idle_cpu_percent"] = round(100 * crowd.wait(60) / 60, 3)
+    figures["read_ns"] = cold_read(crowd.paft)
     return figures
 
 

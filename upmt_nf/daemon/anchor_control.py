@@ -81,7 +81,9 @@ class AnchorControl:
         """The flows of all hosts. Applications, programs and processes are the hosts' own business."""
         daemon = self._daemon
         daemon.count()
-        return [flow_report(entry, daemon.paft, lambda _: None) for entry in daemon.paft.flows.values()]
+        return [
+            flow_report(entry, entry, daemon.paft, lambda _: None) for entry in daemon.paft.flows.values()
+        ]
 
     async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
         """The netfilter rules that are in place, in iptables-save syntax."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from upmt_nf.datapath.coalescing import merge, runs
-from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, is_carried, number_of
+from upmt_nf.datapath.bursts import merged, opened, parted
+from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.fair_reassembler import FairReassembler
@@ -103,39 +103,26 @@ class AnchorForwarder:
         """
         tunnel = self._tunnel_at(remote, data) if size < len(data) else None
         if tunnel is None:
-            for at in range(0, len(data), size or 1):
-                yield self._arrived(remote, tos, data[at : at + size], now)
+            for payload in parted(data, size):
+                yield self._arrived(remote, tos, payload, now)
             return
-        packets, inner_size = tunnel.format.decode_all(tunnel, data, size)
-        lost = -(-len(data) // size) - -(-len(packets) // inner_size)
-        if lost:
-            self.counters.add("malformed_inner", lost)
-        if holds_numbered(packets, inner_size):
-            for at in range(0, len(packets), inner_size):
-                piece = packets[at : at + inner_size]
-                if tunnel.format is PLAIN:
-                    yield self._arrived(remote, tos, piece, now)
-                elif not is_carried(piece):
-                    yield self._drop("malformed_inner")
-                else:
-                    yield self._accept(remote, tunnel, tos, piece, now, 1, len(piece))
-            return
-        for run in runs(packets, inner_size):
+        for run in opened(tunnel, data, size, self.counters):
             inner = run.first
             if run.packets == 1 and not is_whole(inner):
-                # Counted as what it is when it comes alone: one that is not even an IP packet belongs to no tunnel.
-                plain = tunnel.format is PLAIN
-                yield self._arrived(remote, tos, inner, now) if plain else self._drop("malformed_inner")
+                if tunnel.format is PLAIN:
+                    # Counted as what it is when it comes alone: what is not even an IP packet belongs to no tunnel.
+                    yield self._arrived(remote, tos, inner, now)
+                elif is_carried(inner):
+                    yield self._accept(remote, tunnel, tos, inner, now, 1, len(inner))
+                else:
+                    yield self._drop("malformed_inner")
             elif source_of(inner) != tunnel.owner_packed:
                 # Two hosts behind one NAT may share an endpoint one after the other: each packet for itself.
-                for at in range(0, len(run.data), run.size):
-                    yield self._arrived(remote, tos, run.data[at : at + run.size], now)
+                for packet in parted(run.data, run.size):
+                    yield self._arrived(remote, tos, packet, now)
             else:
                 verdict = self._accept(remote, tunnel, tos, inner, now, run.packets, len(run.data))
-                if run.packets > 1 and verdict.deliver is not None:
-                    whole, offload = merge(run, verdict.deliver)
-                    verdict = Inbound(deliver=whole, offload=offload)
-                yield verdict
+                yield merged(verdict, run)
 
     def _tunnel_at(self, remote: EndpointBytes, payload: bytes) -> Tunnel | None:
         """The tunnel that a payload from there claims, in the format that was agreed for it."""

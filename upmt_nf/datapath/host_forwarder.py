@@ -5,12 +5,12 @@ The Tunnel Forwarding Agent of the paper (section VI) without its sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from upmt_nf.datapath.admission_layout import Begun
-from upmt_nf.datapath.coalescing import merge, runs
-from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, is_carried, number_of
+from upmt_nf.datapath.bursts import merged, opened, parted
+from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.fast_layout import ANY_SOCKET
@@ -71,6 +71,16 @@ class Classifier(Protocol):
         ...
 
 
+class Elsewhere(Protocol):
+    """Where packets go that leave by another anchor (`datapath.other_anchor`)."""
+
+    def outbound(
+        self, packet: bytes, entry: FlowEntry, now: float, offload: Offload | None = None, /
+    ) -> Outbound:
+        """Never raises."""
+        ...
+
+
 class Path(NamedTuple):
     """One access network's way to the anchor, which is there before its tunnel has an id."""
 
@@ -120,6 +130,8 @@ class HostForwarder:
         self._over: set[FlowBytes] = set()
         self.catch_up: Callable[[], None] = lambda: None
         """Is called before a flow is taken for unknown: the kernel may have let it in by itself (`begun`)."""
+        self.elsewhere: Mapping[ApplicationId, Elsewhere | None] = {}
+        """Applications that go by another anchor, and the way there while there is one. Set by the owner."""
         self.counters = Counters()
         self._sender = Sender(virtual_address, self.counters, ErrorBudget())
         self._outgoing = Reassembler(self.counters)
@@ -258,6 +270,9 @@ class HostForwarder:
             return DROPPED_OUT
         entry.bytes_out += size
         entry.last_seen = now
+        if self.elsewhere and (way := self.elsewhere.get(entry.application_id)) is not None:
+            entry.packets_out += 1
+            return way.outbound(packet, entry, now, offload)
         tunnel = entry.pinned or self._paft.applications.get(entry.application_id)
         if self._paft.doubles and tunnel is not None and entry.pinned is None:
             others = self._paft.doubles.get(entry.application_id)
@@ -390,30 +405,15 @@ class HostForwarder:
             return
         tunnel = self._tunnels.get(network)
         if size >= len(data) or tunnel is None or (tunnel.format is not PLAIN and is_plain(data)):
-            for at in range(0, len(data), size or 1):
-                yield self._arrived(path, tos, data[at : at + size], now)
+            for payload in parted(data, size):
+                yield self._arrived(path, tos, payload, now)
             return
-        packets, inner_size = tunnel.format.decode_all(tunnel, data, size)
-        lost = -(-len(data) // size) - -(-len(packets) // inner_size)
-        if lost:
-            self.counters.add("malformed_inner", lost)
-        if holds_numbered(packets, inner_size):
-            for at in range(0, len(packets), inner_size):
-                piece = packets[at : at + inner_size]
-                if not is_carried(piece):
-                    yield self._drop("malformed_inner")
-                else:
-                    yield self._accept(path, tunnel, tos, piece, now, 1, len(piece))
-            return
-        for run in runs(packets, inner_size):
-            if run.packets == 1 and not is_whole(run.first):
+        for run in opened(tunnel, data, size, self.counters):
+            if run.packets == 1 and not is_carried(run.first):
                 yield self._drop("malformed_inner")
-                continue
-            verdict = self._accept(path, tunnel, tos, run.first, now, run.packets, len(run.data))
-            if run.packets > 1 and verdict.deliver is not None:
-                whole, offload = merge(run, verdict.deliver)
-                verdict = Inbound(deliver=whole, offload=offload)
-            yield verdict
+            else:
+                verdict = self._accept(path, tunnel, tos, run.first, now, run.packets, len(run.data))
+                yield merged(verdict, run)
 
     def _arrived(self, path: Path, tos: int, payload: bytes, now: float) -> Inbound:
         tunnel = self._tunnels.get(path.network)
@@ -465,6 +465,8 @@ class HostForwarder:
         if entry is None and key is not None and not is_icmp_error(inner):
             entry = self._begun_by_other(reverse(key), now)
         if entry is not None:
+            if entry.application_id in self.elsewhere:
+                return self._drop("for_another_anchors_application", packets)
             entry.packets_in += packets
             entry.bytes_in += size
             entry.last_seen = now

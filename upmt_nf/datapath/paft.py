@@ -30,6 +30,7 @@ COPY_SILENCE, COPY_MISSED = 1.0, 8
 """A tunnel that brought none of so many packets of a redundant flow, for so many seconds, gets no copies any more."""
 
 _AGED_PER_CALL = 2000
+_EVICTION_TRIES = 8
 _DOUBTFUL_AFTER = 0.9
 """Of a flow's idle limit: the other end may forget it a little sooner than we do."""
 
@@ -389,13 +390,24 @@ class Paft:
         self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int, command: str
     ) -> FlowEntry:
         entry = FlowEntry(key, application_id, now, pid, command)
-        if (leaving := self.owned.in_the_way(entry.owner, now)) is not None:
-            self.forget(leaving.key)
-            self.counters.add("evicted")
+        self._make_room(entry.owner, now)
         self.flows[key] = entry
         self.owned.enter(entry)
         self.membership.join(entry)
         return entry
+
+    def _make_room(self, owner: bytes, now: float) -> None:
+        """For one more flow of an owner. What goes is silent in the mirror, too, if any of the first few is."""
+        for tries_left in reversed(range(_EVICTION_TRIES)):
+            if (leaving := self.owned.in_the_way(owner, now)) is None:
+                return
+            seen = leaving.last_seen
+            if self.mirror is not None and leaving.is_mirrored:
+                self.mirror.look_at(leaving)
+            if leaving.last_seen == seen or not tries_left:
+                self.forget(leaving.key)
+                self.counters.add("evicted")
+                return
 
     def learn(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
         """An uplink packet of this flow came by `tunnel`: answers go the same way (paper section V, data transfer).
@@ -404,7 +416,7 @@ class Paft:
         """
         entry = self.flows.get(key)
         if entry is None:
-            entry = self.insert(key, ApplicationId(0), now)
+            entry = self._add(key, ApplicationId(0), now, 0, "")
             entry.pinned = tunnel
             self.changed(entry)
             return entry
