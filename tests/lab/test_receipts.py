@@ -113,8 +113,6 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
     kinds = steps_of(planned)
     assert kinds["decided"] <= kinds["asked"] < kinds["answered"] <= kinds["steered"]
     assert kinds["asked"] < kinds["first-packet"] < kinds["old-drained"] < kinds["counted"]
-    # The old path is slower by the delay, and longer by what the anchor had sent before it was told.
-    assert kinds["old-drained"] - kinds["first-packet"] > 40
     lab.upmt("lab", "shape", "--name", lab.name, "net0")
     lab.link("net1", "blackhole")
     wait_until(lambda: len(rows()) == 2, "the cut is counted")
