@@ -161,7 +161,7 @@ class AnchorDaemon:
         )
         loop.add_reader(self._signalling.fileno(), self._read_sip)
         fast = self.datapath.fast
-        self.shortcut = Shortcut(config.shortcut, None if fast is None else fast.programs)
+        self.shortcut = Shortcut(loop, config.shortcut, None if fast is None else fast.programs)
         self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair, self.shortcut.look)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
 
@@ -219,6 +219,7 @@ class AnchorDaemon:
             self._wake_up.cancel()
             self._portal_answers.close()
             self._repairs.close()
+            self.shortcut.close()
             self._loop.remove_reader(self._signalling.fileno())
             self._signalling.close()
             self._leases.close()
