@@ -271,7 +271,7 @@ static __always_inline int forward_back(struct __sk_buff *skb)
 	struct flow *flow;
 
 	if (!timeout || !*timeout || skb->protocol != bpf_htons(ETH_P_IP) || skb->pkt_type != TO_THIS_HOST ||
-	    !has_bytes(skb, ETH_HLEN + sizeof(*ip) + 8))
+	    skb->vlan_present || !has_bytes(skb, ETH_HLEN + sizeof(*ip) + 8))
 		return NOT_OURS;
 	ip = data_of(skb) + ETH_HLEN;
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)

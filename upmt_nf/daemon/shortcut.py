@@ -133,7 +133,9 @@ def shortcut_timeouts() -> Timeouts | None:
     found = Timeouts(*(_seconds(name) for name in _TIMEOUTS))
     if not (found.udp_unanswered and found.udp_answered):
         return None
-    return found if found.tcp_established and found.tcp_reset else found._replace(tcp_established=0, tcp_reset=0)
+    return (
+        found if found.tcp_established and found.tcp_reset else found._replace(tcp_established=0, tcp_reset=0)
+    )
 
 
 def _seconds(name: str) -> int:

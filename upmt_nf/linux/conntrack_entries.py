@@ -34,7 +34,7 @@ class Conntrack:
         self._send([delete_message(FlowKey.unpacked(key)) for key in keys])
 
     def be_liberal(self, keys: Iterable[FlowBytes]) -> None:
-        """Judge the segments of these TCP flows by their windows no more, as `nf_conntrack_tcp_be_liberal` does for all.
+        """Judge the segments of these TCP flows by their windows no more (`nf_conntrack_tcp_be_liberal`, for a few).
 
         Those that are not there are not missed.
         """
