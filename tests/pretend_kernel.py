@@ -36,9 +36,10 @@ class PretendMap:
             return False
         return self.update(key, value)
 
-    def values(self, first: int, count: int) -> list[bytes]:
+    def values(self, first: int, count: int) -> memoryview:
         places = range(first, min(first + count, self.max_entries))
-        return [self.rows.get(at.to_bytes(4, sys.byteorder), bytes(self.value_size)) for at in places]
+        rows = [self.rows.get(at.to_bytes(4, sys.byteorder), bytes(self.value_size)) for at in places]
+        return memoryview(b"".join(rows))
 
     def lookup(self, key: bytes) -> bytes | None:
         self.tries += 1
@@ -49,6 +50,14 @@ class PretendMap:
 
     def items(self) -> Iterator[list[tuple[bytes, bytes]]]:
         yield list(self.rows.items())
+
+    def parts(self, most: int) -> Iterator[tuple[bytes, bytes]]:
+        rows = list(self.rows.items())
+        for at in range(0, len(rows) + 1, most):
+            yield (
+                b"".join(key for key, _ in rows[at : at + most]),
+                b"".join(row for _, row in rows[at : at + most]),
+            )
 
 
 class PretendLoop:

@@ -105,6 +105,17 @@ def test_policies_that_contradict_each_other_are_named(
             '"45.0.0.1"\nfurther_tunnel_ports = [5060]',
             "mh.toml:4: anchor: further_tunnel_ports: each",
         ),
+        (
+            '"45.0.0.1"',
+            '"45.0.0.1"\nipv6_address = "fe80::1"',
+            "mh.toml:4: anchor: ipv6_address: fe80::1 is no address that others can reach",
+        ),
+        (
+            '"45.0.0.1"',
+            '"2001:db8::2"\nipv6_address = "2001:db8::1"',
+            "mh.toml:4: anchor: ipv6_address: address is one already",
+        ),
+        ('"45.0.0.1"', '"45.0.0.1"\nipv6_address = "45.0.0.2"', "mh.toml:6: anchor.ipv6_address: "),
         ("cost = 4.5", "prize = 4.5", "mh.toml:15: network.1.prize: no such key"),
         ("cost = 4.5", "cost = nan", "mh.toml:15: network.1.cost: "),
         ('name = "lte"', 'name = "wifi"', "mh.toml:13: network.1.name: 'wifi' is there twice"),

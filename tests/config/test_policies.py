@@ -202,6 +202,21 @@ BAD = [
     ('kind = "Any"\nmargin = 0.1', 3, "have a score"),
     ('kind = "Any"\nextends = "voice"', 2, "extends says the kind already"),
     ("", 1, "kind or extends is missing"),
+    ('extends = "voice"\nnetworks = ["lte", "wifi", "lte"]', 3, "networks: 'lte' is there twice"),
+    (
+        'extends = "voice"\nbudgets = ["1 GB/day on lte", "800 MB/month on lte"]',
+        3,
+        "1 GB/day on lte is more than 800 MB/month on lte",
+    ),
+    (
+        'extends = "voice"\nnetworks = "wifi"\nbudgets = "5 cost/day"',
+        4,
+        "none of the policy's networks costs",
+    ),
+    ('kind = "BestPerformance"\nmargin = 1.5', 3, "no score is better by so much"),
+    ('kind = "Static"\nnetworks = "lte"\nforgive = "2 h"', 4, "Static never moves for that"),
+    ('extends = "voice"\n[[policy.when]]\nhours = "8:00-9:00"', 4, "says nothing of what holds"),
+    ('extends = "voice"\n[policy.when]\nhours = "8:00-9:00"', 3, "when: is a list: [...], or one [[table]]"),
     ('extends = "p"', 2, "p extends p: a circle"),
     (
         'extends = "bulk"\nnetworks = "lte"\nleave = {throughput = "1 Gbit/s"}\nenter = {throughput="2 Gbit/s"}',
@@ -236,14 +251,17 @@ def test_what_makes_no_sense_is_refused_with_its_line(text: str, line: int, reas
         ('[[application]]\nname = "a"\npolicy = "Block"\nnetworks = "lte"\n', "the policy Block allows none"),
         (
             '[[application]]\nname = "a"\npolicy = "backup"\nnetworks = "lte"\n',
-            "can never be satisfied: lte: not free",
+            "backup: no network can ever satisfy it: lte: not free",
         ),
         *(
             (f'[[application]]\nname = "a"\n[[application.flow]]\n{text}\n', reason)
             for text, reason in (
                 ("port = 5004\npolicy = 'nope'", "policy: there is no policy 'nope'; there are"),
                 ("port = 5004\nnetworks = '5g'", "networks: there is no network '5g'"),
-                ("port = 5004\npolicy = 'backup'\nnetworks = 'lte'", "can never be satisfied: lte: not free"),
+                (
+                    "port = 5004\npolicy = 'backup'\nnetworks = 'lte'",
+                    "backup: no network can ever satisfy it: lte: not free",
+                ),
                 (
                     "policy = 'voice'",
                     "a flow needs at least one condition: port, destination, dscp or protocol",
@@ -258,6 +276,12 @@ def test_what_makes_no_sense_is_refused_with_its_line(text: str, line: int, reas
                 ),
                 ("port = 7\nname = 'x'\n[[application.flow]]\nport = 8\nname = 'x'", "'a/x' is there twice"),
             )
+        ),
+        ('[[application]]\nname = "a"\npolicy = "Static"\n', "Static is of one network: leave policy out"),
+        (
+            '[[network]]\nname = "x"\ninterface = "x0"\nthroughput = "500 kbit/s"\n'
+            '[[application]]\nname = "a"\npolicy = "streaming"\nnetworks = "x"\n',
+            "streaming: leave: throughput 3 Mbit/s: the fastest network has 500 kbit/s",
         ),
         ('[signalling]\nnetworks = ["lte", "5g"]\n', "signalling.networks: there is no network '5g'"),
         ("[signalling]\nnetworks = []\n", "signalling.networks: "),

@@ -48,6 +48,13 @@ def test_one_that_hangs_is_killed_and_started_again(tmp_path: Path) -> None:
     assert lived(tmp_path) == 2
 
 
+def test_one_that_makes_way_is_followed_at_once(tmp_path: Path) -> None:
+    make_way = READY + "os.kill(os.getpid(), signal.SIGUSR1)"
+    command = (sys.executable, "-c", DAEMON, str(tmp_path / "lives"), make_way, "sys.exit(0)")
+    assert keep(command, 5.0, pause=3600) == 0
+    assert lived(tmp_path) == 2
+
+
 def test_one_that_was_never_ready_has_said_what_is_wrong(tmp_path: Path) -> None:
     assert lead(tmp_path, "sys.exit(2)", "sys.exit(0)") == 2
     assert lived(tmp_path) == 1

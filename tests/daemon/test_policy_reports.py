@@ -147,6 +147,25 @@ def test_the_live_view_fits_eighty_columns() -> None:
     assert "…" not in lines[1] + lines[2], "no column of the networks is cut"
 
 
+def test_the_live_view_fits_the_terminal_however_many_applications_there_are() -> None:
+    idle = {"network": "wifi", "policy": ["wifi"], "policy_name": None, "locked": None, "flows": 0}
+    crowd = [{**idle, "name": f"a{number}"} for number in range(40)]
+    status = {**STATUS, "applications": [*crowd, {**idle, "name": "busy", "flows": 3}]}
+    flow = {"protocol": "udp", "source_port": 1, "destination": "192.0.2.1", "destination_port": 2}
+    flows = [{**flow, "application": "busy", "network": "wifi", "bytes": number} for number in range(30)]
+    move = {"time": "2026-11-25T08:00:00", "outcome": "done", "cause": "is better", "flow": None}
+    moves = [{**move, "application": "busy", "from": "lte", "to": "wifi"}] * 5
+    for height in (8, 24, 60):
+        console = Console(width=80, height=height)
+        with console.capture() as capture:
+            console.print(screen(status, flows, moves, height))
+        lines = capture.get().splitlines()
+        assert len(lines) <= height
+        assert "busy" in capture.get(), "what carries something comes first"
+    assert "APPLICATION (40 of 41)" in capture.get()
+    assert "is better" in capture.get()
+
+
 def test_a_networks_trial_says_what_passed_and_why_not() -> None:
     up = NetworkStatus(
         name=NetworkName("wifi"),

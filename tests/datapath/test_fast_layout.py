@@ -22,6 +22,7 @@ from upmt_nf.datapath.fast_layout import (
     FLOW,
     FLOW_COUNTS_AT,
     FLOW_KEY,
+    FLOW_LAST_SEEN_AT,
     NAMED_BYTES,
     NUMBER,
     TUNNEL,
@@ -50,7 +51,7 @@ FIELDS = {
     "flow_change": (
         CHANGE,
         "key.source key.destination key.source_port key.destination_port key.protocol application tunnel course "
-        "watched left left_too left_until last_arrival begins_watch unused",
+        "watched left left_too left_until last_arrival begins_watch keeps_way",
     ),
     "application": (APPLICATION, "left left_too left_until tunnel course"),
     "tunnel": (
@@ -69,6 +70,8 @@ MEMBERS = {"left_too": "left[1]"}
 def test_a_flows_counts_are_where_they_are_read() -> None:
     _, fields = FIELDS["flow"]
     assert offsets(FLOW)[fields.split().index("packets_out")] == FLOW_COUNTS_AT
+    assert offsets(FLOW)[fields.split().index("last_seen")] == FLOW_LAST_SEEN_AT
+    assert FLOW_LAST_SEEN_AT % 8 == FLOW.size % 8 == 0
 
 
 def test_structs_are_laid_out_as_the_compiler_does(tmp_path: Path) -> None:
@@ -83,6 +86,7 @@ def test_structs_are_laid_out_as_the_compiler_does(tmp_path: Path) -> None:
     numbers = [
         "EVENTS",
         "MAX_SECRETS",
+        "MOST_CHANGES",
         "MAX_APPLICATIONS",
         "MARK_MASK",
         "FORMAT_AGENT",
@@ -107,6 +111,7 @@ def test_structs_are_laid_out_as_the_compiler_does(tmp_path: Path) -> None:
     expected |= {
         "EVENTS": len(EVENTS),
         "MAX_SECRETS": fast_layout.MAX_SECRETS,
+        "MOST_CHANGES": fast_layout.MOST_CHANGES,
         "MAX_APPLICATIONS": fast_layout.APPLICATIONS,
         "MARK_MASK": MARK_MASK,
         "FORMAT_AGENT": fast_layout.FORMAT_AGENT,

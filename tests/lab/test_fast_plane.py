@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +10,22 @@ from pathlib import Path
 import pytest
 from lab_driver import UPMT, Lab, wait_until
 
-from upmt_nf.lab import daemons
 from upmt_nf.lab.stream_report import report
 from upmt_nf.lab.voice_stream import read_log
 
-pytestmark = [pytest.mark.lab, pytest.mark.parametrize("lab_of_module", ["fast"], indirect=True)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.alone,
+    pytest.mark.parametrize("lab_of_module", ["fast"], indirect=True),
+]
 
 CORRESPONDENT = "86.0.0.1"
 STREAM = (sys.executable, "-m", "upmt_nf.lab.voice_stream")
 
 
-def start_stream(lab: Lab, application: str, log: Path, rate: int, seconds: float, port: int) -> object:
+def start_stream(
+    lab: Lab, application: str, log: Path, rate: int, seconds: float, port: int
+) -> subprocess.Popen[str]:
     lab.start("ch", *STREAM, "echo", str(port), str(log.with_suffix(".echo")))
     lab.await_listener("ch", port)
     return lab.start(
@@ -61,78 +62,13 @@ def test_hundred_planned_handovers_lose_double_and_reorder_nothing(lab: Lab, tmp
     for count in range(100):
         receipt = lab.ask("handover", "quick", "--to", "net1" if count % 2 == 0 else "net0")
         assert receipt["mode"] == "make-before-break"
-        if stream.poll() is not None:  # type: ignore[attr-defined]
+        if stream.poll() is not None:
             break
     assert count > 2
-    assert stream.wait(timeout=90) == 0  # type: ignore[attr-defined]
+    assert stream.wait(timeout=90) == 0
     for there in (log.with_suffix(".echo"), log):
         result = report(read_log(there), 0, 27_999)
         assert (result.lost, result.duplicated, result.reordered) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("host", ["mh", "an"])
-def test_nothing_is_lost_when_a_daemon_is_killed_and_starts_again(
-    lab: Lab, tmp_path: Path, host: str
-) -> None:
-    log = tmp_path / "stream.log"
-    port = 5011 if host == "mh" else 5012
-    # Known to nobody but the daemon that is about to be killed.
-    lab.ask("assign", "--app", "spoken", "--to", "net1,any")
-    stream = start_stream(lab, "spoken", log, 500, 20, port)
-    wait_until(lambda: log.exists() and log.stat().st_size > 16 * 500, "the stream runs", 30)
-    pid = daemon_of(lab, host)
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not lab.is_answering(host), "it is dead")
-    size = log.stat().st_size
-    wait_until(lambda: log.stat().st_size > size + 16 * 500, "the stream goes on without it", 30)
-    # Not by the driver, which would end it with this test.
-    daemons.start(lab.name, host)
-    wait_until(lambda: lab.is_answering(host), "the daemon answers", 30)
-    wait_until(lambda: lab.ask("status")["association"]["state"] == "associated", "associated", 30)
-    lab.await_networks_up()
-    assert stream.wait(timeout=90) == 0  # type: ignore[attr-defined]
-    lost = {there.suffix: report(read_log(there), 0, 9_999).lost for there in (log.with_suffix(".echo"), log)}
-    assert lost == {".echo": 0, ".log": 0}
-    (flow,) = (flow for flow in lab.ask("flows") if flow["destination_port"] == port)
-    assert flow["application"] == "spoken"
-    wait_until(
-        lambda: (
-            next(each for each in lab.ask("flows") if each["destination_port"] == port)["network"] == "net1"
-        ),
-        "it goes by its own list of networks",
-    )
-
-
-def test_a_hung_daemon_delays_new_flows_no_longer_than_its_watchdog_says(lab: Lab, tmp_path: Path) -> None:
-    """The test is the service manager: silent for WATCHDOG_USEC, so killed and started again, as the unit says."""
-    log = tmp_path / "stream.log"
-    stream = start_stream(lab, "default", log, 200, 25, 5013)
-    wait_until(lambda: log.exists() and log.stat().st_size > 16 * 200, "the stream runs", 30)
-    os.kill(daemon_of(lab, "mh"), signal.SIGKILL)
-    wait_until(lambda: not lab.is_answering("mh"), "it is dead")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        config = lab.directory_of_state() / "mobile-host.toml"
-        told = (f"NOTIFY_SOCKET={tmp_path}/notify", "WATCHDOG_USEC=3000000")
-        lab.start("mh", "env", *told, *UPMT, "mobile-host", "run", "--config", str(config))
-        wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 30)
-        lab.await_networks_up()
-        hung = daemon_of(lab, "mh")
-        os.kill(hung, signal.SIGSTOP)
-        manager.settimeout(3)
-        with contextlib.suppress(TimeoutError):
-            while True:
-                assert manager.recv(100) in (b"READY=1", b"WATCHDOG=1")
-    assert lab.on("mh", "ping", "-c", "1", "-W", "1", CORRESPONDENT, check=False).returncode != 0
-    os.kill(hung, signal.SIGKILL)
-    wait_until(lambda: not lab.is_answering("mh"), "it is dead")
-    daemons.start(lab.name, "mh")
-    wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 30)
-    lab.on("mh", "ping", "-c", "1", "-W", "10", CORRESPONDENT)
-    lab.await_networks_up()
-    assert stream.wait(timeout=90) == 0  # type: ignore[attr-defined]
-    lost = {there.suffix: report(read_log(there), 0, 4_999).lost for there in (log.with_suffix(".echo"), log)}
-    assert lost == {".echo": 0, ".log": 0}
 
 
 WHO = """
@@ -311,8 +247,8 @@ def test_somebody_elses_rule_stops_a_known_flow_and_its_end_lets_it_go_on(lab: L
     size = log.stat().st_size
     wait_until(lambda: log.stat().st_size > size + 16 * 100, "the stream goes on", 5)
     wait_until(lambda: shortcut()["open"] == is_there, "the shortcut is as before", 5)
-    assert stream.poll() is None  # type: ignore[attr-defined]
-    stream.terminate()  # type: ignore[attr-defined]
+    assert stream.poll() is None
+    stream.terminate()
 
 
 SEGMENTS = """
@@ -340,35 +276,3 @@ def test_datagrams_sent_in_one_go_arrive_one_by_one(lab: Lab) -> None:
     lab.start("ch", sys.executable, "-c", ECHO, "5015")
     lab.await_listener("ch", 5015)
     lab.on("mh", sys.executable, "-c", SEGMENTS, CORRESPONDENT, "5015")
-
-
-def test_a_daemon_with_the_agent_alone_ends_what_the_fast_one_left(lab: Lab) -> None:
-    os.kill(daemon_of(lab, "mh"), signal.SIGKILL)
-    wait_until(lambda: not lab.is_answering("mh"), "it is dead")
-    assert "host_out" in lab.on("mh", "tc", "filter", "show", "dev", "upmt0", "egress").stdout
-    file = lab.directory_of_state() / "mobile-host.toml"
-    fast = file.read_text()
-    file.write_text(fast.replace('datapath = "fast"', 'datapath = "agent"'))
-    try:
-        daemons.start(lab.name, "mh")
-        wait_until(lambda: lab.is_answering("mh"), "the daemon answers", 30)
-        assert lab.ask("status")["datapath"] == "agent"
-        assert lab.on("mh", "tc", "filter", "show", "dev", "upmt0", "egress").stdout == ""
-        assert "clsact" not in lab.on("mh", "tc", "qdisc", "show").stdout
-        lab.await_networks_up()
-        lab.on("mh", "ping", "-c", "1", CORRESPONDENT)
-    finally:
-        file.write_text(fast)
-
-
-def daemon_of(lab: Lab, host: str) -> int:
-    role = {"mh": "mobile-host", "an": "anchor"}[host]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if role.encode() in words and str(lab.directory_of_state() / f"{role}.toml").encode() in words:
-                return int(entry.name)
-    raise AssertionError(f"no daemon runs on {host}")

@@ -127,6 +127,14 @@ def test_a_narrow_path_is_found_where_its_routers_say_nothing(hotel: Lab) -> Non
         assert checks["mtu"]["detail"].endswith("tried both ways")
         assert 1364 <= network(lab, "net1")["mtu"] <= 1372
         assert network(lab, "net1")["state"] == "up"
+        lab.ask("assign", "--uid", "0", "--to", "net1", "--app", "all")
+        told = {each["network"]: each["mtu"] for each in lab.ask("tunnels", host="an")}
+        assert told["net1"] == network(lab, "net1")["mtu"], "the anchor knows it, too"
+        # The answers are as large as the path was; a router drops them, unless the anchor splits them before.
+        said = lab.on(
+            "mh", "ping", "-q", "-c", "5", "-i", "0.05", "-M", "dont", "-s", "1420", "86.0.0.1"
+        ).stdout
+        assert " 0% packet loss" in said
     finally:
         iptables(lab, "gw1", "-D", *silence)
         lab.on("gw1", "ip", "link", "set", "wan", "mtu", "1500")

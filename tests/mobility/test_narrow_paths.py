@@ -11,12 +11,14 @@ from mobility_world import World, associated, misbehave, networks_of, with_flows
 
 from upmt_nf.mobility.handover import FlowRequest, Handover, Order
 from upmt_nf.mobility.host_commands import Mode, SendTunnelSignal
+from upmt_nf.mobility.host_events import NetworkTestAsked
 from upmt_nf.mobility.host_signalling import LONGEST, HostSignalling
+from upmt_nf.mobility.joint_requests import JointRequest
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.flow import FlowKey
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName, TerminalId
 from upmt_nf.signaling.digest import REALM, DigestServer, secret_hash
-from upmt_nf.signaling.message_writing import flows_in_groups
+from upmt_nf.signaling.flow_room import FlowRoom
 from upmt_nf.signaling.sip.message import Response
 
 SECRET = "known to both ends"
@@ -63,7 +65,7 @@ def test_claims_in_a_setup_request_are_as_many_as_fit(mtu: int) -> None:
     world.host.narrow(NET0, mtu)
     world.oversized.clear()
     world.settle()
-    assert len([data for data in sent_by(world, b"TunnelSetupRequest") if b'"flows"' in data]) >= 1
+    assert len([data for data in sent_by(world, b"TunnelSetupRequest") if b'"packed"' in data]) >= 1
     assert networks_of(world.host, flows) == {NET0}
     world.assert_agreement()
 
@@ -110,6 +112,45 @@ def test_narrow_paths_that_lose_and_double_end_in_agreement() -> None:
     world.assert_agreement()
 
 
+def told_to_anchor(world: World, network: NetworkName) -> int:
+    return next(tunnel.mtu for tunnel in world.anchor_paft.tunnels.values() if tunnel.network == network)
+
+
+@pytest.mark.parametrize("format", ["plain", "sealed"])
+def test_the_anchor_is_told_of_a_path_that_narrows_and_of_one_that_widens(format: str) -> None:
+    world = World(is_guarded=True, protection={NET1: format}, search_path_mtu=True)
+    with_flows(world, 1)
+    extra = 0 if format == "plain" else 32
+    assert told_to_anchor(world, NET1) == 1472 - extra
+    world.host.narrow(NET1, 1400)
+    world.run(2)
+    assert told_to_anchor(world, NET1) == 1372 - extra == world.host.machine.networks[NET1].mtu
+    assert told_to_anchor(world, NET0) == 1472
+    world.packets.clear()
+    world.run(60)
+    assert sent_by(world, b"TunnelSetupRequest") == [], "once is enough"
+    world.host.links[NET1].mtu = 1500
+    world.host.take(NetworkTestAsked(NET1))
+    world.run(20)
+    assert told_to_anchor(world, NET1) == 1472 - extra
+    world.assert_agreement()
+
+
+def test_a_path_that_a_search_found_narrow_is_told_although_requests_get_lost() -> None:
+    world = World(5, search_path_mtu=True)
+    world.host.links[NET0].mtu = 1400
+    misbehave(world, loss=0.2)
+    associated(world)
+    world.run(30)
+    assert 1364 <= told_to_anchor(world, NET0) <= 1372
+
+
+def test_an_anchor_believes_no_host_that_its_own_interface_takes_more() -> None:
+    world = World(anchor={"outer_mtu": 1300})
+    associated(world)
+    assert told_to_anchor(world, NET0) == 1272
+
+
 # --- the sizes alone ---
 
 
@@ -146,11 +187,14 @@ def test_no_message_with_more_than_one_flow_is_larger_than_its_path(
     signalling.set_up(NetworkName("net0"), token, own, list(flows), mtu, 0.0)
     (with_claims,) = sizes()
     assert with_claims + headers <= max(mtu, bare + headers)
-    for group in flows_in_groups(flows, signalling.room_for_flows(token, own, mtu)):
-        signalling.move(NET0, token, own, FlowRequest(handover, group), 0.0)
-        (size,) = sizes()
-        assert size + headers <= mtu or len(group) == 1
-        assert size <= LONGEST or len(group) == 1
+    for is_packed in (False, True):
+        room = FlowRoom(signalling.room_for_flows(token, own, mtu), is_packed)
+        for group in room.groups(flows):
+            request = JointRequest(NET0, (FlowRequest(handover, group),), group)
+            signalling.move(token, own, request, room, 0.0)
+            (size,) = sizes()
+            assert size + headers <= mtu or len(group) == 1
+            assert size <= LONGEST or len(group) == 1
 
 
 def teach(signalling: HostSignalling, name: str) -> None:

@@ -9,7 +9,13 @@ from mobility_terminal import NET0, NET1
 from mobility_world import World, associated, misbehave
 
 from upmt_nf.mobility.host_commands import Mode, Receipt
-from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined, ApplicationLocked, ClockRead
+from upmt_nf.mobility.host_events import (
+    ApplicationAssigned,
+    ApplicationDefined,
+    ApplicationLocked,
+    ClockRead,
+    NetworksRedescribed,
+)
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.policy.budget import Budget, Period
@@ -337,3 +343,31 @@ def test_an_idle_host_is_left_in_peace() -> None:
     world = world_with(call=profile("backup"))
     world.run(120)
     assert len(moves(world, CALL)) == 1
+
+
+def test_the_first_policy_of_a_running_host_chooses_among_all_networks_at_once() -> None:
+    world = associated(World(facts=FACTS, idle_after=NEVER))
+    last_first = replace(profile("voice"), networks=(NET1, NET0))
+    world.host.take(ApplicationDefined(CALL, ApplicationId(2), last_first))
+    world.run(1)
+    assert [receipt.target for receipt in moves(world, CALL)] == [NET1]
+
+
+def test_a_network_that_the_file_says_is_too_slow_is_left_and_gone_back_to_when_it_says_otherwise() -> None:
+    slow = (replace(FACTS[0], throughput=1e6), FACTS[1])
+    world = World(facts=slow, idle_after=NEVER)
+    world.host.take(ApplicationDefined(CALL, ApplicationId(2), profile("streaming")))
+    associated(world)
+    world.run(30)
+    assert network_of(world, CALL) == NET1
+    world.host.take(NetworksRedescribed(FACTS))
+    world.run(300)
+    assert network_of(world, CALL) == NET0
+    world.host.take(NetworksRedescribed(slow))
+    world.run(30)
+    assert network_of(world, CALL) == NET1
+    away = moves(world, CALL)[-1].decision
+    assert away is not None
+    assert (away.cause, away.rule) == (Cause.WORSE, "streaming: leave.throughput = 3 Mbit/s")
+    assert away.reason == "throughput 1 Mbit/s is below 3 Mbit/s"
+    assert away.numbers["target_throughput"] == 20e6

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from policy_course import APP, NETWORKS, profile, random_trace
+from policy_course import APP, LTE, NETWORKS, WIFI, course_of, path, profile, random_trace
 from typer.testing import CliRunner
 
 from upmt_nf.cli.main import app
@@ -14,29 +15,11 @@ from upmt_nf.cli.trace import Recorder
 from upmt_nf.model.errors import ConfigError
 from upmt_nf.policy.drawing import svg
 from upmt_nf.policy.replay import replay
-from upmt_nf.policy.trace import EndStep, PathStep, Trace, TrafficStep, read_trace
+from upmt_nf.policy.trace import EndStep, PathStep, Step, Trace, TrafficStep, read_trace
 
 FIRST = '{"upmt_trace": 1, "start": "2026-11-25T08:00:00"}\n'
 DOCS = Path(__file__).parents[2] / "docs"
-CONFIG = """\
-[mobile_host]
-identity = "boat7@fleet.example"
-[anchor]
-address = "203.0.113.10"
-[[network]]
-name = "wifi"
-interface = "wlan0"
-[[network]]
-name = "lte"
-interface = "wwan0"
-cost = 4.0
-[[application]]
-name = "call"
-policy = "video-call"
-[[application]]
-name = "backup"
-policy = "backup"
-"""
+WALK = DOCS / "traces" / "walk.toml"
 
 
 def read(text: str) -> Trace:
@@ -127,6 +110,16 @@ def test_what_is_recorded_can_be_replayed() -> None:
     assert [*recorder.flows(3, [])] == [{"t": 3, "application": "app", "rate": 0.0}]
 
 
+def test_a_throughput_that_nobody_recorded_is_what_the_file_says() -> None:
+    steps: list[Step] = [path(0, LTE, True, delay=0.02), path(0, WIFI, True, delay=0.02)]
+    slow = (replace(NETWORKS[0], throughput=1e6), NETWORKS[1])
+    assert [stay.network for stay in course_of(profile("streaming"), steps, 60).stays][-1] == WIFI
+    course = course_of(profile("streaming"), steps, 60, slow)
+    assert [stay.network for stay in course.stays][-1] == LTE
+    assert course.out_of_profile < 10
+    assert course_of(profile("streaming"), [steps[1]], 60, slow).out_of_profile > 59
+
+
 def test_a_picture_is_well_formed_and_shows_every_move() -> None:
     report = replay(random_trace(3, 600), NETWORKS, {APP: profile("voice")})
     root = ElementTree.fromstring(svg(report))
@@ -136,13 +129,10 @@ def test_a_picture_is_well_formed_and_shows_every_move() -> None:
 
 
 def test_the_walk_of_the_documentation_is_what_the_documentation_shows(tmp_path: Path) -> None:
-    config = tmp_path / "mh.toml"
-    config.write_text(CONFIG)
     drawing = tmp_path / "walk.svg"
-    trace = str(DOCS / "traces" / "walk.jsonl")
-    result = CliRunner().invoke(
-        app, ["policy", "replay", "--config", str(config), "--trace", trace, "--svg", str(drawing)]
-    )
+    trace = DOCS / "traces" / "walk.jsonl"
+    command = ["policy", "replay", "--config", str(WALK), "--trace", str(trace), "--svg", str(drawing)]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "87.0 s  wifi -> lte  thresholds left: jitter 60 ms is above 50 ms" in result.output
     assert "call (video-call): 3 handovers, 0 flaps" in result.output
@@ -151,11 +141,11 @@ def test_the_walk_of_the_documentation_is_what_the_documentation_shows(tmp_path:
 
 def test_check_names_the_wrong_line_and_says_good_to_a_good_file(tmp_path: Path) -> None:
     config = tmp_path / "mh.toml"
-    config.write_text(CONFIG)
+    config.write_text(WALK.read_text())
     result = CliRunner().invoke(app, ["policy", "check", str(config)])
     assert result.exit_code == 0
     assert result.output.endswith("good\n")
-    config.write_text(CONFIG.replace('"video-call"', '"video"'))
+    config.write_text(WALK.read_text().replace('"video-call"', '"video"'))
     result = CliRunner().invoke(app, ["policy", "check", str(config)])
     assert isinstance(result.exception, ConfigError)
-    assert f"{config}:14: application.0.policy: there is no policy 'video'" in str(result.exception)
+    assert f"{config}:22: application.0.policy: there is no policy 'video'" in str(result.exception)

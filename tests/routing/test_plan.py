@@ -92,6 +92,29 @@ ip rule add -6 pref 4710 from all nop protocol 117"""
     )
 
 
+def test_a_network_without_ipv4_is_routed_beside_the_others() -> None:
+    alone = NetworkRouting(2, "if1", ip_interface("2001:db8:1::25/64"), ip_address("fe80::1"))
+    further = [ip_address("2001:db8:45::1")]
+    routing = host_routing(VIPA, [IF0, alone], ANCHOR, further=further, has_other_family=True)
+    said = str(routing).splitlines()
+    assert [line for line in said if "-6" in line] == [
+        "ip route add -6 2001:db8:1::/64 dev if1 scope link src 2001:db8:1::25 table 7002 proto 117",
+        "ip route add -6 default via fe80::1 dev if1 src 2001:db8:1::25 table 7002 proto 117",
+        "ip route add -6 unreachable default metric 65535 table 7002 proto 117",
+        "ip route add -6 unreachable default metric 65535 table 7000 proto 117",
+        "ip rule add -6 pref 4600 from all fwmark 0x1002/0x1fff lookup 7002 protocol 117",
+        "ip rule add -6 pref 4620 from all fwmark 0x1fff/0x1fff goto 4710 protocol 117",
+        "ip rule add -6 pref 4640 from all to 2001:db8:45::1/128 lookup main protocol 117",
+        "ip rule add -6 pref 4660 from 2001:db8:1::25/128 lookup 7002 protocol 117",
+        "ip rule add -6 pref 4670 from all to ff00::/8 goto 4710 protocol 117",
+        "ip rule add -6 pref 4680 from all lookup main suppress_prefixlength 0 protocol 117",
+        "ip rule add -6 pref 4700 from all iif lo lookup 7000 protocol 117",
+        "ip rule add -6 pref 4710 from all nop protocol 117",
+    ]
+    only = [line for line in said if "-6" not in line]
+    assert only == str(host_routing(VIPA, [IF0], ANCHOR)).splitlines()
+
+
 def test_no_network_at_all_still_keeps_the_anchor_out_of_the_tunnels() -> None:
     assert str(host_routing(VIPA, [], ANCHOR)).splitlines() == [
         "ip route add default dev upmt0 scope link src 1.2.3.4 table 7000 proto 117",

@@ -9,7 +9,7 @@ import base64
 import json as json_library
 import secrets
 import sys
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -147,6 +147,8 @@ def _give_secret(users: Any, section: Any, identity: str) -> None:
         "tunnel_port": section.tunnel_port,
         "signalling_port": section.signalling_port,
     }
+    if section.ipv6_address is not None:
+        line["ipv6_address"] = str(section.ipv6_address)
     if section.further_tunnel_ports:
         line["further_tunnel_ports"] = section.further_tunnel_ports
     if section.portal_check_port is not None:
@@ -166,6 +168,8 @@ def _read_line(line: str) -> dict[str, Any]:
         ports += [int(port) for port in given.get("further_tunnel_ports", ())]
         ports += [int(given["portal_check_port"])] if "portal_check_port" in given else []
         ip_address(given["anchor"])
+        if "ipv6_address" in given:
+            IPv6Address(given["ipv6_address"])
         if not all(0 < port < 65536 for port in ports) or not (given["identity"] and given["secret"]):
             raise ValueError
     except (ValueError, KeyError, TypeError) as reason:
@@ -191,6 +195,7 @@ def _configuration(given: dict[str, Any], secret_file: Path, networks: list[tupl
     sections = "".join(
         f'\n[[network]]\nname = "{name}"\ninterface = "{interface}"\n' for name, interface in networks
     )
+    ipv6 = f'ipv6_address = "{given["ipv6_address"]}"\n' if "ipv6_address" in given else ""
     further = [int(port) for port in given.get("further_tunnel_ports", ())]
     ports = f"further_tunnel_ports = {further}\n" if further else ""
     check = ""
@@ -200,6 +205,6 @@ def _configuration(given: dict[str, Any], secret_file: Path, networks: list[tupl
     return (
         f"# Written by `upmt mobile-host enroll`; every key is explained in docs/configuration.md.\n"
         f'[mobile_host]\nidentity = "{given["identity"]}"\nsecret_file = "{secret_file}"\n{check}\n'
-        f'[anchor]\naddress = "{given["anchor"]}"\ntunnel_port = {given["tunnel_port"]}\n'
+        f'[anchor]\naddress = "{given["anchor"]}"\n{ipv6}tunnel_port = {given["tunnel_port"]}\n'
         f"signalling_port = {given['signalling_port']}\n{ports}{sections}"
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from upmt_nf.cli.reading import Json
-from upmt_nf.cli.tables import console, data_size, print_json, print_table
+from upmt_nf.cli.tables import console, data_size, print_json, print_table, shown
 from upmt_nf.model.errors import ConfigError, UpmtError, UsageError
 from upmt_nf.model.names import CONFIG_DIRECTORY
 
@@ -33,9 +34,10 @@ def check(
 ) -> None:
     """Check the policies of a configuration without running it; every wrong line is named."""
     from upmt_nf.cli.reading_config import mobile_host_config
+    from upmt_nf.policy.report import policy_json
 
     config = mobile_host_config(file)
-    rows = [_policy_row(name, policy) for name, policy in _used(config).items()]
+    rows = [policy_json(name, policy) for name, policy in _used(config).items()]
     if json:
         print_json(rows)
         return
@@ -46,17 +48,27 @@ def check(
 @policy_app.command()
 def show(
     name: Annotated[str | None, typer.Argument(help="One policy; all by default.")] = None,
-    config: ConfigFile = DEFAULT_CONFIG,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help=f"A mobile host's configuration, by default {DEFAULT_CONFIG} if there."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """The policies that applications may name: profiles, kinds, and those of the configuration."""
-    from upmt_nf.cli.reading_config import mobile_host_config
+    from upmt_nf.policy.report import policy_json
 
-    policies = mobile_host_config(config).book().policies
+    policies = _known(config)
     if name is not None and name not in policies:
         raise UsageError(f"there is no policy {name!r}; there are {', '.join(policies)}")
-    rows = [_policy_row(key, policy) for key, policy in policies.items() if name in (None, key)]
-    print_json(rows) if json else _print_policies(rows)
+    rows = [policy_json(key, policy) for key, policy in policies.items() if name in (None, key)]
+    if json:
+        print_json(rows)
+    elif name is None:
+        _print_policies(rows)
+    else:
+        _print_policy(rows[0])
 
 
 @policy_app.command()
@@ -96,6 +108,16 @@ def replay(
     typer.echo(f"{report.duration:g} s of trace in {took:.2f} s, {speed:.0f} times faster than real time")
 
 
+def _known(config: Path | None) -> Mapping[str, Policy]:
+    """Those that a host may use; without a configuration the ready-made ones."""
+    from upmt_nf.cli.reading_config import mobile_host_config
+    from upmt_nf.config.policies import policy_book
+
+    if config is None and not DEFAULT_CONFIG.exists():
+        return policy_book((), ()).policies
+    return mobile_host_config(config or DEFAULT_CONFIG).book().policies
+
+
 def _used(config: MobileHostConfig) -> dict[str, Policy]:
     """Those of the file, and the ready-made ones that its applications name."""
     from upmt_nf.config.application_sections import with_parts
@@ -104,32 +126,6 @@ def _used(config: MobileHostConfig) -> dict[str, Policy]:
         section.name for section in config.policy
     }
     return {name: policy for name, policy in config.book().policies.items() if name in named}
-
-
-def _policy_row(name: str, policy: Policy) -> dict[str, Any]:
-    from upmt_nf.policy.quality import shown_value
-
-    def limits(thresholds: Any) -> dict[str, str]:
-        return {key.value: shown_value(key, limit) for key, limit in thresholds.given().items()}
-
-    return {
-        "name": name,
-        "kind": policy.kind.value,
-        "networks": list(policy.networks),
-        "leave": limits(policy.leave),
-        "enter": limits(policy.enter),
-        "bad_for_s": policy.bad_for,
-        "good_for_s": policy.good_for,
-        "hold_s": policy.hold,
-        "protection": policy.protection.label,
-        "protection_untrusted": policy.protection_untrusted.label,
-        "cost_limit": policy.cost_limit,
-        "budgets": [str(budget) for budget in policy.budgets],
-        "redundant": policy.is_redundant,
-        "reorder_s": policy.reorder,
-        "hours": len(policy.by_time),
-        "most_moves_per_hour": policy.most_moves(len(policy.networks), 3600.0),
-    }
 
 
 def _print_policies(rows: list[dict[str, Any]]) -> None:
@@ -141,15 +137,54 @@ def _print_policies(rows: list[dict[str, Any]]) -> None:
         "GO WITHIN": "entered",
         "BUDGETS": "budgets",
     }
-    shown = [
+    rows = [
         {
             **row,
-            "left": ", ".join(f"{key} {limit}" for key, limit in row["leave"].items()),
-            "entered": ", ".join(f"{key} {limit}" for key, limit in row["enter"].items()),
+            "left": _listed(row["leave"]),
+            "entered": _listed(row["enter"]),
         }
         for row in rows
     ]
-    print_table(None, columns, shown)
+    print_table(None, columns, rows)
+
+
+def _print_policy(row: Mapping[str, Any], indent: str = "  ") -> None:
+    """All that one says, a line for each term."""
+    if indent == "  ":
+        typer.echo(f"{row['name']}: {row['kind']}")
+    for term, value in _terms(row):
+        if value:
+            typer.echo(f"{indent}{term:<16}{value}")
+    for other in row["when"]:
+        typer.echo(f"{indent}at {other['hours']}: {other['policy']['kind']}")
+        _print_policy(other["policy"], indent + "  ")
+
+
+def _terms(row: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    yield "networks", ", ".join(row["networks"]) or "all that there are" * (row["kind"] != "Block") or "none"
+    yield "leave beyond", _listed(row["leave"])
+    yield "go within", _listed(row["enter"])
+    yield "weights", _listed({key: shown(value) for key, value in (row["weights"] or {}).items() if value})
+    yield "margin", row["margin"] and f"a score {row['margin']:g} better"
+    yield "bad for", f"{row['bad_for_s']:g} s, then it is left"
+    yield "good for", f"{row['good_for_s']:g} s, then it is gone to"
+    yield "hold", f"{row['hold_s']:g} s after a move"
+    yield "penalty", f"at most {row['penalty_longest_s']:g} s, forgiven after {row['forgive_s']:g} s"
+    untrusted = row["protection_untrusted"]
+    yield (
+        "protection",
+        row["protection"] + f", {untrusted} where not trusted" * (untrusted != row["protection"]),
+    )
+    yield "cost limit", None if row["cost_limit"] is None else f"{row['cost_limit']:g} a gigabyte"
+    yield "budgets", ", ".join(row["budgets"])
+    yield "redundant", "each packet by two networks" if row["redundant"] else None
+    yield "reorder", f"{1000 * row['reorder_s']:g} ms at most" if row["reorder_s"] else None
+    moves = row["most_moves_per_hour"]
+    yield "of its own will", f"at most {moves:g} moves an hour" if row["networks"] else None
+
+
+def _listed(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _print_course(row: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 _MOST_FLOWS, _MOST_HANDOVERS = 8, 5
+_HEADINGS = 5
+"""Lines that are always there: the first, and one of each table."""
 _COLOURS = {"up": "green", "suspect": "yellow", "setup": "yellow", "dead": "red", "down": "red"}
 
 
@@ -35,15 +37,19 @@ def watch(
     from rich.live import Live
 
     if once or not sys.stdout.isatty():
-        Console(width=None if sys.stdout.isatty() else 80).print(_look())
+        Console(width=None if sys.stdout.isatty() else 80).print(_look(None))
         return
-    with suppress(KeyboardInterrupt), Live(_look(), screen=True, auto_refresh=False) as live:
+    out = Console()
+    with (
+        suppress(KeyboardInterrupt),
+        Live(_look(out.height), console=out, screen=True, auto_refresh=False) as live,
+    ):
         while True:
             time.sleep(every)
-            live.update(_look(), refresh=True)
+            live.update(_look(out.height), refresh=True)
 
 
-def _look() -> Group:
+def _look(height: int | None) -> Group:
     status = call("status")
     if status["role"] != "mobile-host":
         raise UsageError("this is an anchor: `upmt status` shows its hosts")
@@ -51,19 +57,28 @@ def _look() -> Group:
         handovers = call("handovers", most=_MOST_HANDOVERS)
     except UpmtError:
         handovers = []
-    return screen(status, call("flows"), handovers)
+    return screen(status, call("flows"), handovers, height)
 
 
 def screen(
-    status: Mapping[str, Any], flows: Sequence[Mapping[str, Any]], handovers: Sequence[Mapping[str, Any]]
+    status: Mapping[str, Any],
+    flows: Sequence[Mapping[str, Any]],
+    handovers: Sequence[Mapping[str, Any]],
+    height: int | None = None,
 ) -> Group:
-    """All of it, from the answers of `status`, `flows` and `handovers`."""
+    """All of it, from the answers of `status`, `flows` and `handovers`; in so many lines, if they are given."""
     from rich.console import Group
     from rich.text import Text
 
     association = status["association"]
     head = f"{association['state']} with {association['anchor']} as {association['virtual_address'] or '-'}"
-    newest = sorted(flows, key=lambda row: row["bytes"], reverse=True)[:_MOST_FLOWS]
+    applications = status["applications"]
+    wanted = (len(applications), min(len(flows), _MOST_FLOWS), len(handovers))
+    room = None if height is None else height - _HEADINGS - len(status["networks"])
+    most = wanted if room is None else _shares(room, wanted)
+    # With the busiest first, what does not fit is what nobody looks for.
+    shown_ones = sorted(applications, key=lambda row: -row["flows"]) if most[0] < wanted[0] else applications
+    heaviest = sorted(flows, key=lambda row: row["bytes"], reverse=True)[: most[1]]
     parts = [
         Text(f"upmt  {head}", style="bold", no_wrap=True, overflow="ellipsis"),
         _table(
@@ -71,16 +86,34 @@ def screen(
             [_network(row) for row in status["networks"]],
         ),
         _table(
-            ("APPLICATION", "NETWORK", "POLICY", "FLOWS"),
-            [_application(row) for row in status["applications"]],
+            (_part_of("APPLICATION", most[0], wanted[0]), "NETWORK", "POLICY", "FLOWS"),
+            [_application(row) for row in shown_ones[: most[0]]],
         ),
         _table(
-            (f"FLOW ({len(newest)} of {len(flows)})", "APPLICATION", "NETWORK", "BYTES"),
-            [_flow(row) for row in newest],
+            (f"FLOW ({len(heaviest)} of {len(flows)})", "APPLICATION", "NETWORK", "BYTES"),
+            [_flow(row) for row in heaviest],
         ),
-        _table(("HANDOVER", "WHAT", "FROM", "TO", "CAUSE"), [_handover(row) for row in reversed(handovers)]),
+        _table(
+            ("HANDOVER", "WHAT", "FROM", "TO", "CAUSE"),
+            [_handover(row) for row in list(reversed(handovers))[: most[2]]],
+        ),
     ]
     return Group(*parts)
+
+
+def _shares(room: int, wanted: Sequence[int]) -> list[int]:
+    """Lines for each table: row by row in turn, until all have what they want or there is no more room."""
+    given = [0] * len(wanted)
+    while room > 0 and given != list(wanted):
+        for place, most in enumerate(wanted):
+            if room > 0 and given[place] < most:
+                given[place] += 1
+                room -= 1
+    return given
+
+
+def _part_of(heading: str, count: int, total: int) -> str:
+    return heading if count == total else f"{heading} ({count} of {total})"
 
 
 def _network(row: Mapping[str, Any]) -> tuple[str, ...]:

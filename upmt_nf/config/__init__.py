@@ -3,6 +3,7 @@
 toml_lines     which line of the text a key stands on
 checked        text -> pydantic model, every error as `file:line: key: reason`
 mobile_host    what `upmt mobile-host run --config` reads
+policies       what applications ask of networks: `policy_sections` reads, `policy_objections` says what makes no sense
 anchor         what `upmt anchor run --config` reads
 values         the types that both share: pools, port ranges, durations
 """

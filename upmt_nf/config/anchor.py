@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ipaddress import IPv6Address
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, IPvAnyAddress, model_validator
@@ -24,9 +25,11 @@ from upmt_nf.config.values import (
     Port,
     Ports,
     Seconds,
+    check_ipv6_address,
     check_tunnel_ports,
     matching_blocks,
 )
+from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.forward import Forward, StaticNat
 from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
 
@@ -50,6 +53,8 @@ class AnchorSection(Section):
 
     address: IPvAnyAddress
     """The public address that tunnels, signalling and translated flows use."""
+    ipv6_address: IPv6Address | None = None
+    """Where tunnels and signalling are taken from access networks that have no IPv4."""
     interface: InterfaceName
     """The interface towards the Internet."""
     pool: Pool
@@ -111,13 +116,19 @@ class AnchorSection(Section):
     max_flows: Annotated[int, Field(ge=16)] = 1_000_000
 
     @model_validator(mode="after")
-    def _ports_differ(self) -> AnchorSection:
+    def _fits_itself(self) -> AnchorSection:
+        check_ipv6_address(self.address, self.ipv6_address)
         if self.tunnel_port == self.signalling_port:
             raise ValueError("tunnel_port and signalling_port are the same")
         check_tunnel_ports(self.tunnel_ports, self.signalling_port)
         if self.minimum_lease_time > self.lease_time:
             raise ValueError("minimum_lease_time is longer than lease_time")
         return self
+
+    @property
+    def addresses(self) -> tuple[IPAddress, ...]:
+        """Where it is reached, at most one an IP version; that which it is known by first."""
+        return self.address, *([self.ipv6_address] if self.ipv6_address is not None else [])
 
     @property
     def tunnel_ports(self) -> tuple[int, ...]:

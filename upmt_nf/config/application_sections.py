@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, IPvAnyAddress, model_validator
 
 from upmt_nf.config.checked import Complaint, Section
 from upmt_nf.config.match_values import read_dscp, read_host_name, read_ports
-from upmt_nf.config.policies import NetworkOrder
+from upmt_nf.config.policy_sections import NetworkOrder
 from upmt_nf.config.values import Name
 from upmt_nf.model.identity import DEFAULT_APPLICATION
 

@@ -81,6 +81,8 @@ class _WrongValue:
                 return "no such key"
             case "missing":
                 return "is missing"
+            case "tuple_type" | "list_type":
+                return "is a list: [...], or one [[table]] for each"
             case _:
                 return self.message.removeprefix("Value error, ")
 

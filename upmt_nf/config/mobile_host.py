@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
@@ -20,18 +20,19 @@ from upmt_nf.config.application_sections import (
 )
 from upmt_nf.config.checked import Complaint, Section, checked
 from upmt_nf.config.http_url import WrittenUrl
-from upmt_nf.config.policies import (
-    NetworkOrder,
-    PolicyBook,
-    PolicySection,
-    listed,
-    policy_book,
-    too_small,
-    with_networks,
-)
+from upmt_nf.config.policies import PolicyBook, policy_book, with_networks
+from upmt_nf.config.policy_objections import never_satisfied, too_fast, too_small
+from upmt_nf.config.policy_sections import NetworkOrder, PolicySection, listed
 from upmt_nf.config.quantities import Rate, WrittenBudget
 from upmt_nf.config.toml_lines import KeyPath
-from upmt_nf.config.values import MAX_FURTHER_PORTS, InterfaceName, Name, Port, check_tunnel_ports
+from upmt_nf.config.values import (
+    MAX_FURTHER_PORTS,
+    InterfaceName,
+    Name,
+    Port,
+    check_ipv6_address,
+    check_tunnel_ports,
+)
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
@@ -112,6 +113,8 @@ class AnchorAddress(Section):
     """`[anchor]`, or one of `anchors`: where an anchor is, and who this host is towards it."""
 
     address: IPvAnyAddress
+    ipv6_address: IPv6Address | None = None
+    """For access networks that have no IPv4; `address` stays what it is known by."""
     tunnel_port: Port = TUNNEL_PORT
     further_tunnel_ports: Annotated[tuple[Port, ...], Field(max_length=MAX_FURTHER_PORTS)] = ()
     """Tried in this order where an access network lets `tunnel_port` not pass; as the anchor has them."""
@@ -122,10 +125,16 @@ class AnchorAddress(Section):
     """Holds the secret shared with this anchor; by default that of `[mobile_host]`."""
 
     @model_validator(mode="after")
-    def _ports_differ(self) -> AnchorAddress:
+    def _fits_itself(self) -> AnchorAddress:
+        check_ipv6_address(self.address, self.ipv6_address)
         if self.further_tunnel_ports:
             check_tunnel_ports((self.tunnel_port, *self.further_tunnel_ports), self.signalling_port)
         return self
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The IP versions by which it is reached."""
+        return (self.address.version,) if self.ipv6_address is None else (self.address.version, 6)
 
     @property
     def tunnels(self) -> Endpoint:
@@ -285,7 +294,7 @@ def contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
                 ("network", index, "protection"),
                 "needs a secret: set mobile_host.secret_file (`enroll` does)",
             )
-        if network.gateway and network.gateway.version != config.anchor.address.version:
+        if network.gateway and network.gateway.version not in config.anchor.versions:
             yield ("network", index, "gateway"), "is of another address family than the anchor"
         for budget in network.budgets:
             if budget.network not in (None, network.name):
@@ -338,28 +347,35 @@ def _resolver(config: MobileHostConfig) -> Iterator[Complaint]:
 def _policies(config: MobileHostConfig, known: set[str]) -> Iterator[Complaint]:
     book = config.book()
     yield from book.complaints
-    facts = {item.name: item for item in config.facts()}
+    own = {section.name for section in config.policy}
     for path, section in _choosers(config):
         if section.policy in NO_POLICY:
             continue
         policy = book.policies.get(section.policy)
         if policy is None:
-            names = ", ".join([*NO_POLICY, *book.policies])
-            yield (
-                (*path, "policy"),
-                f"there is no policy {section.policy!r}; there are {names}",
-            )
+            yield (*path, "policy"), _no_such_policy(section.policy, book)
             continue
-        if "networks" not in section.model_fields_set:
-            continue
+        is_narrowed = "networks" in section.model_fields_set
         if policy.kind is Kind.BLOCK:
-            yield (*path, "networks"), f"the policy {section.policy} allows none"
-        elif set(section.networks) <= known | {"any"}:
-            chosen = with_networks(policy, section.networks, tuple(facts.values()))
-            reasons = {name: chosen.never(facts[name]) for name in chosen.networks}
-            if all(reasons.values()):
-                said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-                yield (*path, "networks"), f"its policy can never be satisfied: {said}"
+            if is_narrowed:
+                yield (*path, "networks"), f"the policy {section.policy} allows none"
+        elif set(section.networks) <= known | {"any"} and (is_narrowed or section.policy not in own):
+            # What a [[policy]] says of all its networks is complained about there.
+            key = "networks" if is_narrowed else "policy"
+            chosen = with_networks(policy, section.networks, config.facts()) if is_narrowed else policy
+            if (reason := never_satisfied(chosen, config.facts())) is not None:
+                yield (*path, key), f"{section.policy}: {reason}"
+            for limit, reason in too_fast(chosen, config.facts()):
+                yield (*path, key), f"{section.policy}: {limit}: {reason}"
+
+
+def _no_such_policy(name: str, book: PolicyBook) -> str:
+    if name == Kind.STATIC.value:
+        return (
+            'Static is of one network: leave policy out and say networks = "NETWORK", '
+            'or write a [[policy]] with kind = "Static"'
+        )
+    return f"there is no policy {name!r}; there are {', '.join([*NO_POLICY, *book.policies])}"
 
 
 def _contradictory_policies(config: MobileHostConfig) -> Iterator[Complaint]:
@@ -395,6 +411,8 @@ def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
     for index, anchor in enumerate(anchors):
         if anchor.address.version != anchors[0].address.version:
             yield ("anchors", index, "address"), "is of another address family than the first anchor"
+        if (anchor.ipv6_address is None) != (anchors[0].ipv6_address is None):
+            yield ("anchors", index, "ipv6_address"), "is to be said of all anchors, or of none"
 
 
 def _twice(table: str, key: str, values: list[str]) -> Iterator[Complaint]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network, summarize_address_range
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network, summarize_address_range
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, PlainValidator
@@ -47,6 +47,16 @@ def check_tunnel_ports(ports: Sequence[int], signalling_port: int) -> None:
         raise ValueError(
             "further_tunnel_ports: each differs from tunnel_port, signalling_port and the others"
         )
+
+
+def check_ipv6_address(address: IPAddress, further: IPv6Address | None) -> None:
+    """An anchor's second address, for access networks without IPv4. Raises ValueError."""
+    if further is None:
+        return
+    if address.version == 6:
+        raise ValueError("ipv6_address: address is one already")
+    if further.is_multicast or further.is_unspecified or further.is_link_local or further.is_loopback:
+        raise ValueError(f"ipv6_address: {further} is no address that others can reach")
 
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -82,7 +82,8 @@ class AnchorDaemon:
     plane: AnchorPlane
     forwarder: AnchorForwarder
     forwards: AnchorForwards
-    _signalling: SignallingSocket
+    _signalling: dict[int, SignallingSocket]
+    """By IP version."""
     _leases: LeaseStore
     _wake_up: WakeUp
     _stopped: asyncio.Event
@@ -139,7 +140,10 @@ class AnchorDaemon:
             run=randbelow(RUNS),
         )
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
-        self._signalling = SignallingSocket(None, config.address, config.signalling_port, 0)
+        self._signalling = {
+            address.version: SignallingSocket(None, address, config.signalling_port, 0)
+            for address in config.addresses
+        }
         self.kernel.prepare()
         tun = TunDevice(VIRTUAL_INTERFACE) if self.kernel.interface.kind == "tun" else None
         self.datapath = choose_with(
@@ -151,7 +155,7 @@ class AnchorDaemon:
         )
         self.plane = AnchorPlane(
             loop,
-            config.address,
+            config.addresses,
             config.tunnel_ports,
             self.forwarder,
             tun,
@@ -159,7 +163,8 @@ class AnchorDaemon:
             merges=self.datapath.fast is None,
             probed=self._hear_outside,
         )
-        loop.add_reader(self._signalling.fileno(), self._read_sip)
+        for each in self._signalling.values():
+            loop.add_reader(each.fileno(), self._read_sip, each)
         fast = self.datapath.fast
         self.shortcut = Shortcut(loop, config.shortcut, None if fast is None else fast.programs)
         self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair, self.shortcut.look)
@@ -220,10 +225,10 @@ class AnchorDaemon:
             self._portal_answers.close()
             self._repairs.close()
             self.shortcut.close()
-            self._loop.remove_reader(self._signalling.fileno())
-            self._signalling.close()
-            self._leases.close()
-            self.forwards.close()
+            for each in self._signalling.values():
+                self._loop.remove_reader(each.fileno())
+                each.close()
+            self.write_down()
             self.plane.stop()
             if self.datapath.fast is not None:
                 self.datapath.fast.close()
@@ -234,6 +239,11 @@ class AnchorDaemon:
     def ask_to_stop(self) -> None:
         """Tell the hosts, then end."""
         self.take(StopAsked())
+
+    def write_down(self) -> None:
+        """Save the leases, and close the stores."""
+        self._leases.close()
+        self.forwards.close()
 
     # --- events in, commands out ---
 
@@ -254,9 +264,9 @@ class AnchorDaemon:
             self._is_working = False
         self._wake_up.at(self.machine.next_timeout())
 
-    def _read_sip(self) -> None:
+    def _read_sip(self, signalling: SignallingSocket) -> None:
         now = self._loop.time()
-        for data, source in self._signalling.receive(
+        for data, source in signalling.receive(
             lambda remote, data: self.machine.limits.is_hopeless(remote, data, now)
         ):
             self.take(SipDatagramReceived(source, data))
@@ -296,8 +306,8 @@ class AnchorDaemon:
             case SendSip(destination, data, by):
                 if by:
                     self.plane.send_as_is(destination, data, by)
-                else:
-                    self._signalling.send_to(data, destination)
+                elif (signalling := self._signalling.get(destination.address.version)) is not None:
+                    signalling.send_to(data, destination)
             case LeaseGranted(identity, address, is_inherited):
                 if is_inherited:
                     self._loop.run_in_executor(None, _forget_connections, address)

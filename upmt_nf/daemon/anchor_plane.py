@@ -31,8 +31,9 @@ _BATCH = 64
 
 
 class AnchorPlane:
-    """Owns the agent's side of the virtual interface, or the queues, and a socket for each tunnel port.
+    """Owns the agent's side of the virtual interface, or the queues, and a socket for each tunnel port and address.
 
+    `addresses` are one an IP version; netfilter's queues have packets of the first one's only.
     `heard` gets each signal from inside a tunnel, `probed` binding probes, which come in none; both with the port
     that it came to (0: the first of `tunnel_ports`). `merges` as for `TunnelSocket`.
     """
@@ -40,7 +41,7 @@ class AnchorPlane:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        address: IPAddress,
+        addresses: Sequence[IPAddress],
         tunnel_ports: Sequence[int],
         forwarder: AnchorForwarder,
         tun: TunDevice | None,
@@ -53,10 +54,12 @@ class AnchorPlane:
         self._forwarder = forwarder
         self._heard = heard
         self._probed = probed
-        self._sockets = {
-            port if place else 0: TunnelSocket(
+        self._version = addresses[0].version
+        self._sockets: dict[tuple[int, int], TunnelSocket] = {
+            (address.version, port if place else 0): TunnelSocket(
                 None, address, port, 0, None, takes=tun is not None, merges=merges
             )
+            for address in (addresses if tun is not None else addresses[:1])
             for place, port in enumerate(tunnel_ports)
         }
         self._gathering = Gathering(self._send_all)
@@ -64,7 +67,7 @@ class AnchorPlane:
         self._queues: tuple[PacketQueue, ...] = ()
         self._remote: tuple[SocketAddress, EndpointBytes] = (("", 0), b"")
         if tun is not None:
-            for by, made in self._sockets.items():
+            for (_, by), made in self._sockets.items():
                 loop.add_reader(made.fileno(), self._read_tunnels, tun, by, made)
             loop.add_reader(tun.fileno(), self._read_tun, tun)
             return
@@ -78,7 +81,7 @@ class AnchorPlane:
     @property
     def local(self) -> Endpoint:
         """Our end of every tunnel that came by the first port."""
-        return self._sockets[0].local
+        return self._sockets[self._version, 0].local
 
     def send_signal(
         self, remote: Endpoint, destination: Endpoint, port: int, payload: bytes, by: int = 0
@@ -180,14 +183,17 @@ class AnchorPlane:
 
     def _send(self, remote: SocketAddress, payload: bytes, tos: int, size: int, by: int) -> None:
         # What gets lost here is counted by the socket; the host's probes find out whether the path is dead.
-        with contextlib.suppress(PathTooSmall, PathLost):
-            self._sockets.get(by, self._sockets[0]).send(payload, tos, size, remote)
+        version = 6 if ":" in remote[0] else 4
+        sender = self._sockets.get((version, by)) or self._sockets.get((version, 0))
+        if sender is not None:
+            with contextlib.suppress(PathTooSmall, PathLost):
+                sender.send(payload, tos, size, remote)
 
     def _port_of(self, outer_packet: bytes) -> int:
         """The tunnel port that a whole outer packet, which the forwarder took, came to."""
         start = (outer_packet[0] & 15) * 4 if outer_packet[0] >> 4 == 4 else 40
         port = int.from_bytes(outer_packet[start + 2 : start + 4], "big")
-        return port if port in self._sockets else 0
+        return port if (self._version, port) in self._sockets else 0
 
 
 def _packed(remote: SocketAddress) -> EndpointBytes:

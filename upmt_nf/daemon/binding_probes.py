@@ -11,7 +11,7 @@ from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.host_events import BindingAnswerReceived
 from upmt_nf.mobility.traffic import OwnTraffic
 from upmt_nf.model.errors import UpmtError
-from upmt_nf.model.flow import Endpoint
+from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName
 from upmt_nf.model.names import outer_mark
 from upmt_nf.routing.plan import NetworkRouting
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 class BindingProbes:
-    """`anchor` gives the first tunnel port of the anchor in use, `heard` gets what the anchor sends to them."""
+    """`anchor` gives the address of the anchor in use by IP version, `heard` gets what the anchor sends to them."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        anchor: Callable[[], Endpoint],
+        anchor: Callable[[int], IPAddress],
         routing_of: Callable[[NetworkName], NetworkRouting | None],
         heard: Callable[[BindingAnswerReceived], None],
         own: OwnTraffic,
@@ -42,7 +42,7 @@ class BindingProbes:
         socket = self._sockets.get((network, flow)) or self._open(network, flow)
         if socket is not None:
             self._own.sent(network, len(data))
-            socket.send_to(data, Endpoint(self._anchor().address, anchor_port))
+            socket.send_to(data, Endpoint(self._anchor(socket.local.address.version), anchor_port))
 
     def _open(self, network: NetworkName, flow: ProbeFlow) -> SignallingSocket | None:
         routing = self._routing_of(network)
@@ -60,7 +60,7 @@ class BindingProbes:
     def _read(self, network: NetworkName, flow: ProbeFlow, socket: SignallingSocket) -> None:
         for data, source in socket.receive():
             self._own.received(network, len(data))
-            if source.address == self._anchor().address:
+            if source.address == self._anchor(source.address.version):
                 self._heard(BindingAnswerReceived(network, flow, data, source.port))
 
     def close(self, network: NetworkName, flows: Iterable[ProbeFlow] = ProbeFlow) -> None:

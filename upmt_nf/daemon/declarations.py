@@ -119,7 +119,7 @@ class Declarations:
         changes = self._declare(Source.CONFIGURATION, declared_applications(config))
         changes += self._declare(Source.SAVED, kept)
         if "network" not in needs_restart:
-            changes += described + [f"policy {name} is another" for name in changed]
+            changes += described + [f"policy {name}: {what}" for name, what in changed.items()]
             for name in list(self._daemon.applications.policies):
                 section = self._daemon.applications.section_of(name)
                 if section is not None and section.policy in changed:

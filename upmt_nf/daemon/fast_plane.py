@@ -8,18 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from upmt_nf.daemon.doomed import Doomed
+from upmt_nf.daemon.flow_sweep import FlowSweep
 from upmt_nf.daemon.tunnel_counts import TunnelCounts
 from upmt_nf.datapath.arrivals import Seen
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
     ANY_SOCKET,
     EVENTS,
-    FLOW_COUNTS,
-    FLOW_COUNTS_AT,
+    MOST_CHANGES,
     NUMBER,
     TUNNEL,
     ApplicationRow,
@@ -30,21 +31,20 @@ from upmt_nf.datapath.fast_layout import (
     flow_bytes,
     flow_key,
     tunnel_row,
+    watch_change,
 )
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import BpfMap, Hook
 from upmt_nf.model.errors import KernelError, UpmtError
-from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
+from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress, owner_of
 from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, TunnelId
 
 log = logging.getLogger(__name__)
 
 _TICK = 0.05
-"""Seconds between looks at a part of the kernel's counters."""
-_ROUND = 0.5
-"""Seconds between the beginnings of two sweeps over the flows: nothing waits for their counts but people, who ask."""
+"""Seconds between looks at some of the tunnels."""
 GRACE = 5.0
 """Seconds that the kernel still knows what PAFT forgot: an end that starts anew is back within that time."""
 ADOPTING = 15.0
@@ -96,8 +96,8 @@ class FastPlane:
         self._grace = grace
         self._permits = permits
         self._unwritten: dict[FlowBytes, FlowEntry] = {}
-        self._doomed_flows: dict[FlowBytes, float] = {}
-        self._doomed_tunnels: dict[TunnelId, tuple[Tunnel, float]] = {}
+        self._doomed_flows: Doomed[FlowBytes] = Doomed()
+        self._doomed_tunnels: Doomed[TunnelId] = Doomed()
         self._adopting_until = self._tunnels_until = self._tunnels_longest = 0.0
         self._steered: dict[int, int] = {}
         self._held: dict[int, tuple[int, float]] = {}
@@ -117,14 +117,21 @@ class FastPlane:
         self._rows: dict[TunnelId, TunnelRow] = {}
         self._claims: dict[bytes, list[TunnelId]] = {}
         """Whose each end is, the newest last: a NAT may give one to another host before the old tunnel has expired."""
-        self._tunnel_counts = TunnelCounts(self._counts, paft.tunnels, self._heard_as, loop.time)
+        self._tunnel_counts = TunnelCounts(self._counts, paft.tunnels, paft.hear, self._heard_as, loop.time)
         self._changing: dict[TunnelId, None] = {}
-        self._sweep: Iterator[object] = iter(())
-        self._sweep_at = 0.0
+        self._ending: Iterator[None] = iter(())
         self._unattached: dict[str, str] = {}
         self.counters = Counters()
-        self.let_in: Callable[[FlowBytes, FlowRow], None] = lambda key, row: None
-        """Is told of flows that the kernel has let in by itself and PAFT does not know."""
+        self._sweep = FlowSweep(
+            loop,
+            self._flows,
+            paft,
+            heard_as=self._heard_as,
+            told_as=self._told_as,
+            is_urgent=lambda: bool(self._doomed_tunnels or self._tunnels_until),
+            doomed=self._doomed_flows,
+            back=self._take_back,
+        )
         if programs.took_over:
             self._adopt(adopted_as)
         paft.mirror = self
@@ -135,7 +142,12 @@ class FastPlane:
         self._paft.mirror = None
         self._unwritten = {}
         self._timer.cancel()
+        self._sweep.close()
         self.programs.close()
+
+    def tell_let_in(self, tell: Callable[[FlowBytes, FlowRow], None]) -> None:
+        """Who is told of flows that the kernel has let in by itself and PAFT does not know."""
+        self._sweep.let_in = tell
 
     def attach(self, interface: str) -> None:
         """Take tunnel packets off an access interface. One that cannot have a program stays with the agent."""
@@ -171,7 +183,7 @@ class FastPlane:
             self._unwritten.pop(entry.key, None)
             entry.is_mirrored = False
             if (key := flow_key(entry.key)) is not None and (packed := self._flows.lookup(key)) is not None:
-                self._count([(key, packed)])
+                self._sweep.count([(key, packed)])
                 self._flows.delete(key)
         elif not is_known:
             if not self._unwritten:
@@ -235,25 +247,28 @@ class FastPlane:
             row = row._replace(tunnel=self._tunnel_in_grace(known))
         self._change(key, row)
 
-    def _change(self, key: bytes, row: FlowRow, *, begins_watch: bool = False) -> None:
+    def _change(self, key: bytes, row: FlowRow) -> None:
         """In place: no count is lost, and the socket that the kernel knows it by stays."""
+        self._change_all(row.as_change(key))
+
+    def _change_all(self, changes: bytes) -> None:
         try:
-            self.programs.change_flow(row.as_change(key, begins_watch=begins_watch))
+            self.programs.change_flows(changes)
         except KernelError as reason:
             log.debug("%s", reason)
             self.counters.add("fast_write_failures")
 
-    def watch(self, entry: FlowEntry, target: Tunnel | None, old: Tunnel | None, now: float) -> None:
+    def watch(
+        self, entries: Sequence[FlowEntry], target: Tunnel | None, old: Tunnel | None, now: float
+    ) -> None:
         """See `Mirror`."""
-        if (key := flow_key(entry.key)) is None or (packed := self._flows.lookup(key)) is None:
-            return
         if old is not None:
             self.count_tunnels([old])
-        row = FlowRow.unpacked(packed)._replace(
-            watched=target.id if target is not None else 0,
-            last_arrival=self._told_as(now if old is None else old.heard),
-        )
-        self._change(key, row, begins_watch=target is not None)
+        since = self._told_as(now if old is None else old.heard)
+        keys = [key for entry in entries if (key := flow_key(entry.key)) is not None]
+        changes = [watch_change(key, target.id if target is not None else 0, since) for key in keys]
+        for at in range(0, len(changes), MOST_CHANGES):
+            self._change_all(b"".join(changes[at : at + MOST_CHANGES]))
 
     def _told_as(self, seconds: float) -> int:
         """A time of ours as the programs' clock has it."""
@@ -280,7 +295,7 @@ class FastPlane:
     def flow_forgotten(self, key: FlowBytes) -> None:
         """See `Mirror`."""
         if len(self._paft.flows) + len(self._doomed_flows) < self._flows.max_entries and self._grace:
-            self._doomed_flows[key] = self._loop.time() + self._grace
+            self._doomed_flows.add(key, owner_of(key), self._loop.time() + self._grace)
         elif (packed := flow_key(key)) is not None:
             self._flows.delete(packed)
 
@@ -360,28 +375,28 @@ class FastPlane:
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """See `Mirror`."""
         if self._grace:
-            self._doomed_tunnels[tunnel.id] = tunnel, self._loop.time() + self._grace
+            self._doomed_tunnels.add(tunnel.id, tunnel.owner_packed, self._loop.time() + self._grace)
         else:
-            self._end_tunnel(tunnel)
+            self._end_tunnel(tunnel.id)
 
     def forget_owner(self, owner: IPAddress) -> None:
         """Somebody else may get this virtual address: no grace."""
-        for key in [key for key in self._doomed_flows if key[1:5] == owner.packed]:
+        for key in self._doomed_flows.of(owner.packed):
             self._end_flow(key)
-        for tunnel, _ in [each for each in self._doomed_tunnels.values() if each[0].owner == owner]:
-            self._end_tunnel(tunnel)
+        for id in self._doomed_tunnels.of(owner.packed):
+            self._end_tunnel(id)
 
     def _end_flow(self, key: FlowBytes) -> None:
-        self._doomed_flows.pop(key, None)
+        self._doomed_flows.discard(key)
         if key not in self._paft.flows and (packed := flow_key(key)) is not None:
             self._flows.delete(packed)
 
-    def _end_tunnel(self, tunnel: Tunnel) -> None:
-        self._doomed_tunnels.pop(tunnel.id, None)
-        if tunnel.id in self._paft.tunnels:
+    def _end_tunnel(self, id: TunnelId) -> None:
+        self._doomed_tunnels.discard(id)
+        if id in self._paft.tunnels:
             return
-        self._forget_row(tunnel.id)
-        self._tunnel_counts.give_back(tunnel.id)
+        self._forget_row(id)
+        self._tunnel_counts.give_back(id)
 
     def refresh(self, tunnels: Iterable[Tunnel]) -> None:
         """Look at these tunnels again."""
@@ -426,14 +441,13 @@ class FastPlane:
 
     def count_flows(self) -> None:
         """Bring all flows up to date, whatever it takes: for people who ask."""
-        for part in self._flows.items():
-            self._count(part)
+        self._sweep.count_all()
 
     def look_at(self, entry: FlowEntry) -> Seen | None:
         """See `Mirror`."""
         if (key := flow_key(entry.key)) is None or (packed := self._flows.lookup(key)) is None:
             return None
-        self._count([(key, packed)])
+        self._sweep.count([(key, packed)])
         row = FlowRow.unpacked(packed)
         carrier = self._rows.get(TunnelId(self._resolved(row)))
         if carrier is None or not carrier.is_kernels:
@@ -441,7 +455,7 @@ class FastPlane:
         return Seen(row.late, row.gap / 1e9)
 
     def _tick(self) -> None:
-        """A part of the flows and of the tunnels each time: whether these were heard decides on their lives."""
+        """Some of the tunnels each time: whether they were heard decides on their lives."""
         self._timer = self._loop.call_later(_TICK, self._tick)
         for id in list(islice(self._changing, _LOOKED_AT_PER_TICK)):
             del self._changing[id]
@@ -451,19 +465,17 @@ class FastPlane:
                     self._changing[id] = None
         self._tunnel_counts.count_some()
         now = self._loop.time()
-        # What hosts that come back have taught the kernel is wanted at once.
-        is_urgent = self._doomed_tunnels or self._tunnels_until
-        if next(self._sweep, None) is None and (is_urgent or now >= self._sweep_at):
-            self._sweep, self._sweep_at = self._counted(), now + _ROUND
-        for key in [key for key, when in islice(self._doomed_flows.items(), _ENDED_PER_TICK) if when <= now]:
+        for key in self._doomed_flows.due(now, _ENDED_PER_TICK):
             self._end_flow(key)
-        for tunnel in [tunnel for tunnel, when in self._doomed_tunnels.values() if when <= now]:
-            self._end_tunnel(tunnel)
+        for id in self._doomed_tunnels.due(now, _ENDED_PER_TICK):
+            self._end_tunnel(id)
+        next(self._ending, None)
         self.settle()
         if self._adopting_until and self._adopting_until <= now:
             self._end_adoption()
         if self._tunnels_until and self._tunnels_until <= now:
-            self._end_adopted_tunnels()
+            self._tunnels_until = 0.0
+            self._ending = self._end_adopted_tunnels()
 
     # --- what an earlier daemon left ---
 
@@ -518,12 +530,13 @@ class FastPlane:
         for application in self._paft.applications:
             self._paft.tell_mirror(application)
 
-    def _end_adopted_tunnels(self) -> None:
-        """Those that have not come back, with what went by them."""
-        self._tunnels_until = 0.0
+    def _end_adopted_tunnels(self) -> Iterator[None]:
+        """Those that have not come back, with what went by them: some thousand each time, as packets wait meanwhile."""
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
-            for key, _ in [row for part in table.items() for row in part if not is_known(*row)]:
-                table.delete(key)
+            for part in table.items():
+                for key, _ in [row for row in part if not is_known(*row)]:
+                    table.delete(key)
+                yield
 
     def _is_known(self, number: bytes, _: bytes) -> bool:
         id = TunnelId(NUMBER.unpack(number)[0])
@@ -531,11 +544,6 @@ class FastPlane:
 
     def _leads_to_known(self, _: bytes, number: bytes) -> bool:
         return self._is_known(number, b"")
-
-    def _counted(self) -> Iterator[object]:
-        for part in self._flows.items():
-            self._count(part)
-            yield True
 
     def _take_back(self, key: FlowBytes, tunnel: Tunnel, row: FlowRow) -> None:
         """PAFT knows a flow again that the kernel never forgot."""
@@ -547,40 +555,3 @@ class FastPlane:
             self._paft.mirror = self
         if row.application and (packed := flow_key(key)) is not None:
             self._write_flow(packed, entry)
-
-    def _count(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        flows, tunnels = self._paft.flows, self._paft.tunnels
-        for key, packed in rows:
-            entry = flows.get(flow_bytes(key))
-            if entry is not None and FLOW_COUNTS.unpack_from(packed, FLOW_COUNTS_AT) == entry.offloaded:
-                continue
-            row = FlowRow.unpacked(packed)
-            if entry is None:
-                # The host started anew, and the kernel has learnt its new tunnel before us.
-                learnt = tunnels.get(TunnelId(row.tunnel))
-                if learnt is not None and flow_bytes(key) in self._doomed_flows:
-                    self._take_back(flow_bytes(key), learnt, row)
-                elif row.socket and flow_bytes(key) not in self._doomed_flows:
-                    self.let_in(flow_bytes(key), row)
-                continue
-            if row.socket not in (0, ANY_SOCKET, entry.socket):
-                # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
-                continue
-            before = entry.offloaded
-            entry.packets_out += row.packets_out - before[0]
-            entry.bytes_out += row.bytes_out - before[1]
-            entry.packets_in += row.packets_in - before[2]
-            entry.bytes_in += row.bytes_in - before[3]
-            entry.offloaded = row.counts
-            entry.last_seen = max(entry.last_seen, self._heard_as(row.last_seen))
-            self._take_learnt(entry, row)
-
-    def _take_learnt(self, entry: FlowEntry, row: FlowRow) -> None:
-        own, learnt = self._paft.own_tunnel_of(entry), self._paft.tunnels.get(TunnelId(row.tunnel))
-        heading = self._paft.headings.get(entry.application_id)
-        if heading is None:
-            if learnt is not None and learnt is not own:
-                entry.previous, entry.pinned = entry.pinned, learnt
-        elif row.application == entry.application_id:
-            is_apart = row.tunnel and row.course == heading.course & 0xFFFFFFFF
-            entry.pinned, entry.course = learnt if is_apart else None, heading.course

@@ -197,6 +197,7 @@ class HostDaemon:
             lost=self._lose_path,
             narrowed=self._narrow_path,
             own=self._own,
+            reached=self.kernel.addresses.at,
             merges=self.datapath.fast is None,
             is_left_alone=self.applications.is_left_alone,
         )
@@ -229,7 +230,11 @@ class HostDaemon:
         self.policies.begin(self.take, lambda: self.machine.ledger)
         self.measurements.begin(self.machine, self.events)
         self._probes = BindingProbes(
-            loop, lambda: self.kernel.anchor, self.networks.routing_of, self.take, self._own
+            loop,
+            lambda version: self.kernel.addresses.at(self.kernel.anchor, version).address,
+            self.networks.routing_of,
+            self.take,
+            self._own,
         )
         url = self.config.mobile_host.portal_check
         self._portals = PortalProbes(url, self.networks.routing_of, self.take, self._own)
@@ -237,8 +242,8 @@ class HostDaemon:
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
-        loop.add_reader(self._monitor.fileno(), self._look_at_networks)
         self._glancing = Glancing(loop, self.machine, self._before_glance, self._after_glance)
+        loop.add_reader(self._monitor.fileno(), self._hear_of_networks)
         self.repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
         for anchor, secret in zip(self.config.anchors, self._secrets, strict=True):
             if secret is None:
@@ -258,9 +263,7 @@ class HostDaemon:
         finally:
             self._wake_up.cancel()
             self._glancing.stop()
-            self.policies.close(self.machine.ledger)
-            self.measurements.close()
-            self.events.close()
+            self.write_down()
             self._metrics.close()
             if self.repairs is not None:
                 self.repairs.close()
@@ -283,6 +286,12 @@ class HostDaemon:
     def ask_to_stop(self) -> None:
         """De-associate, then end."""
         self.take(StopAsked())
+
+    def write_down(self) -> None:
+        """Save what budgets and measurements have counted, and close the stores."""
+        self.policies.close(self.machine.ledger)
+        self.measurements.close()
+        self.events.close()
 
     async def _metrics_text(self, control: HostControl) -> str:
         status, tunnels = await control.status({}, 0), await control.tunnels({}, 0)
@@ -340,6 +349,7 @@ class HostDaemon:
 
     def _before_glance(self) -> None:
         for state in self._monitor.carriers_gone():
+            self._glancing.links_changed()
             self.take(self.networks.update(state))
         self._count_tunnels()
 
@@ -401,6 +411,10 @@ class HostDaemon:
                 self.update_rules()
             except UpmtError as reason:
                 log.warning("rules: %s", reason)
+
+    def _hear_of_networks(self) -> None:
+        self._glancing.links_changed()
+        self._look_at_networks()
 
     def _look_at_networks(self) -> None:
         for state in self._monitor.carriers_lost():

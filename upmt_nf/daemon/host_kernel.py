@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from upmt_nf.config.mobile_host import MobileHostConfig
+from upmt_nf.daemon.anchor_addresses import AnchorAddresses
 from upmt_nf.daemon.left_behind import LeftBehind
 from upmt_nf.linux import netfilter, routes, sysctl
 from upmt_nf.linux.cgroups import ApplicationCgroups, hierarchy
@@ -105,6 +106,7 @@ class HostKernel:
         self._config = config
         self.anchor = config.anchor.tunnels
         """The other end of all tunnels, of the anchor in use."""
+        self.addresses = AnchorAddresses(config.anchors)
         self.journal = Journal()
         self.interface = VirtualInterface(self.journal)
         self._cgroups: ApplicationCgroups | None = None
@@ -205,6 +207,15 @@ class HostKernel:
             log.warning("IPv6 is told apart by user and destination only: %s", reason)
 
     @property
+    def outer_versions(self) -> list[int]:
+        """The IP versions that tunnels may go over, the better one first: netfilter's queue takes IPv4 only."""
+        return [
+            each
+            for each in self.addresses.versions
+            if self.interface.kind == "tun" or each == self.anchor.address.version
+        ]
+
+    @property
     def _has_other_family(self) -> bool:
         return self.anchor.address.version == 4 and sysctl.read("net/ipv6/conf/all/disable_ipv6") == "0"
 
@@ -250,6 +261,11 @@ class HostKernel:
             networks,
             self.anchor.address,
             self.steering,
+            further=[
+                each
+                for each in self.addresses.on_the_wire(self.anchor.address)
+                if each != self.anchor.address
+            ],
             has_other_family=self._has_other_family,
             program=next(iter(self._programs), ""),
         )

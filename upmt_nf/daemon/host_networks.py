@@ -48,13 +48,12 @@ class HostNetworks:
         heard: Callable[[NetworkName, bytes, IPAddress], None],
         own: OwnTraffic,
     ) -> None:
-        self._anchors = frozenset(anchor.address for anchor in config.anchors)
         self._kernel = kernel
         self._plane = plane
         self._heard = heard
         self._own = own
         self._loop = asyncio.get_running_loop()
-        self._version = config.anchor.address.version
+        self._addresses = kernel.addresses
         self._by_interface = {
             section.interface: (index, section) for index, section in enumerate(config.network, start=1)
         }
@@ -72,25 +71,31 @@ class HostNetworks:
 
     @property
     def ports(self) -> dict[str, tuple[int, int]]:
-        """Access interface -> local port of its tunnel, and the anchor's."""
+        """Access interface -> local port of its tunnel, and the anchor's; of those with the first address's version."""
         interface_of = {section.name: name for name, (_, section) in self._by_interface.items()}
         return {
             interface_of[network]: (present.port, self._plane.remote_of(network).port)
             for network, present in self._present.items()
+            if present.routing.address.version == self._kernel.anchor.address.version
         }
 
     def update(self, state: InterfaceState) -> NetworkAppeared | NetworkVanished:
         """An interface is like this now: bring its sockets into line and say what it means."""
         index, section = self._by_interface[state.interface]
         network = NetworkName(section.name)
-        address = next((each for each in state.addresses if each.version == self._version), None)
+        versions = self._kernel.outer_versions
+        address = next(
+            (each for version in versions for each in state.addresses if each.version == version), None
+        )
         if state.index == 0:
             return self._forget(network, f"there is no interface {state.interface}")
         if address is None:
-            return self._forget(network, f"{state.interface} has no IPv{self._version} address")
+            known = " or ".join(f"IPv{version}" for version in versions)
+            return self._forget(network, f"{state.interface} has no {known} address")
         if not state.is_running:
             return NetworkVanished(network, f"{state.interface} has no carrier")
-        gateway = section.gateway or state.gateway(self._version)
+        is_meant = section.gateway is not None and section.gateway.version == address.version
+        gateway = section.gateway if is_meant else state.gateway(address.version)
         routing = NetworkRouting(index, state.interface, address, gateway)
         try:
             self._bind(network, section, routing, state.index)
@@ -107,6 +112,7 @@ class HostNetworks:
         else:
             self._close(network)
             care_of, mark = routing.address.ip, outer_mark(routing.index)
+            self._own.goes_over(network, care_of.version)
             signalling = SignallingSocket(section.interface, care_of, 0, mark)
             self._present[network] = _Present(at, routing, signalling, 0)
             self._loop.add_reader(signalling.fileno(), self._read, network, signalling)
@@ -164,7 +170,8 @@ class HostNetworks:
         """Send SIP outside the tunnels; retransmission takes care of what the kernel refuses."""
         if (present := self._present.get(network)) is not None:
             self._own.sent(network, len(data))
-            present.signalling.send_to(data, destination)
+            version = present.routing.address.version
+            present.signalling.send_to(data, self._addresses.at(destination, version))
 
     def close(self) -> None:
         """Close every socket."""
@@ -191,5 +198,5 @@ class HostNetworks:
     def _read(self, network: NetworkName, signalling: SignallingSocket) -> None:
         for data, source in signalling.receive():
             self._own.received(network, len(data))
-            if source.address in self._anchors:
-                self._heard(network, data, source.address)
+            if (anchor := self._addresses.known_as(source.address)) is not None:
+                self._heard(network, data, anchor)

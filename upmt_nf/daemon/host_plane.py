@@ -49,7 +49,7 @@ class HostPlane:
     mark and DSCP whether it is to go on as if UPMT were not there. `judged` is the mark that a flow gets once
     it is known, 0 for none: then netfilter's queue goes on giving all of its packets. `introduced` is called when flows
     have become known, before their packets go on. `merges` as for `TunnelSocket`; `own` counts what no application
-    sent.
+    sent. `reached`: an anchor's end by the IP version of a care-of address.
     """
 
     judged = 0
@@ -64,11 +64,13 @@ class HostPlane:
         lost: Callable[[NetworkName, str], None],
         narrowed: Callable[[NetworkName, int], None],
         own: OwnTraffic,
+        reached: Callable[[Endpoint, int], Endpoint],
         merges: bool = True,
         is_left_alone: Callable[[FlowBytes, int, int], bool] = lambda key, mark, dscp: False,
     ) -> None:
         self._loop = loop
         self._own = own
+        self._reached = reached
         self._merges = merges
         self._anchor = anchor
         self._heard = heard
@@ -116,8 +118,9 @@ class HostPlane:
         self.use(None)
         for network, socket in list(self._sockets.items()):
             try:
-                socket.turn_to(anchor)
-                self._ends[network] = anchor
+                end = self._reached(anchor, socket.local.address.version)
+                socket.turn_to(end)
+                self._ends[network] = end
             except UpmtError as reason:
                 self.close(network)
                 self._lost(network, str(reason))
@@ -136,7 +139,8 @@ class HostPlane:
         `anchor_port`: which of the anchor's tunnel ports it sends to; 0: the first.
         """
         self.close(network)
-        anchor = Endpoint(self._anchor.address, anchor_port or self._anchor.port)
+        known = Endpoint(self._anchor.address, anchor_port or self._anchor.port)
+        anchor = self._reached(known, care_of.version)
         takes = self._tun is not None
         socket = TunnelSocket(
             interface, care_of, port, outer_mark(index), anchor, takes=takes, merges=self._merges

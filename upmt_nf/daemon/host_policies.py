@@ -86,11 +86,15 @@ class HostPolicies:
             self._saved = rows
         self._timer = loop.call_later(TICK, self._tick, take, ledger)
 
-    def adopt(self, config: MobileHostConfig) -> list[str]:
-        """The policies of a file that was read again; gives the names of those that are others now."""
+    def adopt(self, config: MobileHostConfig) -> dict[str, str]:
+        """The policies of a file that was read again; gives the names of those that are others now: which way."""
         before, after = self.config.book().policies, config.book().policies
         self.config, self._chosen = config, config.policies()
-        return [name for name in {**before, **after} if before.get(name) != after.get(name)]
+        return {
+            name: "added" if name not in before else "removed" if name not in after else "changed"
+            for name in {**before, **after}
+            if before.get(name) != after.get(name)
+        }
 
     # --- the record of handovers ---
 

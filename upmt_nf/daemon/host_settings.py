@@ -29,6 +29,7 @@ def host_settings(
             anchor.signalling_port,
             secret,
             anchor.further_tunnel_ports,
+            anchor.ipv6_address,
         )
         for anchor, secret in zip(config.anchors, secrets, strict=True)
     )
@@ -56,6 +57,7 @@ def host_settings(
         ledger=ledger,
         secret=first.secret,
         further_tunnel_ports=first.further_tunnel_ports,
+        anchor_ipv6=first.ipv6_address,
         further_anchors=tuple(further),
         protection={NetworkName(section.name): section.protection for section in config.network},
     )

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from time import monotonic, sleep
 from types import FrameType
 
+from upmt_nf.daemon.lifetime import MAKE_WAY
 from upmt_nf.model.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ START_PATIENCE = 60.0
 """Seconds that a daemon may take until it is ready."""
 PAUSE = 1.0
 """Seconds between its end and its next start."""
-_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, MAKE_WAY)
+_GOES_ON = (signal.SIGHUP, MAKE_WAY)
 
 
 def keep(command: Sequence[str], patience: float, pause: float = PAUSE) -> int:
@@ -57,7 +59,8 @@ class _Keeper:
                 if code == 0 or self._is_ending or not self._was_ready:
                     return code if code >= 0 else 128 - code
                 log.warning("the daemon ended (%d) and is started again", code)
-                sleep(self._pause)
+                if code != -MAKE_WAY:
+                    sleep(self._pause)
 
     def _live(self, words: socket.socket, environment: dict[str, str]) -> int:
         """One life of the daemon; gives its exit code, negative for a signal."""
@@ -85,6 +88,6 @@ class _Keeper:
                 signal.signal(number, handler)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
-        self._is_ending |= number != signal.SIGHUP
+        self._is_ending |= number not in _GOES_ON
         if self._child is not None:
             self._child.send_signal(number)

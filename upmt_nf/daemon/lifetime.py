@@ -12,6 +12,9 @@ from typing import Protocol
 from upmt_nf.linux import service_manager
 from upmt_nf.model.errors import FacilityError
 
+MAKE_WAY = signal.SIGUSR1
+"""Ends a daemon that another one replaces at once: a restart, an upgrade."""
+
 
 class Daemon(Protocol):
     """What `run_daemon` needs of a daemon."""
@@ -24,6 +27,9 @@ class Daemon(Protocol):
 
     def ask_to_stop(self) -> None:
         """End `run` soon; safe to call twice."""
+
+    def write_down(self) -> None:
+        """Save what is kept in memory for the next daemon; nothing follows."""
 
 
 def run_daemon(daemon: Daemon) -> None:
@@ -50,21 +56,25 @@ async def _live(daemon: Daemon) -> None:
     # Without anything to read again SIGHUP must not end a daemon whose terminal goes away.
     loop.add_signal_handler(signal.SIGHUP, reload or (lambda: None))
     await daemon.start()
-    # What start-up made stays: leave it out of every later collection, which would hold up packets.
-    gc.collect()
-    gc.freeze()
-    gc.callbacks.append(_spare_what_stays)
+    loop.add_signal_handler(MAKE_WAY, _make_way, daemon)
+    spare_what_stays()
     service_manager.tell("READY=1")
     _keep_alive(loop)
     await daemon.run()
 
 
-def _spare_what_stays(phase: str, info: dict[str, int]) -> None:
-    """What a whole collection left will stay for long: the next one need not look at it.
+def spare_what_stays() -> None:
+    """Leave what there is, and what each whole collection will have left, out of every later one.
 
     With 100,000 hosts it would hold packets up for half a second. What is frozen still ends with its last reference,
     and nothing that is kept for a host or a flow has references in a circle.
     """
+    gc.collect()
+    gc.freeze()
+    gc.callbacks.append(_freeze)
+
+
+def _freeze(phase: str, info: dict[str, int]) -> None:
     if phase == "stop" and info["generation"] == 2:
         gc.freeze()
 
@@ -72,6 +82,19 @@ def _spare_what_stays(phase: str, info: dict[str, int]) -> None:
 def _stop(daemon: Daemon) -> None:
     service_manager.tell("STOPPING=1")
     daemon.ask_to_stop()
+
+
+def _make_way(daemon: Daemon) -> None:
+    """End where we stand, as if killed: what is in the kernel stays for the next daemon, and packets go on meanwhile.
+
+    By the signal itself, so that whoever watches us sees that this was no orderly end and starts the next one.
+    """
+    service_manager.tell("STOPPING=1")
+    try:
+        daemon.write_down()
+    finally:
+        signal.signal(MAKE_WAY, signal.SIG_DFL)
+        signal.raise_signal(MAKE_WAY)
 
 
 def _keep_alive(loop: asyncio.AbstractEventLoop) -> None:

@@ -46,8 +46,8 @@ class HostMeasurements:
         self._sections = {NetworkName(section.name): section for section in config.network}
         self._paft = paft
         self._count = count
-        version, now = config.anchor.address.version, self._loop.time()
-        self._meters = {name: TrafficMeter(name, own, version, now) for name in self._sections}
+        now = self._loop.time()
+        self._meters = {name: TrafficMeter(name, own, now) for name in self._sections}
         self._signals: dict[NetworkName, RadioSignal | None] = {}
         self._histories = {name: History() for name in self._sections}
         self._store = self._open()

@@ -90,19 +90,20 @@ records = "{directory}/records.sqlite"
     )
 
 
-def start(lab: str, host: str) -> None:
-    """Start a host's daemon in its namespace, detached, with its log in the lab's directory."""
+def start(lab: str, host: str, *options: str) -> int:
+    """Start a host's daemon in its namespace, detached, with its log in the lab's directory; gives its pid."""
     config = config_of(lab, host)
     words = (ROLES[host], "run", "--config", str(config))
     with namespaces.entered(lab, host), config.with_suffix(".log").open("ab") as log:
-        subprocess.Popen(
-            (sys.executable, "-m", "upmt_nf.cli.main", *words),
+        daemon = subprocess.Popen(
+            (sys.executable, "-m", "upmt_nf.cli.main", *words, *options),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
             cwd="/",
         )
+    return daemon.pid
 
 
 def await_ready(lab: str) -> None:

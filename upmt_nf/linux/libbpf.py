@@ -217,34 +217,39 @@ class BpfMap:
 
     def items(self) -> Iterator[list[tuple[bytes, bytes]]]:
         """All entries, some thousand at a time. Entries that change meanwhile may be missed or come twice."""
+        key_size, value_size = self.key_size, self.value_size
+        for keys, values in self.parts(_BATCH):
+            yield [
+                (keys[at * key_size : (at + 1) * key_size], values[at * value_size : (at + 1) * value_size])
+                for at in range(len(keys) // key_size)
+            ]
+
+    def parts(self, most: int) -> Iterator[tuple[bytes, bytes]]:
+        """The same, about `most` at a time: the keys joined, and the values. Raises KernelError."""
         calls = library().calls
-        keys = ctypes.create_string_buffer(_BATCH * self.key_size)
-        values = ctypes.create_string_buffer(_BATCH * self.value_size)
+        keys = ctypes.create_string_buffer(most * self.key_size)
+        values = ctypes.create_string_buffer(most * self.value_size)
         # For a hash the kernel keeps its place in four bytes, whatever the size of the key.
         place = ctypes.create_string_buffer(max(4, self.key_size))
         count = ctypes.c_uint32()
         before = None
         while True:
-            count.value = _BATCH
+            count.value = most
             result = calls.bpf_map_lookup_batch(
                 self._fd, before, place, keys, values, ctypes.byref(count), None
             )
             if result < 0 and result != -errno.ENOENT:
                 raise KernelError(f"map {self.name} cannot be read: {os.strerror(-result)}")
-            raw_keys, raw_values = keys.raw, values.raw
-            yield [
-                (
-                    raw_keys[at * self.key_size : (at + 1) * self.key_size],
-                    raw_values[at * self.value_size : (at + 1) * self.value_size],
-                )
-                for at in range(count.value)
-            ]
+            yield (
+                ctypes.string_at(keys, count.value * self.key_size),
+                ctypes.string_at(values, count.value * self.value_size),
+            )
             if result < 0:
                 return
             before = place
 
-    def values(self, first: int, count: int) -> list[bytes]:
-        """The values of an array at these places, read by one call; fewer at its end. Raises KernelError."""
+    def values(self, first: int, count: int) -> memoryview:
+        """The values of an array at these places, joined, read by one call; fewer at its end. Raises KernelError."""
         keys = ctypes.create_string_buffer(count * self.key_size)
         values = ctypes.create_string_buffer(count * self.value_size)
         before = (first - 1).to_bytes(4, sys.byteorder) if first else None
@@ -255,8 +260,7 @@ class BpfMap:
         )
         if result < 0 and result != -errno.ENOENT:
             raise KernelError(f"map {self.name} cannot be read: {os.strerror(-result)}")
-        raw, size = values.raw, self.value_size
-        return [raw[at : at + size] for at in range(0, found.value * size, size)]
+        return memoryview(values).cast("B")[: found.value * self.value_size]
 
     def _check(self, key: bytes, value: bytes | None = None) -> None:
         # libbpf reads as many bytes as the map has, whatever it is given.

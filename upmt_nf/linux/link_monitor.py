@@ -33,6 +33,11 @@ _LINK = struct.Struct("=4xiI4x")
 _NEW_LINK, _DELETE_LINK = 16, 17
 _SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0x0A
 _UNIVERSE = 0
+_TEMPORARY, _DEPRECATED = 0x01, 0x20
+_UNUSABLE = 0x40 | 0x08
+"""IFA_F_TENTATIVE and IFA_F_DADFAILED of IPv6: nothing can be bound to it, and the kernel tells when it can."""
+_WORSE = _DEPRECATED | _TEMPORARY
+"""IPv6 addresses that will not be there for long come last; 0x01 is IFA_F_SECONDARY of IPv4, last as well."""
 _TABLE_MAIN = 254
 _BUFFER = 1 << 16
 
@@ -167,12 +172,16 @@ class LinkMonitor:
 
     def _state_of(self, name: str, link: Any) -> InterfaceState:
         index, flags = link["index"], link["flags"]
+        messages = [
+            message
+            for message in self._route.get_addr(index=index)
+            if message["scope"] == _UNIVERSE and not _flags_of(message) & _UNUSABLE
+        ]
         addresses = tuple(
             ip_interface(
                 f"{message.get_attr('IFA_LOCAL') or message.get_attr('IFA_ADDRESS')}/{message['prefixlen']}"
             )
-            for message in self._route.get_addr(index=index)
-            if message["scope"] == _UNIVERSE
+            for message in sorted(messages, key=lambda message: _flags_of(message) & _WORSE)
         )
         return InterfaceState(
             interface=name,
@@ -200,6 +209,12 @@ class LinkMonitor:
                 if address.version not in best or candidate[0] < best[address.version][0]:
                     best[address.version] = candidate
         return tuple(address for _, address in best.values())
+
+
+def _flags_of(message: Any) -> int:
+    """Of an address: of struct ifaddrmsg, or all of them where the kernel tells more than eight."""
+    flags: int = message.get_attr("IFA_FLAGS") or message["flags"]
+    return flags
 
 
 @off_loop

@@ -80,6 +80,8 @@ class Advisor:
 
     def take_on(self, name: ApplicationName, id: ApplicationId, policy: Policy, now: float) -> None:
         """An application has this policy now."""
+        # The first one: it shall choose among all networks, not take the first that it hears of.
+        self._look_at_tunnels(now)
         self._ids[name] = id
         has_budgets = bool(policy.budgets or any(other.budgets for _, other in policy.by_time))
         if has_budgets or self._has_budgets:
@@ -206,6 +208,15 @@ class Advisor:
         """Compare the tunnels with what the engine knows of them; count; let time pass."""
         if not self._ids:
             return
+        self._look_at_tunnels(now)
+        if self._count_at is not None and now >= self._count_at:
+            self.count(now)
+            self._count_at = now + COUNT_EVERY
+        due = self.engine.next_timeout()
+        if due is not None and now >= due:
+            self.tell(TimePassed(), now)
+
+    def _look_at_tunnels(self, now: float) -> None:
         for name, tunnel in self._tunnels.items():
             quality = tunnel.quality.judged(tunnel.measured) if tunnel.is_usable else UNMEASURED
             if quality != self._qualities[name]:
@@ -217,12 +228,6 @@ class Advisor:
                 self._told[name] = state
                 is_fault = tunnel.has_returned
                 self.tell(NetworkChanged(name, *state, tunnel.reason, is_fault), now)
-        if self._count_at is not None and now >= self._count_at:
-            self.count(now)
-            self._count_at = now + COUNT_EVERY
-        due = self.engine.next_timeout()
-        if due is not None and now >= due:
-            self.tell(TimePassed(), now)
 
     def note_signalling(self, network: NetworkName, size: int) -> None:
         """The host itself has sent or received so many bytes by a network."""

@@ -409,6 +409,7 @@ class Anchor:
             None if body.format == PLAIN.name else bytes(16),
             copies=True,
             knows_applications=True,
+            reads_packed=True,
         )
         room = self._room(request, longest, body.handover, inner)
         if len(body.handover) > (most := most_pairs(room)):
@@ -416,7 +417,7 @@ class Anchor:
         tunnel = self._tunnels.set_up(lease, body.network, remote, cseq, now, path.by)
         if isinstance(tunnel, str):
             return self._no(request, 403, tunnel)
-        key_id, salt = self._protect(tunnel, lease, body.format)
+        key_id, salt = self._protect(tunnel, lease, body.format, body.mtu)
         results = with_short_reasons(self._moves.apply(lease, body.handover, tunnel, cseq, now), room)
         answer = TunnelSetupResponse(
             tunnel.id,
@@ -428,12 +429,13 @@ class Anchor:
             salt,
             copies=True,
             knows_applications=True,
+            reads_packed=True,
         )
         return self._yes(request, encode(answer))
 
-    def _protect(self, tunnel: Tunnel, lease: Lease, format: str) -> tuple[int, bytes | None]:
-        """Give a tunnel the format that its host chose; gives the number and the salt of its keys."""
-        tunnel.mtu = self._tunnels.mtu_of(tunnel.remote, format)
+    def _protect(self, tunnel: Tunnel, lease: Lease, format: str, told: int) -> tuple[int, bytes | None]:
+        """Give a tunnel the format and the size that its host chose; gives the number and the salt of its keys."""
+        tunnel.mtu = self._tunnels.mtu_of(tunnel.remote, format, told)
         if format == PLAIN.name or lease.keys is None:
             expose(tunnel)
             return 0, None

@@ -16,7 +16,7 @@ from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.protected import Cookie, Sealed
 from upmt_nf.mobility.leases import Lease
 from upmt_nf.mobility.settings import AnchorSettings
-from upmt_nf.mobility.tunnel_keys import expose, inner_mtu
+from upmt_nf.mobility.tunnel_keys import LEAST_MTU, expose, inner_mtu
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 
@@ -87,7 +87,8 @@ class AnchorTunnels:
             self._look_later(tunnel)
             return tunnel
         kept.cseq = cseq
-        kept.tunnel.heard, kept.tunnel.port = now, by
+        kept.tunnel.port = by
+        self._paft.hear(kept.tunnel, now)
         if kept.tunnel.remote != remote:
             self._paft.move_endpoint(kept.tunnel, remote)
         return kept.tunnel
@@ -104,9 +105,10 @@ class AnchorTunnels:
             expose(tunnel)
         return tunnel
 
-    def mtu_of(self, remote: Endpoint, format: str) -> int:
-        """The largest inner packet of a tunnel, as far as we know the path to its end."""
-        return inner_mtu(self._settings.outer_mtu, remote.address.version, format)
+    def mtu_of(self, remote: Endpoint, format: str, told: int = 0) -> int:
+        """The largest inner packet of a tunnel: what our own interface takes, or less if its host has told so."""
+        own = inner_mtu(self._settings.outer_mtu, remote.address.version, format)
+        return min(own, max(told, LEAST_MTU)) if told else own
 
     def next_key_id(self, tunnel: Tunnel) -> int:
         """The number of a tunnel's next keys, 0 to 255."""

@@ -33,6 +33,8 @@ class AnchorPeer:
     signalling_port: int = SIGNALLING_PORT
     secret: str | None = field(default=None, repr=False)
     further_tunnel_ports: tuple[int, ...] = ()
+    ipv6_address: IPAddress | None = None
+    """Where it is reached by networks that have no other family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class HostSettings:
     """Shared with the anchor. With it both ends must prove that they know it; without, neither does."""
     further_tunnel_ports: tuple[int, ...] = ()
     """Of the anchor, in the order in which they are tried where the first one is not let through."""
+    anchor_ipv6: IPAddress | None = None
+    """Where the anchor is reached by networks that have no other family."""
     further_anchors: tuple[AnchorPeer, ...] = ()
     """Asked in this order when the first anchor does not answer."""
 
@@ -101,6 +105,7 @@ class HostSettings:
                 signalling_port=peer.signalling_port,
                 secret=peer.secret,
                 further_tunnel_ports=peer.further_tunnel_ports,
+                anchor_ipv6=peer.ipv6_address,
                 further_anchors=(),
             )
             for peer in self.further_anchors
@@ -111,6 +116,11 @@ class HostSettings:
     def anchor_signalling(self) -> Endpoint:
         """Where SIP goes, outside the tunnels and inside alike."""
         return Endpoint(self.anchor, self.signalling_port)
+
+    def reached_at(self, care_of: IPAddress | None) -> IPAddress:
+        """The anchor's address for packets from this one."""
+        is_other = care_of is not None and care_of.version != self.anchor.version
+        return self.anchor_ipv6 if is_other and self.anchor_ipv6 is not None else self.anchor
 
     @property
     def tunnel_ports(self) -> tuple[int, ...]:

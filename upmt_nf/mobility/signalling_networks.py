@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.mobility.advisor import Advisor
 from upmt_nf.mobility.host_commands import HostCommand, SendSip, SendTunnelSignal
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.selection import ranked
 from upmt_nf.mobility.tunnel_states import TunnelState
 from upmt_nf.model.identity import NetworkName
-
-OUTER_BYTES = 28
-"""Of IP and UDP over IPv4, in each of a tunnel's two layers: what a budget is charged beside the words."""
 
 
 class SignallingNetworks:
@@ -52,7 +50,10 @@ class SignallingNetworks:
 
     def charge(self, network: NetworkName, words: bytes, *, is_inside: bool) -> None:
         """The host sent or received this, in a tunnel or outside."""
-        self._advisor.note_signalling(network, len(words) + OUTER_BYTES * (1 + is_inside))
+        tunnel = self._tunnels[network]
+        outer = tunnel.care_of_address.version if tunnel.care_of_address is not None else 4
+        inner = OVERHEAD[tunnel.tunnel.owner.version if tunnel.tunnel is not None else 4] if is_inside else 0
+        self._advisor.note_signalling(network, len(words) + OVERHEAD[outer] + inner)
 
     def charge_sent(self, commands: Iterable[HostCommand]) -> None:
         """What these commands send."""

@@ -59,28 +59,38 @@ class OwnTraffic:
     """Bytes on the wire of what the daemon says itself outside the counters of tunnels: probes, SIP, keepalives."""
 
     def __init__(self, outer_version: int) -> None:
-        self._headers = OVERHEAD[outer_version]
+        self._first_version = outer_version
+        self._versions: dict[NetworkName, int] = {}
         self.up: Counter[NetworkName] = Counter()
         self.down: Counter[NetworkName] = Counter()
 
+    def goes_over(self, network: NetworkName, version: int) -> None:
+        """A network's packets have this IP version outside from now on."""
+        self._versions[network] = version
+
+    def version_of(self, network: NetworkName) -> int:
+        """Of a network's outer packets."""
+        return self._versions.get(network, self._first_version)
+
     def sent(self, network: NetworkName, payload: int) -> None:
         """A UDP payload of so many bytes left."""
-        self.up[network] += payload + self._headers
+        self.up[network] += payload + OVERHEAD[self.version_of(network)]
 
     def received(self, network: NetworkName, payload: int) -> None:
         """One came that no tunnel counts."""
-        self.down[network] += payload + self._headers
+        self.down[network] += payload + OVERHEAD[self.version_of(network)]
 
 
 class TrafficMeter:
     """One network's, over all of its tunnels one after the other. `total` is what was counted since the start."""
 
-    def __init__(self, network: NetworkName, own: OwnTraffic, outer_version: int, now: float) -> None:
+    def __init__(self, network: NetworkName, own: OwnTraffic, now: float) -> None:
         self.up, self.down = Throughput(), Throughput()
         self.total = Carried(0, 0)
         self._network = network
         self._own = own
-        self._version = outer_version
+        self._version = own.version_of(network)
+        """Of what the present tunnel's packets are in."""
         self._looked_at = now
         self._tunnel: Tunnel | None = None
         self._done = Carried(0, 0)
@@ -91,7 +101,7 @@ class TrafficMeter:
         if tunnel is not self._tunnel:
             # What the former one carried last is in its counters still.
             self._done = self._with(self._tunnel)
-            self._tunnel = tunnel
+            self._tunnel, self._version = tunnel, self._own.version_of(self._network)
         current, before = self._with(tunnel), self.total
         own = Carried(self._own.up[self._network], self._own.down[self._network])
         self.total = Carried(current.up + own.up, current.down + own.down)

@@ -9,6 +9,9 @@ from upmt_nf.datapath.protected import PROTECTED, Cookie, Sealed
 from upmt_nf.signaling.keys import tunnel_secrets
 
 SALT_BYTES = 16
+LEAST_MTU = 552 - 60
+"""No path is believed to be narrower: a forged ICMP error must not stop everything. Linux believes 552 (min_pmtu),
+which a sealed tunnel must still fit."""
 
 
 def protect(

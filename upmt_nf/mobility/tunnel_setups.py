@@ -21,17 +21,13 @@ from upmt_nf.mobility.network_test import TestResult
 from upmt_nf.mobility.placement import Placement
 from upmt_nf.mobility.rekeying import Rekeying
 from upmt_nf.mobility.settings import HostSettings
-from upmt_nf.mobility.tunnel_keys import inner_mtu, protect
+from upmt_nf.mobility.tunnel_keys import LEAST_MTU, inner_mtu, protect
 from upmt_nf.mobility.tunnel_states import TunnelAction
 from upmt_nf.mobility.upkeep import Upkeep
 from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import NetworkName, TunnelId
 from upmt_nf.signaling.messages import TunnelSetupResponse
 from upmt_nf.signaling.sip.message import Response
-
-LEAST_MTU = 552 - 60
-"""No path is believed to be narrower: a forged ICMP error must not stop everything. Linux believes 552 (min_pmtu),
-which a sealed tunnel must still fit."""
 
 
 class TunnelSetups:
@@ -59,7 +55,8 @@ class TunnelSetups:
 
     def inner_mtu(self, tunnel: HostTunnel, outer: int) -> int:
         """The largest inner packet where outer ones have at most this many bytes."""
-        return max(LEAST_MTU, inner_mtu(outer, self._settings.anchor.version, self._format_of(tunnel)))
+        version = self._settings.reached_at(tunnel.care_of_address).version
+        return max(LEAST_MTU, inner_mtu(outer, version, self._format_of(tunnel)))
 
     def set_mtu(self, tunnel: HostTunnel, mtu: int) -> None:
         """Inner packets have at most this many bytes from now on."""
@@ -72,7 +69,8 @@ class TunnelSetups:
     def anchor_end(self, tunnel: HostTunnel) -> Endpoint:
         """Where a network's tunnel ends."""
         settings = self._anchors.used.settings
-        return Endpoint(settings.anchor, tunnel.anchor_port or settings.tunnel_port)
+        address = settings.reached_at(tunnel.care_of_address)
+        return Endpoint(address, tunnel.anchor_port or settings.tunnel_port)
 
     def heed(self, upkeep: Upkeep, now: float) -> None:
         """Take up what was found out about networks since the last time."""
@@ -81,6 +79,7 @@ class TunnelSetups:
             self._heed_test(self._tunnels[network], result, now)
         for network, mtu in upkeep.paths.take_finished():
             self._heed_path(self._tunnels[network], mtu)
+        self._renew(now)
 
     def _heed_test(self, tunnel: HostTunnel, result: TestResult, now: float) -> None:
         """A network that has no tunnel by the port that it was to go to goes to the first that is let through."""
@@ -123,7 +122,24 @@ class TunnelSetups:
         claims = self._placement.claims(network)
         if claims:
             self._placement.note_claims(network, now)
-        signalling.set_up(network, token, address, claims, tunnel.mtu, now)
+        tunnel.told_mtu = tunnel.mtu
+        is_packed = self._placement.running.naming.is_packing
+        signalling.set_up(network, token, address, claims, tunnel.mtu, now, is_packed=is_packed)
+
+    def _renew(self, now: float) -> None:
+        """Set tunnels up once more whose keys have served, or of whose size the anchor knows another than we do.
+
+        What it sends would be too large for the path, and its correspondents would not hear of it.
+        """
+        wanted = set(self._rekeying.due(self._paft.tunnels.values(), now))
+        for network, tunnel in self._tunnels.items():
+            if not tunnel.is_usable or (network not in wanted and tunnel.told_mtu == tunnel.mtu):
+                continue
+            association, signalling = self._anchors.used.association, self._anchors.used.signalling
+            token, address = association.token, association.virtual_address
+            if token is not None and address is not None and not signalling.is_setting_up(network):
+                tunnel.told_mtu = tunnel.mtu
+                signalling.set_up(network, token, address, [], tunnel.mtu, now)
 
     def hear(
         self, purpose: SettingUp, response: Response | None, now: float
@@ -142,7 +158,8 @@ class TunnelSetups:
             is_disowned = isinstance(answer, Refusal) and answer.is_disowned
             return tunnel.fail_setup(now), reason if is_disowned else None
         self._open(tunnel, answer, address, now)
-        self._placement.running.naming.is_understood = answer.knows_applications
+        naming = self._placement.running.naming
+        naming.is_understood, naming.is_packing = answer.knows_applications, answer.reads_packed
         was_resent = now - purpose.asked_at >= INSIDE_T1
         actions = tunnel.accept(now, None if was_resent else now - purpose.asked_at)
         if purpose.claimed and answer.results and all(result.accepted for result in answer.results):

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from random import Random
 
-from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_binding import HostBinding
@@ -34,11 +33,9 @@ class Upkeep:
         self,
         settings: HostSettings,
         random: Random,
-        paft: Paft,
         tunnels: Mapping[NetworkName, HostTunnel],
         anchors: HostAnchors,
     ) -> None:
-        self._paft = paft
         self._tunnels = tunnels
         self._anchors = anchors
         self.rekeying = Rekeying(settings, random)
@@ -97,13 +94,12 @@ class Upkeep:
         return min((time for time in times if time is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
-        """Make trials, set keepalives, ask for keys, as is due. Tests go on when what they found is heeded."""
+        """Make trials, set keepalives, as is due. Tests go on, and keys are renewed, when what was found is heeded."""
         self.binding.handle_timeout(now)
         self._commands += self.paths.handle_timeout(now)
         self._commands += [CheckPortal(network) for network in self.portals.handle_timeout(now)]
         for tunnel in self._tunnels.values():
             tunnel.resting.keepalive = self.binding.keepalive(tunnel.network)
-        self._renew_keys(now)
 
     def appear(self, event: NetworkAppeared, now: float) -> None:
         """A network is there; its gateway and prefix tell its places apart."""
@@ -127,15 +123,6 @@ class Upkeep:
         """What is to be done; each is given once."""
         commands, self._commands = self._commands, []
         return [*commands, *self.binding.take_commands(), *self.tests.take_commands()]
-
-    def _renew_keys(self, now: float) -> None:
-        """A setup request brings new keys; the old ones serve until its answer is there."""
-        signalling, association = self._anchors.used.signalling, self._anchors.used.association
-        token, address = association.token, association.virtual_address
-        for network in self.rekeying.due(self._paft.tunnels.values(), now):
-            is_free = self._tunnels[network].is_usable and not signalling.is_setting_up(network)
-            if is_free and token is not None and address is not None:
-                signalling.set_up(network, token, address, [], self._tunnels[network].mtu, now)
 
     def _credentials(self) -> tuple[IPAddress, bytes] | None:
         """The virtual address and what only the anchor knows besides us."""

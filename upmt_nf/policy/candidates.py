@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from upmt_nf.model.identity import ApplicationName, NetworkName
@@ -28,11 +28,27 @@ class Path:
     is_doubtful: bool = False
     reason: str = "not there"
     quality: Quality = UNMEASURED
+    """As policies judge it: a throughput that was not measured is what the file says."""
     was_up: bool = False
     """It failed since the start: what comes back must prove itself."""
     peak: float = 0.0
     """The most bytes in one count."""
     trend: Trend = field(default_factory=Trend)
+    _measured: Quality = UNMEASURED
+
+    def __post_init__(self) -> None:
+        self.measure(self.quality)
+
+    def measure(self, quality: Quality) -> None:
+        """It is like this now."""
+        self._measured = self.quality = quality
+        if quality.throughput is None and self.facts.throughput is not None:
+            self.quality = replace(quality, throughput=self.facts.throughput)
+
+    def describe(self, facts: NetworkFacts) -> None:
+        """Somebody says other things of it."""
+        self.facts = facts
+        self.measure(self._measured)
 
     def note_peak(self, count: float) -> None:
         """So many bytes passed in one count: as many may pass in the next."""
@@ -91,8 +107,6 @@ def merit_of(policy: Policy, candidate: Candidate) -> float:
             score = voice_score(quality)
             return _UNKNOWN_SCORE if score is None else score
         case Kind.BEST_PERFORMANCE:
-            if quality.throughput is None and facts.throughput is not None:
-                quality = Quality(quality.delay, quality.jitter, quality.loss, facts.throughput)
             return weighted_score(policy.weights, quality, facts.cost, facts.protection / 2)
         case Kind.ANY:
             return 0.0

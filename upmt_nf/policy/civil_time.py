@@ -61,6 +61,20 @@ class Hours:
     end: int
     days: frozenset[int] = frozenset(range(7))
 
+    def __str__(self) -> str:
+        """As people write it: `mon-fri 22:00-06:00`."""
+        times = "-".join(f"{edge // 3600:02}:{edge // 60 % 60:02}" for edge in (self.start, self.end))
+        if len(self.days) == 7:
+            return times
+        runs: list[list[int]] = []
+        for day in sorted(self.days):
+            if runs and day == runs[-1][-1] + 1:
+                runs[-1].append(day)
+            else:
+                runs.append([day])
+        ends = (dict.fromkeys((WEEKDAYS[run[0]], WEEKDAYS[run[-1]])) for run in runs)
+        return f"{','.join('-'.join(pair) for pair in ends)} {times}"
+
     def contain(self, time: CivilTime) -> bool:
         """Whether it is within."""
         today = time.weekday in self.days

@@ -189,13 +189,13 @@ class Engine:
                 self._change(self.paths[network], event, now)
             case Measured(network, quality):
                 path = self.paths[network]
-                path.quality = quality
-                path.trend.note(quality, now)
+                path.measure(quality)
+                path.trend.note(path.quality, now)
                 for application in self.applications.values():
                     application.review(path, now)
             case MeteredChanged(network, is_metered):
                 path = self.paths[network]
-                path.facts = replace(path.facts, is_metered=is_metered)
+                path.describe(replace(path.facts, is_metered=is_metered))
             case PolicySet(name, policy):
                 return [self._set_policy(name, policy, now)]
             case Locked(name, network):
@@ -214,7 +214,10 @@ class Engine:
                 return [application]
             case NetworksDescribed(networks):
                 for facts in networks:
-                    self.paths[facts.name].facts = facts
+                    path = self.paths[facts.name]
+                    path.describe(facts)
+                    for application in self.applications.values():
+                        application.review(path, now)
                 self._note_facts()
             case ClockSet(offset):
                 self._clock = CivilClock(offset)
@@ -243,7 +246,7 @@ class Engine:
         if not event.is_usable:
             path.was_up = (path.was_up or was_usable) and event.is_fault
             if was_usable:
-                path.quality = UNMEASURED
+                path.measure(UNMEASURED)
                 path.trend.forget()
         for application in self.applications.values():
             if event.is_usable:

@@ -240,12 +240,14 @@ def host_routing(
     anchor: IPAddress,
     steering: Steering = TUNNEL_ALL,
     *,
+    further: Iterable[IPAddress] = (),
     has_other_family: bool = False,
     program: str = "",
 ) -> Routing:
     """What a mobile host wants. Without a virtual address nothing is sent to the virtual interface.
 
-    `program`: what looks at the packets that are sent there (`RouteSpec.program`).
+    `program`: what looks at the packets that are sent there (`RouteSpec.program`). `further`: addresses of the anchor
+    in the other family, for access networks that have only that.
 
     `has_other_family`: the kernel has the family that the tunnels do not carry, too. What would go by the tunnels is
     unreachable in it, so that programs take the one that works, and nothing goes past the tunnels. Raises UsageError
@@ -265,7 +267,7 @@ def host_routing(
         )
         routes.append(
             RouteSpec(
-                everywhere,
+                _EVERYWHERE[network.address.version],
                 table,
                 interface=network.interface,
                 gateway=network.gateway,
@@ -273,12 +275,16 @@ def host_routing(
                 is_link_scope=network.gateway is None,
             )
         )
-        routes.append(RouteSpec(everywhere, table, Kind.UNREACHABLE, metric=_LAST_RESORT))
-        rules.append(RuleSpec(PRIORITY_OUTER, version, table, mark=outer_mark(network.index)))
-        rules.append(RuleSpec(PRIORITY_CARE_OF, version, table, source=ip_network(own)))
+        family = own.version
+        routes.append(RouteSpec(_EVERYWHERE[family], table, Kind.UNREACHABLE, metric=_LAST_RESORT))
+        rules.append(RuleSpec(PRIORITY_OUTER, family, table, mark=outer_mark(network.index)))
+        rules.append(RuleSpec(PRIORITY_CARE_OF, family, table, source=ip_network(own)))
     is_steering = virtual_address is not None or bool(steering.guards)
     rules.append(_native_rule(version, is_steering=is_steering))
-    rules.append(RuleSpec(PRIORITY_ANCHOR, version, destination=ip_network(anchor)))
+    rules += [
+        RuleSpec(PRIORITY_ANCHOR, address.version, destination=ip_network(address))
+        for address in (anchor, *further)
+    ]
     if virtual_address is not None:
         routes.append(
             RouteSpec(

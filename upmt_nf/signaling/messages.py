@@ -17,6 +17,8 @@ MAX_BODY = 8192
 
 MOST_COUNTED = 8
 """Flows in one request for counts: the answer is to fit into one packet."""
+MOST_WEIGHED = 64
+"""Flows among an application's oldest, and among its newest, of which the busiest are counted, at both ends."""
 
 Any_ = Literal["any"]
 ANY: Any_ = "any"
@@ -38,12 +40,14 @@ class HandoverPair:
     """Move what `match` says to the first of `tunnels` that works; none given: the tunnel that the message came by.
 
     With `application` (1 to 4095) the flows are of that application of the host's from now on, and go where it goes:
-    to that tunnel, if no newer request said else.
+    to that tunnel, if no newer request said else. `is_packed`: flows, all of one source, in few bytes; only for an
+    anchor that said that it can read them.
     """
 
     match: FlowSelector
     tunnels: tuple[TunnelChoice, ...] = ()
     application: int = 0
+    is_packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +84,17 @@ class AssociationResponse:
 
 @dataclass(frozen=True, slots=True)
 class TunnelSetupRequest:
-    """Table II: asks for a tunnel on the path that the message comes by, and maybe for a handover to it at once."""
+    """Table II: asks for a tunnel on the path that the message comes by, and maybe for a handover to it at once.
+
+    `mtu`: the largest inner packet that the path takes, as far as the host knows; bytes, 0: not told.
+    """
 
     association: str
     virtual_address: IPAddress
     network: str | None = None
     handover: tuple[HandoverPair, ...] = ()
     format: str = "plain"
+    mtu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,8 @@ class TunnelSetupResponse:
     """Flows can be named, and their application moved as one."""
     copies: bool = False
     """The anchor takes packets that are sent by two tunnels (docs/protocol.md)."""
+    reads_packed: bool = False
+    """The anchor reads packed flows, and keeps an eye on some of an application that moves by its name in them."""
 
 
 @dataclass(frozen=True, slots=True)
