@@ -34,8 +34,9 @@ from upmt_nf.policy.events import (
     TimePassed,
 )
 from upmt_nf.policy.network import NetworkFacts
-from upmt_nf.policy.policy import Policy
+from upmt_nf.policy.policy import Kind, Policy
 from upmt_nf.policy.quality import NO_LIMITS, UNMEASURED, Quality
+from upmt_nf.policy.verdicts import verdict
 
 SHORTEST_INTERVAL = 1.0
 """Seconds between two probes of a tunnel that an application with thresholds uses, at least."""
@@ -69,7 +70,7 @@ class Advisor:
         self._departed: dict[tuple[ApplicationId, NetworkName | None], int] = {}
         """Bytes of flows that were forgotten since the last count, which it would miss."""
         self._signalled: dict[NetworkName, int] = {}
-        self._has_budgets = engine.has_network_budgets
+        self._has_budgets = engine.spending.has_network_budgets
         paft.left = self._take_last_bytes
 
     # --- who is guided ---
@@ -83,6 +84,10 @@ class Advisor:
         # The first one: it shall choose among all networks, not take the first that it hears of.
         self._look_at_tunnels(now)
         self._ids[name] = id
+        if policy.kind is Kind.BLOCK:
+            # What its flows carry from now on goes by no network of ours, wherever it was last.
+            self.count(now)
+            self._last.pop(name, None)
         has_budgets = bool(policy.budgets or any(other.budgets for _, other in policy.by_time))
         if has_budgets or self._has_budgets:
             self._begin_counting(now)
@@ -119,6 +124,19 @@ class Advisor:
         if lock not in (None, network):
             return f"it is locked to {lock}"
         return self.engine.bar(name, network, now)
+
+    def verdict(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
+        """Why an application is on a network, or is not; None where a list of networks says it."""
+        if self.guides(name) and not self.goes_by_list(name):
+            return verdict(self.engine, name, network, now)
+        if self.lock_of(name) == network:
+            return f"it is locked to {network}"
+        reason = self.bar(name, network, now)
+        return f"not allowed: {reason}" if reason is not None else None
+
+    def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
+        """Which budgets keep whom from where."""
+        return self.engine.spending.spent_budgets(self.engine.applications.values(), now)
 
     def lock_of(self, name: ApplicationName) -> NetworkName | None:
         """Where a person has locked it to."""
@@ -195,7 +213,7 @@ class Advisor:
     def describe(self, facts: tuple[NetworkFacts, ...], now: float) -> None:
         """The networks are others as to what policies know of them."""
         self.tell(NetworksDescribed(facts), now)
-        if self.engine.has_network_budgets and not self._has_budgets:
+        if self.engine.spending.has_network_budgets and not self._has_budgets:
             self._begin_counting(now)
 
     def _begin_counting(self, now: float) -> None:
@@ -231,7 +249,7 @@ class Advisor:
 
     def note_signalling(self, network: NetworkName, size: int) -> None:
         """The host itself has sent or received so many bytes by a network."""
-        if self.engine.has_network_budgets:
+        if self.engine.spending.has_network_budgets:
             self._signalled[network] = self._signalled.get(network, 0) + size
 
     def count(self, now: float) -> None:
@@ -258,7 +276,10 @@ class Advisor:
                 tunnel = self._paft.tunnel_of(entry)
                 new = total - self._counted.get(entry.key, 0)
                 network = tunnel.network if tunnel is not None else self._last.get(name)
-                if new > 0 and network is not None:
+                if network is None:
+                    # Of an earlier daemon, which the kernel went on with: by which network is known when it has one.
+                    counted[entry.key] = self._counted.get(entry.key, 0)
+                elif new > 0:
                     spent[network] = spent.get(network, 0) + new
             if (present := self.engine.applications[name].network) is not None:
                 self._last[name] = present
