@@ -207,10 +207,12 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anch
 	}
 #ifdef SHORTCUT
 	if (is_anchor) {
-		int done = take_shortcut(skb, tunnel->virtual_interface);
+		int done = forward(skb, tunnel->virtual_interface);
 
 		if (done != NOT_OURS)
 			return done;
+		if (key.protocol == IPPROTO_TCP)
+			tell_grown(&key, flow->packets_out, packets);
 	}
 #endif
 	return bpf_redirect(tunnel->virtual_interface, BPF_F_INGRESS);

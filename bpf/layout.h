@@ -115,6 +115,9 @@ struct counts {
 	__u64 heard;       /* last packet out of the tunnel, nanoseconds of CLOCK_MONOTONIC */
 };
 
+/* What is in `timeouts`, which only the programs with the shortcut have. */
+enum timeout { UDP_UNANSWERED, UDP_ANSWERED, TCP_ESTABLISHED, TCP_RESET, TIMEOUTS };
+
 /* Why a packet was left to the agent. */
 enum event {
 	UNKNOWN_FLOW,

@@ -57,6 +57,7 @@ EVENTS: Final = (
 """Why a packet was left to the agent, in the order of `enum event`."""
 
 _TTL, _UDP = 64, 17
+_MOST = (1 << 32) - 1
 _CONSTANT_WORDS = struct.Struct("=9H")
 
 
@@ -189,6 +190,19 @@ class TunnelRow(NamedTuple):
         """Of a format that the programs know."""
         format: int = TUNNEL.unpack(self.value)[11]
         return format != FORMAT_AGENT
+
+
+class Timeouts(NamedTuple):
+    """For how many seconds conntrack keeps a flow with each packet, in the order of `enum timeout`; 0: no shortcut."""
+
+    udp_unanswered: int = 0
+    udp_answered: int = 0
+    tcp_established: int = 0
+    tcp_reset: int = 0
+
+    def packed(self) -> list[bytes]:
+        """The map's values: milliseconds, as many as fit."""
+        return [NUMBER.pack(min(1000 * seconds, _MOST)) for seconds in self]
 
 
 class Counts(NamedTuple):
