@@ -401,13 +401,18 @@ class Paft:
         for tries_left in reversed(range(_EVICTION_TRIES)):
             if (leaving := self.owned.in_the_way(owner, now)) is None:
                 return
-            seen = leaving.last_seen
-            if self.mirror is not None and leaving.is_mirrored:
-                self.mirror.look_at(leaving)
-            if leaving.last_seen == seen or not tries_left:
+            if not (tries_left and self._is_heard_by_mirror(leaving)):
                 self.forget(leaving.key)
                 self.counters.add("evicted")
                 return
+
+    def _is_heard_by_mirror(self, entry: FlowEntry) -> bool:
+        """Whether a mirror had a packet of it that we have not heard of yet: now we have."""
+        if self.mirror is None or not entry.is_mirrored:
+            return False
+        seen = entry.last_seen
+        self.mirror.look_at(entry)
+        return entry.last_seen != seen
 
     def learn(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
         """An uplink packet of this flow came by `tunnel`: answers go the same way (paper section V, data transfer).
@@ -554,7 +559,7 @@ class Paft:
         aged = 0
         for key in keys:
             entry = self.flows.get(key)
-            if entry is not None and entry.is_idle(now):
+            if entry is not None and entry.is_idle(now) and not self._is_heard_by_mirror(entry):
                 self.forget(key)
                 aged += 1
             elif entry is not None and entry.told is Told.YES and entry.is_idle(now, _DOUBTFUL_AFTER):
