@@ -460,8 +460,8 @@ class HostDaemon:
                 self._use_anchor(tunnels, signalling)
             case KeepNatMapping(network):
                 self.plane.keep_mapping(network)
-            case SendBindingProbe(network, flow, data, port):
-                self._probes.send(network, flow, data, port)
+            case SendBindingProbe():
+                self._probes.send(command)
             case CloseBindingProbe(network, flows):
                 self._probes.close(network, flows)
             case CheckPortal(network):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from upmt_nf.mobility.filter_trial import FilterResult, Oddity, Passing
 from upmt_nf.mobility.host_status import NetworkStatus
 from upmt_nf.mobility.network_test import Mapping, TestResult
 from upmt_nf.mobility.portal_checks import Finding
@@ -21,7 +22,10 @@ def network_trial(status: NetworkStatus) -> dict[str, Any]:
     if status.test is not None:
         checks.append(_ports(status.test))
     if is_usable:
-        checks += [_nat(status), _binding(status), _mtu(status), _quality(status)]
+        checks += [_nat(status), _binding(status), _mtu(status), _filters(status)]
+        if status.filters is not None and Oddity.HAIRPIN in status.filters.found:
+            checks.append(_hairpin(status.filters))
+        checks += [_ipv6(status), _quality(status)]
     return {"network": status.name, "passed": is_usable, "checks": checks}
 
 
@@ -39,6 +43,11 @@ def trial_report(status: NetworkStatus) -> dict[str, Any]:
         "nat": nat,
         "nat_mapping": mapping.value if mapping is not None else None,
         "portal": _portal(status),
+        "filters": _filter_report(status.filters),
+        "ipv6": {
+            "address": str(status.ipv6) if status.ipv6 is not None else None,
+            "anchor": _to_anchor(status),
+        },
         "open_ports": list(status.test.open_ports) if status.test is not None else None,
     }
 
@@ -105,6 +114,61 @@ def _mtu(status: NetworkStatus) -> dict[str, Any]:
     if status.path_mtu is not None:
         detail += ", tried both ways"
     return _check("mtu", state, detail if state == "ok" else f"{detail}: IPv6 needs 1280")
+
+
+_SAID = {
+    Oddity.ZERO_CHECKSUM: "UDP without a checksum",
+    Oddity.DSCP: "DSCP",
+    Oddity.ECN: "ECN",
+    Oddity.FRAGMENTS: "fragments",
+}
+_HEEDED = {
+    Oddity.ZERO_CHECKSUM: "the tunnel's packets have them",
+    Oddity.DSCP: "the tunnel's packets have none",
+    Oddity.ECN: "the tunnel's packets have none",
+    Oddity.FRAGMENTS: "tunnels send none",
+}
+
+
+def _filter_report(filters: FilterResult | None) -> dict[str, str | None]:
+    """Of each kind of unusual packets what becomes of them; null: not known."""
+    found = filters.found if filters is not None else {}
+    kinds = (*_SAID, Oddity.HAIRPIN)
+    return {kind.value.replace("-", "_"): found[kind].value if kind in found else None for kind in kinds}
+
+
+def _filters(status: NetworkStatus) -> dict[str, Any]:
+    found = status.filters.found if status.filters is not None else {}
+    said = [
+        f"{what} {found[kind].value}" + (f" ({_HEEDED[kind]})" if found[kind] is Passing.DROPPED else "")
+        for kind, what in _SAID.items()
+        if kind in found
+    ]
+    return _check("filters", "ok" if said else "unknown", ", ".join(said) or "not tried yet")
+
+
+def _hairpin(filters: FilterResult) -> dict[str, Any]:
+    does = "sends" if filters.found[Oddity.HAIRPIN] is Passing.PASSES else "does not send"
+    return _check("hairpin", "ok", f"the NAT {does} back what is sent to our outer address from behind it")
+
+
+def _to_anchor(status: NetworkStatus) -> str | None:
+    """What becomes of packets to the anchor over IPv6, where that is known."""
+    if status.care_of_address is not None and status.care_of_address.version == 6:
+        return Passing.PASSES.value if status.state in _USABLE else None
+    found = status.filters.found if status.filters is not None else {}
+    return found[Oddity.IPV6].value if Oddity.IPV6 in found else None
+
+
+def _ipv6(status: NetworkStatus) -> dict[str, Any]:
+    if status.ipv6 is None:
+        return _check("ipv6", "unknown", "no global IPv6 address")
+    match _to_anchor(status):
+        case Passing.PASSES.value:
+            return _check("ipv6", "ok", f"{status.ipv6} reaches the anchor")
+        case Passing.DROPPED.value:
+            return _check("ipv6", "ok", f"{status.ipv6} does not reach the anchor; the tunnel goes over IPv4")
+    return _check("ipv6", "unknown", f"{status.ipv6}; whether it reaches the anchor was not tried")
 
 
 def _quality(status: NetworkStatus) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from upmt_nf.mobility.answer_size import (
     room_for_results,
     with_short_reasons,
 )
+from upmt_nf.mobility.avoiding import heed
 from upmt_nf.mobility.binding_answers import BindingAnswers
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
@@ -201,10 +202,13 @@ class Anchor:
             case LeaseRevoked(identity):
                 if (lease := self._leases.revoke(identity)) is not None:
                     self._end(lease, "an administrator ended it", now)
-            case BindingProbeReceived(remote, data, by):
+            case BindingProbeReceived(remote, data, by, tos):
                 if not self.limits.admits(packed_endpoint(remote), data, now):
                     return []
-                return [SendBindingAnswer(*said, by) for said in self._binding.answer(remote, data)]
+                return [
+                    SendBindingAnswer(said.remote, said.data, by, said.tos, said.has_checksum)
+                    for said in self._binding.answer(remote, data, tos)
+                ]
             case StopAsked():
                 self._stop(now)
             case TimeoutReached():
@@ -417,6 +421,7 @@ class Anchor:
         if isinstance(tunnel, str):
             return self._no(request, 403, tunnel)
         key_id, salt = self._protect(tunnel, lease, body.format, body.mtu)
+        heed(tunnel, body.avoid)
         results = with_short_reasons(self._moves.apply(lease, body.handover, tunnel, cseq, now), room)
         answer = TunnelSetupResponse(
             tunnel.id,

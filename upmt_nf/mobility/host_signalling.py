@@ -232,10 +232,11 @@ class HostSignalling:
         flows: list[FlowKey],
         mtu: int,
         now: float,
+        avoid: tuple[str, ...] = (),
     ) -> None:
         """Tunnel setup request, in the network's tunnel socket; takes along as many `flows` as fit.
 
-        `mtu`: the largest inner packet, bytes, which the anchor is told.
+        `mtu`: the largest inner packet, bytes; `avoid`: what the path drops. The anchor is told both.
         """
         claimed: tuple[FlowKey, ...] = ()
         body = TunnelSetupRequest(
@@ -244,6 +245,7 @@ class HostSignalling:
             network,
             format=self._settings.protection.get(network, "plain"),
             mtu=mtu,
+            avoid=avoid,
         )
         room = self._room(body, virtual_address, mtu)
         if flows:

@@ -71,12 +71,16 @@ class HostTunnel:
         self.interface: str | None = None
         self.care_of_address: IPAddress | None = None
         self.gateway: IPAddress | None = None
+        self.ipv6: IPAddress | None = None
+        """The network's global IPv6 address, which may be another than the care-of address."""
         self.anchor_port = 0
         """Which of the anchor's tunnel ports it goes to; 0: the first."""
         self.mtu = 0
         """Largest inner packet, bytes."""
-        self.told_mtu = 0
-        """What the last setup request said of it to the anchor."""
+        self.avoid: tuple[str, ...] = ()
+        """What its path drops (`messages.DROPPED`)."""
+        self.told: tuple[int, tuple[str, ...]] = (0, ())
+        """`mtu` and `avoid` as the last setup request said them to the anchor."""
         self.widest = 0
         """What the interface's own MTU would allow, bytes."""
         self.tunnel: Tunnel | None = None
