@@ -66,12 +66,14 @@ install: system-host ## put it on this host: program, systemd units, manual page
 uninstall: ## take it off this host; configuration and leases stay
 	@PREFIX=$(PREFIX) packaging/install.sh uninstall
 
-demo: setup ## see a download and a voice stream move between two networks (needs root, under a minute)
+demo: setup ## see a video call move from Wi-Fi to LTE while a backup stays (needs root, under a minute)
 	@$(BIN)/upmt lab demo
 
 test: setup ## every test: pure, kernel and lab (needs root)
 	@$(PYTEST) -q -n 2 -m 'not lab and not interop'
-	@$(PYTEST) -q -m lab || { echo; echo "What failed is run once more, by itself; a defect all the same: please report it."; \
+	@{ $(PYTEST) -q -n 2 --dist loadscope --no-loadscope-reorder -m 'lab and not alone'; beside=$$?; \
+	  $(PYTEST) -q -m 'lab and alone' && [ $$beside = 0 ]; } || \
+	  { echo; echo "What failed is run once more, by itself; a defect all the same: please report it."; \
 	  $(PYTEST) -q -m lab --last-failed --last-failed-no-failures none --maxfail 1; }
 
 test-interop: setup ## foreign SIP programs against ours; skips those that `make setup-interop` has not installed

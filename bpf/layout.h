@@ -60,7 +60,8 @@ struct application {
 	__u32 course;     /* counts the moves at the anchor: what a flow learnt before the last one counts no more */
 };
 
-/* What `change_flow` is given: a flow is changed in place, so that no count is lost. */
+/* What `change_flows` is given, up to MOST_CHANGES of them: flows are changed in place, so that no count is lost. */
+#define MOST_CHANGES 16
 struct flow_change {
 	struct flow_key key;
 	__u32 application;
@@ -71,7 +72,7 @@ struct flow_change {
 	__u64 left_until;
 	__u64 last_arrival; /* with `begins_watch` */
 	__u32 begins_watch; /* forget what was seen before */
-	__u32 unused;
+	__u32 keeps_way;    /* only what is watched changes */
 };
 
 struct tunnel {

@@ -27,32 +27,44 @@ int anchor_in(struct __sk_buff *skb)
 	return decapsulate(skb, true, ETH_HLEN);
 }
 
-/* Run by the agent, not by packets: a `struct flow_change` behind an Ethernet header. 1: the flow is there. */
-SEC("tc")
-int change_flow(struct __sk_buff *skb)
+static __always_inline void apply(const struct flow_change *change, struct flow *flow)
 {
-	struct flow_change change;
-	struct flow *flow;
-
-	if (bpf_skb_load_bytes(skb, ETH_HLEN, &change, sizeof(change)))
-		return 0;
-	flow = bpf_map_lookup_elem(&flows, &change.key);
-	if (!flow)
-		return 0;
-	if (change.begins_watch) {
-		flow->last_arrival = change.last_arrival;
+	if (change->begins_watch) {
+		flow->last_arrival = change->last_arrival;
 		flow->gap = 0;
 		flow->late = 0;
 		flow->has_come = 0;
 	}
-	flow->watched = change.watched;
-	flow->left[0] = change.left[0];
-	flow->left[1] = change.left[1];
-	flow->left_until = change.left_until;
-	flow->course = change.course;
-	flow->tunnel = change.tunnel;
-	flow->application = change.application;
-	return 1;
+	flow->watched = change->watched;
+	if (change->keeps_way)
+		return;
+	flow->left[0] = change->left[0];
+	flow->left[1] = change->left[1];
+	flow->left_until = change->left_until;
+	flow->course = change->course;
+	flow->tunnel = change->tunnel;
+	flow->application = change->application;
+}
+
+/* Run by the agent, not by packets: `struct flow_change`s behind an Ethernet header. How many of the flows are there. */
+SEC("tc")
+int change_flows(struct __sk_buff *skb)
+{
+	int found = 0;
+
+	for (int i = 0; i < MOST_CHANGES; i++) {
+		struct flow_change change;
+		struct flow *flow;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + i * sizeof(change), &change, sizeof(change)))
+			break;
+		flow = bpf_map_lookup_elem(&flows, &change.key);
+		if (!flow)
+			continue;
+		apply(&change, flow);
+		found++;
+	}
+	return found;
 }
 
 #ifdef SHORTCUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,12 @@ from lab_driver import Lab, unique_lab_name
 settings.register_profile("usual", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=5000)
 settings.load_profile(os.environ.get("UPMT_TEST_EXAMPLES", "usual"))
+
+
+def pytest_sessionstart() -> None:
+    """Who is ended by SIGTERM, by a time limit for instance, takes its labs down as after Ctrl-C."""
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from upmt_nf.model.flow import FlowKey
+from upmt_nf.model.flow import FlowKey, named_flows_of
 from upmt_nf.model.identity import TunnelId
 from upmt_nf.signaling.messages import (
     ANY,
@@ -54,7 +54,19 @@ def pairs_with(match_texts: st.SearchStrategy[str], most_flows: int) -> st.Searc
     return st.builds(HandoverPair, selectors, tunnels, st.integers(0, 4095))
 
 
-PAIRS = st.lists(pairs_with(TEXTS, 5), max_size=4).map(tuple)
+@st.composite
+def packed_flows(draw: st.DrawFn, most: int) -> tuple[FlowKey, ...]:
+    """Of one source, in the order in which a packed list has them: applications first."""
+    addresses = st.ip_addresses(v=draw(st.sampled_from((4, 6))))
+    source = draw(addresses)
+    applications = draw(st.lists(st.integers(0, 4095), max_size=most))
+    single = st.builds(FlowKey, st.integers(1, 255), st.just(source), PORTS, addresses, PORTS)
+    rest = draw(st.lists(single, min_size=0 if applications else 1, max_size=most))
+    return (*(named_flows_of(source, number) for number in applications), *rest)
+
+
+PACKED = st.builds(HandoverPair, packed_flows(5), application=st.integers(0, 4095), is_packed=st.just(True))
+PAIRS = st.lists(pairs_with(TEXTS, 5) | PACKED, max_size=4).map(tuple)
 COUNTS = st.builds(FlowCount, *4 * (st.integers(0, 2**53 - 1),), st.booleans())
 RESULTS = st.lists(
     st.builds(HandoverResult, st.booleans(), st.none() | TUNNEL_IDS, NUMBERS, st.none() | TEXTS),
@@ -75,6 +87,8 @@ MESSAGES: st.SearchStrategy[UpmtMessage] = st.one_of(
         TEXTS.filter(lambda format: format != "plain"),
         st.integers(0, 255),
         st.binary(min_size=16, max_size=16),
+        st.booleans(),
+        st.booleans(),
         st.booleans(),
     ),
     st.builds(HandoverRequest, TEXTS, PAIRS),
@@ -141,6 +155,7 @@ ONE_OF_EACH: tuple[UpmtMessage, ...] = (
         True,
     ),
     HandoverRequest("token", (HandoverPair((FLOW,), (TunnelId(7), ANY)),)),
+    HandoverRequest("token", (HandoverPair((named_flows_of(FLOW.source, 5), FLOW), is_packed=True),)),
     HandoverResponse((HandoverResult(False, None, 0, "no such tunnel"),)),
     AnchorNotice("tunnel-unheard", "silent for 7 s", "token", TunnelId(7)),
     NoticeAnswer(),

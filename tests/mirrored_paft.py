@@ -16,6 +16,7 @@ from upmt_nf.datapath.fast_layout import (
     EVENTS,
     FLOW,
     FLOW_KEY,
+    MOST_CHANGES,
     NAMED_BYTES,
     NUMBER,
     TUNNEL,
@@ -61,7 +62,7 @@ class World:
         adopted_as: Callable[[int], ApplicationId] = ApplicationId,
     ) -> FastPlane:
         programs: Any = SimpleNamespace(
-            maps=self.maps, close=lambda: None, took_over=took_over, change_flow=self.change_flow
+            maps=self.maps, close=lambda: None, took_over=took_over, change_flows=self.change_flows
         )
         loop: Any = self.loop
         return FastPlane(
@@ -76,12 +77,17 @@ class World:
             slept=lambda: self.slept,
         )
 
-    def change_flow(self, change: bytes) -> bool:
+    def change_flows(self, changes: bytes) -> int:
         """As the program of that name."""
+        assert len(changes) <= MOST_CHANGES * CHANGE.size
+        return sum(self._change(changes[at : at + CHANGE.size]) for at in range(0, len(changes), CHANGE.size))
+
+    def _change(self, change: bytes) -> bool:
         key, fields = change[: FLOW_KEY.size], CHANGE.unpack(change)[5:]
         if (packed := self.maps["flows"].lookup(key)) is None:
             return False
-        row = FlowRow.unpacked(packed)._replace(**dict(zip(FlowRow._fields[:7], fields[:7], strict=True)))
+        row, names = FlowRow.unpacked(packed), FlowRow._fields[3:4] if fields[9] else FlowRow._fields[:7]
+        row = row._replace(**{name: fields[FlowRow._fields.index(name)] for name in names})
         if fields[8]:
             row = row._replace(last_arrival=fields[7], gap=0, late=0, has_come=0)
         return self.maps["flows"].update(key, row.packed())

@@ -82,7 +82,7 @@ class AnchorSite:
             return
         tunnel = self.paft.tunnel_from(packed_endpoint(packet.host), packet.inner.address.packed)
         if tunnel is not None:
-            tunnel.heard = self.world.now
+            self.paft.hear(tunnel, self.world.now)
         if packet.kind == "data":
             if tunnel is not None and not self.has_stopped:
                 entry = self.paft.learn(packet.payload, tunnel, self.world.now)

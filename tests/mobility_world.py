@@ -36,6 +36,8 @@ from upmt_nf.model.identity import (
 )
 from upmt_nf.model.names import SIGNALLING_PORT, TUNNEL_PORT
 from upmt_nf.signaling.digest import REALM, DigestServer, secret_hash
+from upmt_nf.signaling.message_reading import decode
+from upmt_nf.signaling.messages import HandoverRequest, TunnelSetupRequest
 
 OUTER_BYTES = 28
 LONGEST_DATAGRAM = 1200
@@ -212,6 +214,7 @@ class World:
         tunnel = self.anchor_paft.tunnel_of(entry) if entry is not None else None
         if tunnel is not None:
             tunnel.packets_out += 1
+            tunnel.used = self.now
             assert entry is not None
             entry.packets_in += 1
             self.sites[0].send_to(
@@ -338,6 +341,14 @@ def network_at_anchor(world: World, flow: FlowKey) -> NetworkName | None:
     entry = world.anchor_paft.flows.get(flow.packed())
     tunnel = world.anchor_paft.tunnel_of(entry) if entry is not None else None
     return tunnel.network if tunnel is not None else None
+
+
+def flows_in(packet: Packet) -> list[FlowKey]:
+    """The flows that a request names, in the order in which they stand there."""
+    body = decode(body_of(packet.payload))
+    assert isinstance(body, HandoverRequest | TunnelSetupRequest), body
+    pairs = body.pairs if isinstance(body, HandoverRequest) else body.handover
+    return [flow for pair in pairs if isinstance(pair.match, tuple) for flow in pair.match]
 
 
 def settle(world: World) -> None:

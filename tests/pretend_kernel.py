@@ -36,9 +36,10 @@ class PretendMap:
             return False
         return self.update(key, value)
 
-    def values(self, first: int, count: int) -> list[bytes]:
+    def values(self, first: int, count: int) -> memoryview:
         places = range(first, min(first + count, self.max_entries))
-        return [self.rows.get(at.to_bytes(4, sys.byteorder), bytes(self.value_size)) for at in places]
+        rows = [self.rows.get(at.to_bytes(4, sys.byteorder), bytes(self.value_size)) for at in places]
+        return memoryview(b"".join(rows))
 
     def lookup(self, key: bytes) -> bytes | None:
         self.tries += 1

@@ -36,7 +36,9 @@ def felt(sent: Log, came: Log, since: int, until: int) -> Felt:
     there = sent[(sent["at"] >= since) & (sent["at"] < until)]
     if not len(there):
         return Felt(0, 0, 0, 0.0)
-    mine = came[np.isin(came["number"], there["number"])]
+    # Most of a log is of other times: what is left of it is compared one by one.
+    near = came[(came["number"] >= there["number"].min()) & (came["number"] <= there["number"].max())]
+    mine = near[np.isin(near["number"], there["number"])]
     unique = len(np.unique(mine["number"]))
     return Felt(
         lost=len(there) - unique,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.handover.analysis import Felt, worst
@@ -19,6 +22,8 @@ WATCHED = {"none": 1.0, "planned": 0.1, "down": 1.0, "blackhole": 2.5}
 """Seconds after an event in which what is lost is its work."""
 NAMING_PATIENCE = 6.0
 """Seconds without another flow named."""
+_NAMED_AT_MOST, _SECONDS_A_PACKET = 20_000, 2.5
+"""Packets/s while flows are named, and how long each waits for its next packet there, if that is not more of them."""
 _CUTS = {"down": (LinkAction.DOWN, LinkAction.UP), "blackhole": (LinkAction.BLACKHOLE, LinkAction.RESTORE)}
 
 
@@ -45,12 +50,37 @@ class Course:
         """Both directions, all events."""
         return worst([one for pair in self.each for one in pair])
 
+    @property
+    def kind(self) -> tuple[str, str, int, int]:
+        """What courses of several rounds have in common."""
+        return self.who, self.event, self.flows, self.asked_rate
+
+
+def joined(courses: Iterable[Course]) -> list[Course]:
+    """Those of a kind as one, in the order of their first."""
+    kinds: dict[tuple[str, str, int, int], list[Course]] = {}
+    for course in courses:
+        kinds.setdefault(course.kind, []).append(course)
+    return [
+        replace(
+            rounds[0],
+            rate=statistics.mean(one.rate for one in rounds),
+            known=min(one.known for one in rounds),
+            each=tuple(chain.from_iterable(one.each for one in rounds)),
+            all_along=worst([one.all_along for one in rounds]),
+            move_ms=tuple(chain.from_iterable(one.move_ms for one in rounds)),
+        )
+        for rounds in kinds.values()
+    ]
+
 
 def run_course(
     who: str, place: Place, meter: str, directory: Path, event: str, rate: int, flows: int, events: int
 ) -> Course:
     """One stream by one datapath's lab. Leaves the application on net0 and both networks up."""
     _come_home(place)
+    if event == "planned" and flows > 1:
+        _name_ahead(place, meter, directory, rate, flows)
     times: list[int] = []
     took: list[float] = []
     with stream(place, meter, directory, rate, flows) as running:
@@ -76,6 +106,14 @@ def run_course(
         who, event, flows, rate, logs.rate, running.known,
         tuple(logs.around(at, WATCHED[event]) for at in times), worst(logs.of_all()), tuple(took),
     )  # fmt: skip
+
+
+def _name_ahead(place: Place, meter: str, directory: Path, rate: int, flows: int) -> None:
+    """Have the flows named while a slower stream runs: a full one would leave no time for it on a small machine."""
+    slow = min(rate, _NAMED_AT_MOST, max(1000, round(flows / _SECONDS_A_PACKET)))
+    if slow < rate and place.ask("status")["counters"].get("flows_named", 0) < flows:
+        with stream(place, meter, directory, slow, flows) as running:
+            _await_names(place, running.known)
 
 
 def _await_names(place: Place, flows: int) -> None:

@@ -47,6 +47,24 @@ def row(course: Course) -> tuple[str, ...]:
     )
 
 
+def costs(courses: Sequence[Course]) -> list[str]:
+    """What a move costs with many flows of what it costs with the fewest, a sentence each."""
+    found = []
+    for course in courses:
+        alike = [
+            one for one in courses if one.kind[:2] == course.kind[:2] and one.asked_rate == course.asked_rate
+        ]
+        fewest = min(alike, key=lambda one: one.flows)
+        if course is fewest or not course.move_ms or not fewest.move_ms:
+            continue
+        times = statistics.median(course.move_ms) / statistics.median(fewest.move_ms)
+        found.append(
+            f"{course.who}, {course.asked_rate:,} packets/s: a move with {course.flows:,} flows costs {times:.2f} x "
+            f"what it costs with {fewest.flows:,} (medians of {len(course.move_ms)} and {len(fewest.move_ms)} moves)."
+        )
+    return found
+
+
 def as_markdown(
     command: str,
     machine: Mapping[str, str],
@@ -59,6 +77,7 @@ def as_markdown(
     lines = [f"    {command}", "", f"{facts}. Load average before {load[0]:.1f}, after {load[1]:.1f}.", ""]
     lines += ["| " + " | ".join(HEADS) + " |", "|---" * len(HEADS) + "|"]
     lines += ["| " + " | ".join(row(course)) + " |" for course in courses]
+    lines += [f"\n{cost}" for cost in costs(courses)]
     lines += [f"\nFailed: {failure}." for failure in failures]
     return "\n".join(lines) + "\n"
 

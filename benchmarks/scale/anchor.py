@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.places import Place, wait_until
@@ -61,17 +63,23 @@ max_associations = {max(65536, hosts + 1)}
         """Return when it answers on its control socket."""
         wait_until(self._answers, "the anchor answers", 30)
 
+    def begin_to_await(self) -> Callable[[], bool]:
+        """Returns at once; what it gives tells whether the anchor has answered since. Who asks waits for the answer."""
+        answered = threading.Event()
+
+        def wait() -> None:
+            self.await_answer()
+            answered.set()
+
+        threading.Thread(target=wait, daemon=True).start()
+        return answered.is_set
+
     def _answers(self) -> bool:
         try:
-            self._here.ask("status", "an")
+            self._here.ask("apps", "an")  # `status` tells all associations
         except UpmtError:
             return False
         return True
-
-    def counters(self) -> dict[str, int]:
-        """What it dropped, refused or ignored, by reason; and its datapath."""
-        found: dict[str, int] = self._here.ask("status", "an")["counters"]
-        return found
 
     @property
     def datapath(self) -> str:

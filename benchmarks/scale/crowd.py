@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import select
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -29,12 +30,29 @@ from upmt_nf.model.names import MEASUREMENT_PORT, SIGNALLING_PORT
 WINDOW = 128
 """Hosts that wait for an answer at a time, when the anchor sets the pace."""
 FLOWS_AT_ONCE = 256
+STREAM = 500
+"""Packets a second of flows that go on while the daemon is gone, each of another of as many hosts."""
+MOST_KEEPALIVES = 8000
+"""A second, which this one process can still send: of more hosts than that asks for, each second one and so on."""
+_MARK, _BATCH = b"stream", 64
 _FIRST_RESEND, _LONGEST_RESEND = 0.5, 4.0
 _PATIENCE = 20.0
 _IPV4, _UDP = 20, 28
 _RECEIVE_BUFFER_FORCED = 33
 """SO_RCVBUFFORCE (asm-generic/socket.h)."""
 _SECOND_NETWORK = 0x20
+
+
+@dataclass(slots=True)
+class Stream:
+    """Numbered packets of flows that go on, whatever becomes of the daemon; each is sent back by the sink."""
+
+    hosts: list[Host]
+    network: int
+    began: float
+    sent: int = 0
+    came: int = 0
+    back: int = 0
 
 
 @dataclass(slots=True)
@@ -79,6 +97,7 @@ class Crowd:
         self._timers: list[tuple[float, int, int, float]] = []
         self._probed: dict[tuple[int, int], float] = {}
         self._pace = Pace()
+        self._stream: Stream | None = None
 
     def close(self) -> None:
         """Let go of the interface and the sinks."""
@@ -107,6 +126,7 @@ class Crowd:
                     del rest[host.number]
                     done.append(host)
             self._resend(now)
+            self._pump(now)
             if probes and done and now >= began + turn / probes:
                 self._probe(done[turn * 7919 % len(done)], turn & 1, now)
                 turn = max(turn + 1, int((now - began) * probes))
@@ -117,9 +137,12 @@ class Crowd:
         return pace
 
     def stay(self, interval: float, seconds: float) -> Pace:
-        """Keepalives of all tunnels, each every `interval` seconds; every second one is answered."""
+        """Keepalives of all tunnels, each every `interval` seconds; every second one is answered.
+
+        At most `MOST_KEEPALIVES` a second, of tunnels in turn.
+        """
         pace = self._pace = Pace()
-        began, sent, rate = monotonic(), 0, 2 * len(self.hosts) / interval
+        began, sent, rate = monotonic(), 0, min(2 * len(self.hosts) / interval, MOST_KEEPALIVES)
         while (past := monotonic() - began) < seconds:
             while sent < past * rate:
                 host, network = self.hosts[sent // 2 * 7919 % len(self.hosts)], sent & 1
@@ -134,6 +157,29 @@ class Crowd:
         self._settle(pace)
         return pace
 
+    def begin_stream(self, network: int) -> Stream:
+        """Packets of some hosts' flows by that tunnel of theirs from now on, `STREAM` a second."""
+        hosts = self.hosts[:: max(1, len(self.hosts) // STREAM)]
+        self._stream = Stream(hosts, network, monotonic())
+        return self._stream
+
+    def end_stream(self) -> None:
+        """No more; returns when all is back, or a second later."""
+        stream, self._stream = self._stream, None
+        end = monotonic() + 1.0
+        while stream is not None and stream.back < stream.sent and monotonic() < end:
+            self._send_back(stream)
+            self._hear(0.01, stream)
+
+    def pass_time(self, is_over: Callable[[], bool]) -> None:
+        """The stream goes on until then. Raises WrongAnswer when that takes too long."""
+        end = monotonic() + 3 * _PATIENCE
+        while not is_over():
+            if (now := monotonic()) > end:
+                raise WrongAnswer("the anchor does not come back")
+            self._pump(now)
+            self._hear(0.002)
+
     def begin_flows(self) -> Pace:
         """One packet of a new flow from each host; counts those that come out of the anchor's NAT."""
         pace = self._pace = Pace()
@@ -141,7 +187,7 @@ class Crowd:
         sent = 0
         while pace.done < len(self.hosts) and monotonic() - last < 3.0:
             while sent < len(self.hosts) and sent - pace.done < FLOWS_AT_ONCE:
-                self._tun.write(self.hosts[sent].first_packet())
+                self._tun.write(self.hosts[sent].packet(0, b"first"))
                 sent += 1
             for ready in select.select(self._sinks, [], [], 0.05)[0]:
                 try:
@@ -155,6 +201,24 @@ class Crowd:
         return pace
 
     # --- inside ---
+
+    def _pump(self, now: float) -> None:
+        """What the stream has to send by now, and what the sink has of it."""
+        if (stream := self._stream) is None:
+            return
+        while stream.sent < (now - stream.began) * STREAM:
+            host = stream.hosts[stream.sent % len(stream.hosts)]
+            self._tun.write(host.packet(stream.network, _MARK + stream.sent.to_bytes(8, "big")))
+            stream.sent += 1
+        self._send_back(stream)
+
+    def _send_back(self, stream: Stream) -> None:
+        for sink in self._sinks:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    payload, source = sink.recvfrom(100)
+                    stream.came += payload.startswith(_MARK)
+                    sink.sendto(payload, source)
 
     def _ask(self, host: Host, wish: Wish, now: float) -> None:
         packet = host.request(wish)
@@ -185,19 +249,23 @@ class Crowd:
         pace.unanswered = len(self._probed)
         self._probed.clear()
 
-    def _hear(self, patience: float) -> Sequence[Host]:
-        """Read what has come; gives the hosts that have what they asked for."""
+    def _hear(self, patience: float, stream: Stream | None = None) -> Sequence[Host]:
+        """Read what has come; gives the hosts that have what they asked for. `stream`: one that has ended."""
+        stream = stream or self._stream
         fulfilled: list[Host] = []
         found = self._tun.read()
         if found is None:
             if not select.select([self._tun.fileno()], [], [], patience)[0]:
                 return fulfilled
             found = self._tun.read()
-        for _ in range(64):
+        for left in reversed(range(_BATCH)):
             if found is None:
                 break
-            self._take(found[0], fulfilled)
-            found = self._tun.read()
+            if stream is not None and found[0].startswith(_MARK, _UDP + _UDP):
+                stream.back += 1
+            else:
+                self._take(found[0], fulfilled)
+            found = self._tun.read() if left else None
         return fulfilled
 
     def _take(self, packet: bytes, fulfilled: list[Host]) -> None:

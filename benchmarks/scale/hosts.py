@@ -29,8 +29,11 @@ SINK = IPv4Address("45.0.0.254")
 FLOWS_A_SINK = 20_000
 """Flows to one port of the sink: each needs a port of the anchor's NAT."""
 _CARE_OF = (int(IPv4Address("100.64.0.0")), int(IPv4Address("100.96.0.0")))
-_OWN_TUNNEL_PORT, _FLOW_PORT = 1500, 5004
+_OWN_TUNNEL_PORT, _FIRST_FLOW_PORT = 1500, 20_000
+"""Flows come from ports that differ, as those of real hosts: the NAT must look long for a free one else."""
 FIRST_SINK = 9000
+_UDP_CHECKSUM = 26
+"""Where it stands in a packet."""
 _URI = f"sip:{ANCHOR}:{SIGNALLING_PORT}"
 _ANSWER = re.compile(rb"SIP/2\.0 (\d{3}) [^\r]*\r\n[\s\S]*?branch=z9hG4bK(\d+)-(\d+)")
 _NONCE = re.compile(rb'[ ,]nonce="([^"]+)"')
@@ -151,11 +154,16 @@ class Host:
     @property
     def flow(self) -> FlowKey:
         """Its one flow."""
-        return FlowKey(UDP, self.virtual, _FLOW_PORT, SINK, self._sink)
+        return FlowKey(UDP, self.virtual, self._flow_port, SINK, self._sink)
 
-    def first_packet(self) -> bytes:
-        """Of its flow, by the first tunnel."""
-        return self._tunnelled(0, _FLOW_PORT, SINK, self._sink, b"first")
+    def packet(self, network: int, payload: bytes) -> bytes:
+        """Of its flow, by one of its tunnels, as the kernel plane of a host sends it: without an outer checksum."""
+        packet = self._tunnelled(network, self._flow_port, SINK, self._sink, payload)
+        return packet[:_UDP_CHECKSUM] + bytes(2) + packet[_UDP_CHECKSUM + 2 :]
+
+    @property
+    def _flow_port(self) -> int:
+        return _FIRST_FLOW_PORT + self.number % FLOWS_A_SINK
 
     @property
     def _sink(self) -> int:

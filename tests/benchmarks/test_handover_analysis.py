@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from benchmarks.handover.analysis import BEFORE, RECORD, Felt, Log, answers_sent, felt, worst
-from benchmarks.handover.moves import Course
+from benchmarks.handover.moves import Course, joined
 from benchmarks.handover.report import as_json, as_markdown, row
 
 MS = 1_000_000
@@ -73,3 +73,22 @@ def test_courses_become_rows() -> None:
     assert (
         json.loads(as_json("command", {}, (0.1, 1.0), [course], []))["courses"][0]["all_along"]["lost"] == 1
     )
+
+
+def test_rounds_of_a_kind_become_one_course_and_what_a_move_costs_is_compared() -> None:
+    calm, shaken = Felt(0, 0, 0, 1.0), Felt(2, 0, 1, 4.0)
+
+    def course(flows: int, *moves: float, felt: Felt = calm, known: int | None = None) -> Course:
+        known = flows if known is None else known
+        each = ((felt, calm),) * len(moves)
+        return Course("fast", "planned", flows, 1000, 998.0, known, each, felt, moves)
+
+    rounds = [
+        course(1, 2.0, 4.0), course(10_000, 4.0, 5.0), course(1, 3.0), course(10_000, 99.0, felt=shaken, known=9_999)
+    ]  # fmt: skip
+    one, many = joined(rounds)
+    assert (one.flows, one.move_ms, len(one.each)) == (1, (2.0, 4.0, 3.0), 3)
+    assert (many.felt, many.all_along, many.known) == (Felt(2, 0, 1, 4.0), shaken, 9_999)
+    text = as_markdown("command", {}, (0.1, 1.0), [one, many], [])
+    assert "a move with 10,000 flows costs 1.67 x what it costs with 1 (medians of 3 and 3 moves)" in text
+    assert "costs" not in as_markdown("command", {}, (0.1, 1.0), [one], [])

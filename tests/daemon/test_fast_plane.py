@@ -32,7 +32,7 @@ def test_a_move_is_watched_in_the_kernel_and_looked_at_when_somebody_asks() -> N
     world.slept = 10.0
     old.heard = 50.0
     world.kernel_counts(entry, gap=9, late=9, has_come=1)
-    world.fast.watch(entry, new, old, 60.0)
+    world.fast.watch([entry], new, old, 60.0)
     watched = world.row(entry)
     assert (watched.watched, watched.last_arrival) == (2, 40 * 10**9)
     assert (watched.gap, watched.late, watched.has_come) == (0, 0, 0)
@@ -42,7 +42,7 @@ def test_a_move_is_watched_in_the_kernel_and_looked_at_when_somebody_asks() -> N
     assert (entry.packets_out, entry.packets_in) == (0, 0)
     assert world.fast.look_at(entry) == (2, 0.25)
     assert (entry.packets_out, entry.packets_in) == (7, 5)
-    world.fast.watch(entry, None, None, 70.0)
+    world.fast.watch([entry], None, None, 70.0)
     assert world.row(entry).watched == 0
     assert world.fast.look_at(entry) == (2, 0.25)
     assert (entry.packets_out, entry.packets_in) == (7, 5)
@@ -60,7 +60,7 @@ def test_flows_that_the_kernel_does_not_forward_are_not_its_to_tell_of() -> None
     assert world.fast.look_at(entry) is None
     world.maps["flows"].delete(flow_key(entry.key) or b"")
     assert world.fast.look_at(entry) is None
-    world.fast.watch(entry, tunnel, None, 1.0)
+    world.fast.watch([entry], tunnel, None, 1.0)
     assert not world.maps["flows"].rows
 
 
@@ -470,6 +470,7 @@ def test_what_does_not_come_back_ends() -> None:
     world.start_again()
     world.paft.steer(ApplicationId(1), None)
     world.pass_time(20.0)
+    world.loop.tick()  # some thousand at a time
     assert world.way(1) == 0
     assert not world.maps["tunnels"].rows
     assert not world.maps["ends"].rows

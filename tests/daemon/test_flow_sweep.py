@@ -98,3 +98,35 @@ def test_a_flow_that_paft_never_knew_is_told_of_again_though_it_is_silent() -> N
         world.pass_time(ROUND)
     assert len(told) > 1
     assert set(told) == {flow_bytes(stranger)}
+
+
+def test_rounds_over_very_many_flows_leave_the_time_to_others() -> None:
+    """Urgent or not: from one round to the next many times what a round takes."""
+    world = World()
+    key = seen(world, 1, 100.0)
+    begun: list[float] = []
+
+    class Slow(PretendMap):
+        """As of very many flows: each round takes 50 ms."""
+
+        def parts(self, most: int) -> Iterator[tuple[bytes, bytes]]:
+            begun.append(world.loop.now)
+            world.loop.now += 0.05
+            yield from super().parts(most)
+
+    slow = Slow(FLOW_KEY.size, FLOW.size, 100_000)
+    slow.rows = world.maps["flows"].rows
+    world.fast._sweep._flows = slow  # type: ignore[assignment]
+
+    def rounds(is_urgent: bool) -> float:
+        """Seconds between the beginnings of two, on the average."""
+        world.fast._sweep._is_urgent = lambda: is_urgent
+        begun.clear()
+        while len(begun) < 4:
+            world.loop.now += 0.01
+            world.loop.tick()
+        return (begun[-1] - begun[1]) / 2
+
+    assert 5.0 <= rounds(False) < 5.2
+    assert 1.0 <= rounds(True) < 1.2
+    assert count_of(world, key) == 1

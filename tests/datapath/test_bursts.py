@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
@@ -11,14 +10,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from large_packets import large, tcp
+from tunnel_formats import FORMATS
 
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
-from upmt_nf.datapath.formats import PLAIN, TunnelFormat
 from upmt_nf.datapath.host_forwarder import Classified, HostForwarder
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.packet import build_udp
 from upmt_nf.datapath.paft import Paft, Tunnel
-from upmt_nf.datapath.protected import Cookie, Sealed
 from upmt_nf.datapath.reach import Reach
 from upmt_nf.datapath.segmentation import segment
 from upmt_nf.datapath.verdict import Inbound
@@ -29,16 +27,6 @@ OWNER, CORRESPONDENT = ip_address("1.2.3.4"), ip_address("86.0.0.1")
 ANCHOR = Endpoint(ip_address("45.0.0.1"), 1800)
 REMOTE, LOCAL = Endpoint(ip_address("160.80.0.1"), 1500), Endpoint(ip_address("192.168.1.2"), 1500)
 NET = NetworkName("net0")
-FORMATS: dict[str, Callable[[bool], TunnelFormat]] = {
-    "plain": lambda is_host: PLAIN,
-    "cookie": lambda is_host: Cookie(*keys(is_host)),
-    "sealed": lambda is_host: Sealed(*keys(is_host)),
-}
-
-
-def keys(is_host: bool) -> tuple[bytes, bytes]:
-    first, second = bytes(range(32)), bytes(range(32, 64))
-    return (first, second) if is_host else (second, first)
 
 
 def packets(seed: int, *, uplink: bool) -> list[bytes]:

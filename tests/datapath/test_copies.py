@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from large_packets import large, tcp
+from tunnel_formats import FORMATS
 
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.arrivals import Arrivals
@@ -25,12 +26,11 @@ from upmt_nf.datapath.copies import (
     is_carried,
     number_of,
 )
-from upmt_nf.datapath.formats import PLAIN, TunnelFormat
 from upmt_nf.datapath.host_forwarder import Classified, HostForwarder
 from upmt_nf.datapath.outer import packed_endpoint
 from upmt_nf.datapath.packet import build_udp, flow_of
 from upmt_nf.datapath.paft import COPY_MISSED, COPY_SILENCE, Paft, Tunnel
-from upmt_nf.datapath.protected import Cookie, Sealed
+from upmt_nf.datapath.protected import Sealed
 from upmt_nf.datapath.reach import Reach
 from upmt_nf.datapath.segmentation import segment
 from upmt_nf.datapath.verdict import Inbound, Outbound
@@ -43,16 +43,6 @@ CALL = ApplicationId(5)
 NETWORKS = (NetworkName("net0"), NetworkName("net1"))
 LOCALS = tuple(Endpoint(ip_address(f"192.168.{place}.2"), 1500) for place in (1, 2))
 REMOTES = tuple(Endpoint(ip_address(f"160.80.{place}.1"), 1500 + place) for place in (1, 2))
-FORMATS: dict[str, Callable[[bool], TunnelFormat]] = {
-    "plain": lambda is_host: PLAIN,
-    "cookie": lambda is_host: Cookie(*keys(is_host)),
-    "sealed": lambda is_host: Sealed(*keys(is_host)),
-}
-
-
-def keys(is_host: bool) -> tuple[bytes, bytes]:
-    first, second = bytes(range(32)), bytes(range(32, 64))
-    return (first, second) if is_host else (second, first)
 
 
 class Ends:

@@ -49,7 +49,7 @@ FIELDS = {
     "flow_change": (
         CHANGE,
         "key.source key.destination key.source_port key.destination_port key.protocol application tunnel course "
-        "watched left left_too left_until last_arrival begins_watch unused",
+        "watched left left_too left_until last_arrival begins_watch keeps_way",
     ),
     "application": (APPLICATION, "left left_too left_until tunnel course"),
     "tunnel": (
@@ -84,6 +84,7 @@ def test_structs_are_laid_out_as_the_compiler_does(tmp_path: Path) -> None:
     numbers = [
         "EVENTS",
         "MAX_SECRETS",
+        "MOST_CHANGES",
         "MAX_APPLICATIONS",
         "MARK_MASK",
         "FORMAT_AGENT",
@@ -108,6 +109,7 @@ def test_structs_are_laid_out_as_the_compiler_does(tmp_path: Path) -> None:
     expected |= {
         "EVENTS": len(EVENTS),
         "MAX_SECRETS": fast_layout.MAX_SECRETS,
+        "MOST_CHANGES": fast_layout.MOST_CHANGES,
         "MAX_APPLICATIONS": fast_layout.APPLICATIONS,
         "MARK_MASK": MARK_MASK,
         "FORMAT_AGENT": fast_layout.FORMAT_AGENT,

@@ -55,7 +55,7 @@ def test_the_messages_are_read_and_written_like_that() -> None:
     bodies = re.findall(
         r'^    (\{"mType":"(?:Tunnel|Handover).*?"version":1\})$', TEXT, re.MULTILINE | re.DOTALL
     )
-    assert len(bodies) == 5
+    assert len(bodies) == 6
     for body in bodies:
         written = re.sub(r"\n\s+", "", body).replace("<16 bytes in hex>", "00" * 16)
         message = decode(written.encode())

@@ -40,7 +40,7 @@ from upmt_nf.signaling.messages import HandoverPair, HandoverRequest, TunnelSetu
 from upmt_nf.signaling.sip.message import Request
 from upmt_nf.signaling.sip.parser import parse
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 ELSEWHERE = Endpoint(ip_address("45.0.0.254"), 41000)
 

@@ -11,7 +11,7 @@ import pytest
 from lab_driver import Lab, wait_until
 from talking import ECHO, PATIENCE, SNIFFER, Program, ask
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.alone, pytest.mark.slow]
 
 CROWD = str(Path(__file__).parent / "crowd.py")
 FAR, PORT = "86.0.0.1", 6010

@@ -13,7 +13,11 @@ from lab_driver import UPMT, Lab, wait_until
 from upmt_nf.lab.stream_report import report
 from upmt_nf.lab.voice_stream import read_log
 
-pytestmark = [pytest.mark.lab, pytest.mark.parametrize("lab_of_module", ["fast"], indirect=True)]
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.alone,
+    pytest.mark.parametrize("lab_of_module", ["fast"], indirect=True),
+]
 
 CORRESPONDENT = "86.0.0.1"
 STREAM = (sys.executable, "-m", "upmt_nf.lab.voice_stream")

@@ -14,7 +14,7 @@ from lab_driver import Lab, unique_lab_name, wait_until
 from upmt_nf.linux.users import write_private
 from upmt_nf.signaling.digest import REALM, secret_hash
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.alone, pytest.mark.slow]
 
 HOSTS, SECONDS, FLOOD_RATE = 100, 15, 3000
 PROGRAMS = Path(__file__).parents[2] / "benchmarks"

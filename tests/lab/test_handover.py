@@ -13,7 +13,7 @@ from lab_driver import BOTH_PLANES, UPMT, Lab, wait_until
 from upmt_nf.lab.stream_report import report
 from upmt_nf.lab.voice_stream import read_log
 
-pytestmark = [pytest.mark.lab, BOTH_PLANES]
+pytestmark = [pytest.mark.lab, pytest.mark.alone, BOTH_PLANES]
 
 CORRESPONDENT = "86.0.0.1"
 STREAM = (sys.executable, "-m", "upmt_nf.lab.voice_stream")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lab_driver import Lab
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 PROGRAM = str(Path(__file__).parent / "many_flows.py")
 

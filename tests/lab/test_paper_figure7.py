@@ -24,6 +24,7 @@ nat_ports = "40000-40000"
 refuse_private = false
 users = "{directory}/users"
 leases = "{directory}/leases.sqlite"
+datapath = "{datapath}"
 """
 
 SENDER = """
@@ -48,18 +49,20 @@ while True:
 ETHERNET = 14
 
 
-@pytest.fixture
-def paper(tmp_path: Path) -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=["agent", "fast"])
+def paper(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab whose anchor has one virtual address and one NAT port: those of the paper."""
-    lab = Lab(unique_lab_name(), tmp_path)
+    lab, datapath = Lab(unique_lab_name(), tmp_path_factory.mktemp("lab")), request.param
     try:
-        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons")
+        lab.upmt("lab", "up", "--name", lab.name, "--no-daemons", "--datapath", datapath)
         directory = lab.directory_of_state()
-        (tmp_path / "anchor.toml").write_text(ANCHOR_CONFIG.format(directory=directory))
-        lab.start_daemon("an", tmp_path / "anchor.toml")
+        config = lab.directory / "anchor.toml"
+        config.write_text(ANCHOR_CONFIG.format(directory=directory, datapath=datapath))
+        lab.start_daemon("an", config)
         lab.start_daemon("mh")
         wait_until(lambda: lab.is_answering("mh"), "the daemon answers")
         lab.await_networks_up()
+        assert {lab.ask("status", host=host)["datapath"] for host in ("mh", "an")} == {datapath}
         yield lab
     finally:
         lab.end_programs()

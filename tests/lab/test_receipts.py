@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lab_driver import UPMT, Lab, unique_lab_name, wait_until
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 
 STREAM = (sys.executable, "-m", "upmt_nf.lab.voice_stream")
 TAP = (sys.executable, str(Path(__file__).with_name("flow_tap.py")))
@@ -60,7 +60,7 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
     log = tmp_path / "call.log"
     stream = lab.start(
         "mh", *UPMT, "run", "--app", "call", "--",
-        *STREAM, "send", "86.0.0.1", str(PORT), "50", "25", str(log),
+        *STREAM, "send", "86.0.0.1", str(PORT), "50", "300", str(log),
     )  # fmt: skip
     wait_until(lambda: log.exists() and log.stat().st_size, "the stream runs")
     lab.ask("handover", "call", "--to", "net1")
@@ -78,7 +78,8 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
     wait_until(lambda: len(rows()) == 2, "the cut is counted")
     cut = rows()[1]
     assert cut["counts"]["reason"] is None
-    assert stream.wait(timeout=90) == 0
+    stream.terminate()
+    stream.wait(timeout=30)
     host, anchor = (told(tap) for tap in taps)
     lost_up = host["to"]["out"] - anchor["to"]["in"]
     lost_down = anchor["from"]["out"] - host["from"]["in"]

@@ -19,7 +19,7 @@ from upmt_nf.lab import daemons
 from upmt_nf.lab.stream_report import StreamReport, report
 from upmt_nf.lab.voice_stream import read_log
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.alone]
 FAST = pytest.mark.parametrize("lab_of_module", ["fast"], indirect=True)
 
 CORRESPONDENT = "86.0.0.1"

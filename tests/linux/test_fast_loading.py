@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from kernel_namespace import Namespace
 
+from upmt_nf.datapath import fast_layout
 from upmt_nf.datapath.fast_layout import FLOW, NUMBER
 from upmt_nf.linux import fast_programs
 from upmt_nf.linux.cleanup import cleanup
@@ -164,6 +165,26 @@ def test_maps_of_another_layout_are_replaced(
     second.close()
 
 
+def test_maps_of_another_version_are_not_looked_at_and_do_not_stay(
+    host: Namespace, journal: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fast_layout, "LAYOUT", fast_layout.LAYOUT - 1)
+    first = loaded(journal)
+    first.maps["flows"].update(bytes(16), bytes(FLOW.size))
+    first.attach("if0", Hook.INGRESS)
+    first.close()
+    older, attached = pins(journal), state(host).count("host_in")
+    monkeypatch.undo()
+    second = loaded(Journal(journal.directory))
+    assert not second.took_over
+    assert second.maps["flows"].lookup(bytes(16)) is None
+    assert not older.exists()
+    assert f"{older.name}, are replaced" in caplog.text
+    second.attach("if0", Hook.INGRESS)
+    assert state(host).count("host_in") == attached, "in its place, not beside it"
+    second.close()
+
+
 def test_rubbish_where_maps_are_pinned_is_replaced(host: Namespace, journal: Journal) -> None:
     first = loaded(journal)
     first.close()
@@ -251,10 +272,10 @@ def test_an_array_is_read_from_any_place_as_far_as_it_goes(host: Namespace, jour
     rows = [bytes([number]) * size for number in range(counts.max_entries)]
     for number, row in enumerate(rows):
         assert counts.update(NUMBER.pack(number), row)
-    assert counts.values(0, 3) == rows[:3]
-    assert counts.values(2, 2) == rows[2:4]
-    assert counts.values(0, len(rows)) == rows
-    assert counts.values(last, 5) == rows[last:]
+    assert counts.values(0, 3) == b"".join(rows[:3])
+    assert counts.values(2, 2) == b"".join(rows[2:4])
+    assert counts.values(0, len(rows)) == b"".join(rows)
+    assert counts.values(last, 5) == rows[last]
     programs.close()
 
 

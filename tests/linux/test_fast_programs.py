@@ -20,12 +20,14 @@ from kernel_namespace import Namespace, eventually
 from upmt_nf.datapath.checksum import checksum
 from upmt_nf.datapath.fast_layout import (
     EVENTS,
+    MOST_CHANGES,
     NUMBER,
     ApplicationRow,
     FlowRow,
     counts_of,
     events_of,
     flow_key,
+    watch_change,
 )
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.protected import Cookie
@@ -290,18 +292,21 @@ def test_a_flow_is_changed_in_place_and_how_its_packets_come_is_watched(pair: Pa
             assert server.recv(10) == b"x"
 
     send(TUNNEL_ID, 2)
-    begun = FlowRow(
-        0, other, watched=other, left=TUNNEL_ID, left_until=1 << 62, last_arrival=time.monotonic_ns()
-    )
-    program = pair.anchor.programs.program("change_flow")
-    assert run(program, bytes(14) + begun.as_change(key, begins_watch=True)) == 1
+    way, stranger = FlowRow(0, other, left=TUNNEL_ID, left_until=1 << 62), b"\1" * len(key)
+    begun = watch_change(key, other, time.monotonic_ns())
+    program = pair.anchor.programs.program("change_flows")
+    changes = way.as_change(key) + way.as_change(stranger) + begun
+    assert run(program, bytes(14) + changes) == 2
     send(TUNNEL_ID, 3)
     send(other, 2)
     send(TUNNEL_ID, 4)
     row = pair.anchor.flow(known)
     assert (row.tunnel, row.packets_out, row.late, row.has_come) == (other, 11, 4, 1)
     assert 0 < row.gap < 10**10
-    assert run(program, bytes(14) + begun.as_change(bytes(16), begins_watch=True)) == 0
+    assert run(program, bytes(14) + watch_change(key, 0, 0) * MOST_CHANGES) == MOST_CHANGES
+    ended = pair.anchor.flow(known)
+    assert (ended.watched, ended.tunnel, ended.late) == (0, other, 4)
+    assert run(program, bytes(14) + way.as_change(stranger)) == 0
     server.close()
     client.close()
 

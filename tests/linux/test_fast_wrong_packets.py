@@ -4,6 +4,8 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from socket import if_nametoindex
@@ -34,17 +36,80 @@ def pair(namespace: Namespace) -> Iterator[Pair]:
         yield made
 
 
-class Wire:
-    """The anchor's side of the cable, and the socket that the packets are for."""
+@dataclass(frozen=True)
+class Way:
+    """From one end to the other: whose packets are made, and where they should arrive."""
 
-    def __init__(self, pair: Pair) -> None:
-        with pair.inside_anchor():
+    source: str
+    source_port: int
+    target: str
+    target_port: int
+    sender: str
+    sender_port: int
+    receiver: str
+    receiver_port: int
+
+    def inner(
+        self,
+        data: bytes = b"hello",
+        *,
+        source: str = "",
+        destination: str = "",
+        port: int = 0,
+        tos: int = 0,
+    ) -> bytes:
+        return build_udp(
+            ip_address(source or self.sender),
+            self.sender_port,
+            ip_address(destination or self.receiver),
+            port or self.receiver_port,
+            data,
+            tos=tos,
+        )
+
+    def outer(
+        self,
+        payload: bytes,
+        *,
+        tos: int = 0,
+        source_port: int = 0,
+        length: int | None = None,
+        sum_: int = 0,
+        flags: int = 0x4000,
+    ) -> bytes:
+        size = 28 + len(payload)
+        head = struct.pack(
+            "!BBHHHBBH4s4s", 0x45, tos, size, 7, flags, 64, 17, 0,
+            ip_address(self.source).packed, ip_address(self.target).packed,
+        )  # fmt: skip
+        head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
+        udp_length = 8 + len(payload) if length is None else length
+        return (
+            head
+            + struct.pack("!HHHH", source_port or self.source_port, self.target_port, udp_length, sum_)
+            + payload
+        )
+
+
+DOWN = Way(ANCHOR, ANCHOR_PORT, HOST, HOST_PORT, WORLD, OTHER, OWNER, PORT)
+UP = Way(HOST, HOST_PORT, ANCHOR, ANCHOR_PORT, OWNER, PORT, WORLD, OTHER)
+inner, outer = DOWN.inner, DOWN.outer
+
+
+class Wire:
+    """The cable at the sender's side, and the sockets of who the packets are for."""
+
+    def __init__(self, pair: Pair, way: Way = DOWN) -> None:
+        self._target = way.target
+        # One end is the anchor's namespace and the other one this.
+        with pair.inside_anchor() if way is DOWN else nullcontext():
             self._raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        self.application = receiver(OWNER, PORT)
-        self.tunnel = receiver(HOST, HOST_PORT)
+        with pair.inside_anchor() if way is UP else nullcontext():
+            self.application = receiver(way.receiver, way.receiver_port)
+            self.tunnel = receiver(way.target, way.target_port)
 
     def send(self, packet: bytes) -> None:
-        self._raw.sendto(packet, (HOST, 0))
+        self._raw.sendto(packet, (self._target, 0))
 
     def arrived(self) -> tuple[bytes, int] | None:
         """What the application got, and its TOS; None when the tunnel's socket got the packet, or nobody."""
@@ -76,37 +141,6 @@ def wire(pair: Pair) -> Iterator[Wire]:
     made.close()
 
 
-def inner(
-    data: bytes = b"hello", *, source: str = WORLD, destination: str = OWNER, port: int = PORT, tos: int = 0
-) -> bytes:
-    return build_udp(ip_address(source), OTHER, ip_address(destination), port, data, tos=tos)
-
-
-def outer(
-    payload: bytes,
-    *,
-    tos: int = 0,
-    source_port: int = ANCHOR_PORT,
-    port: int = HOST_PORT,
-    length: int | None = None,
-    sum_: int = 0,
-    flags: int = 0x4000,
-) -> bytes:
-    size = 28 + len(payload)
-    head = struct.pack(
-        "!BBHHHBBH4s4s", 0x45, tos, size, 7, flags, 64, 17, 0,
-        ip_address(ANCHOR).packed, ip_address(HOST).packed,
-    )  # fmt: skip
-    head = head[:10] + checksum(head).to_bytes(2, "big") + head[12:]
-    udp = struct.pack("!HHHH", source_port, port, 8 + len(payload) if length is None else length, sum_)
-    return head + udp + payload
-
-
-def test_a_packet_as_the_anchor_makes_it_arrives(wire: Wire) -> None:
-    wire.send(outer(inner()))
-    assert wire.arrived() == (b"hello", 0)
-
-
 @pytest.mark.parametrize(
     ("outside", "inside", "arrives"),
     [
@@ -131,46 +165,57 @@ def changed(packet: bytes, at: int, value: bytes) -> bytes:
     return packet[:10] + checksum(packet[:20]).to_bytes(2, "big") + packet[12:]
 
 
+OWNERS, CORRESPONDENTS = {DOWN: "destination", UP: "source"}, {DOWN: "source", UP: "destination"}
+
+
+@pytest.mark.parametrize("way", [DOWN, UP], ids=["at the host", "at the anchor"])
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: outer(inner()[:-1]),
-        lambda: outer(inner() + b"!"),
-        lambda: outer(inner() + inner()),
-        lambda: outer(inner(), length=12),
-        lambda: outer(inner(), length=4000),
-        lambda: outer(inner(), sum_=0x1234),
-        lambda: outer(inner(), flags=0x2000),
-        lambda: outer(inner(), source_port=1801),
-        lambda: outer(inner(destination="10.99.0.7")),
-        lambda: outer(inner(port=PORT + 1)),
-        lambda: outer(inner(source=ANCHOR)),
-        lambda: outer(inner(source="198.51.100.2")),
-        lambda: outer(changed(inner(), 0, b"\x46")),
-        lambda: outer(changed(inner(), 0, b"\x65")),
-        lambda: outer(changed(inner(), 6, b"\x20\0")),
-        lambda: outer(changed(inner(), 6, b"\0\x10")),
-        lambda: outer(changed(inner(), 9, b"\x84")),
-        lambda: outer(b"\x10\0\x56\x78" + bytes(8) + inner()),
-        lambda: outer(b"\xff"),
-        lambda: outer(b""),
-        lambda: outer(b"\x45" * 200),
-        lambda: outer(outer(inner())),
+        lambda way: way.outer(way.inner()[:-1]),
+        lambda way: way.outer(way.inner() + b"!"),
+        lambda way: way.outer(way.inner() + way.inner()),
+        lambda way: way.outer(way.inner(), length=12),
+        lambda way: way.outer(way.inner(), length=4000),
+        lambda way: way.outer(way.inner(), sum_=0x1234),
+        lambda way: way.outer(way.inner(), flags=0x2000),
+        lambda way: way.outer(way.inner(), source_port=1801),
+        lambda way: way.outer(way.inner(**{OWNERS[way]: "10.99.0.7"})),
+        lambda way: way.outer(way.inner(port=way.receiver_port + 1)),
+        lambda way: way.outer(way.inner(**{CORRESPONDENTS[way]: ANCHOR})),
+        lambda way: way.outer(way.inner(**{CORRESPONDENTS[way]: "198.51.100.2"})),
+        lambda way: way.outer(way.inner(destination=way.sender)),
+        lambda way: way.outer(changed(way.inner(), 0, b"\x46")),
+        lambda way: way.outer(changed(way.inner(), 0, b"\x65")),
+        lambda way: way.outer(changed(way.inner(), 6, b"\x20\0")),
+        lambda way: way.outer(changed(way.inner(), 6, b"\0\x10")),
+        lambda way: way.outer(changed(way.inner(), 9, b"\x84")),
+        lambda way: way.outer(b"\x10\0\x56\x78" + bytes(8) + way.inner()),
+        lambda way: way.outer(b"\xff"),
+        lambda way: way.outer(b""),
+        lambda way: way.outer(b"\x45" * 200),
+        lambda way: way.outer(way.outer(way.inner())),
     ],
     ids=[
         "cut short", "longer", "two merged", "length too small", "length too large", "a wrong checksum",
         "outer fragment",
-        "another port of the anchor", "another virtual address", "an unknown flow", "from the anchor itself",
-        "another correspondent", "inner options", "another version", "first fragment", "later fragment",
-        "another protocol",
+        "another port of the sender", "another virtual address", "an unknown flow", "the anchor itself",
+        "another correspondent", "back to its sender", "inner options", "another version", "first fragment",
+        "later fragment", "another protocol",
         "a format that was not agreed", "one octet", "empty", "rubbish", "a tunnel in a tunnel",
     ],
 )  # fmt: skip
-def test_what_is_not_as_it_should_be_is_not_let_in(wire: Wire, make: Callable[[], bytes]) -> None:
-    wire.send(make())
-    assert wire.arrived() is None
-    wire.send(outer(inner(b"still there")))
-    assert wire.arrived() == (b"still there", 0)
+def test_what_is_not_as_it_should_be_is_not_let_in(
+    pair: Pair, way: Way, make: Callable[[Way], bytes]
+) -> None:
+    wire = Wire(pair, way)
+    try:
+        wire.send(make(way))
+        assert wire.arrived() is None
+        wire.send(way.outer(way.inner(b"as it should be")))
+        assert wire.arrived() == (b"as it should be", 0)
+    finally:
+        wire.close()
 
 
 AS_A_DEVICE_DOES = """

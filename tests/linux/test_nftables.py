@@ -24,7 +24,7 @@ def test_no_message_is_too_strange(body: bytes) -> None:
 def refusing(monkeypatch: pytest.MonkeyPatch, code: int) -> list[int]:
     asked: list[int] = []
 
-    def refuse(kind: int, _: int) -> object:
+    def refuse(kind: int, *, is_dump: bool) -> object:
         asked.append(kind)
         raise OSError(code, os.strerror(code))
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink import nl80211
 
+from upmt_nf.linux import netlink
 from upmt_nf.linux import radio_signal as room
-from upmt_nf.linux.netlink import HEADER
+from upmt_nf.linux.netlink import attribute, messages
 from upmt_nf.linux.radio_signal import RadioSignal, family_in, radio_signal, signal_in, signal_in_table
 
 FAMILY = 0x1C
@@ -24,12 +25,12 @@ TABLE = """Inter-| sta-|   Quality        |   Discarded packets               | 
 """
 
 
-def attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
 def message(kind: int, body: bytes) -> bytes:
-    return HEADER.pack(HEADER.size + len(body), kind, 2, 1, 0) + body
+    return netlink.message(kind, 2, body)
+
+
+def found(answer: bytes, family: int = FAMILY) -> RadioSignal | None:
+    return signal_in(messages(answer), family)
 
 
 def station(dbm: int, rate: bytes = b"", command: int = NEW_STATION) -> bytes:
@@ -53,30 +54,30 @@ def test_a_station_tells_signal_and_bitrate() -> None:
     rate = attribute(
         8 | 0x8000, attribute(1, struct.pack("=H", 1444)) + attribute(5, struct.pack("=I", 24020))
     )
-    assert signal_in(station(-61, rate) + message(DONE, bytes(4)), FAMILY) == RadioSignal(-61, 2_402_000_000)
+    assert found(station(-61, rate) + message(DONE, bytes(4))) == RadioSignal(-61, 2_402_000_000)
     old = attribute(8, attribute(1, struct.pack("=H", 1444)))
-    assert signal_in(station(-61, old), FAMILY) == RadioSignal(-61, 144_400_000)
-    assert signal_in(station(-90), FAMILY) == RadioSignal(-90)
+    assert found(station(-61, old)) == RadioSignal(-61, 144_400_000)
+    assert found(station(-90)) == RadioSignal(-90)
 
 
 def test_what_is_no_station_of_ours_has_no_signal() -> None:
-    assert signal_in(message(DONE, bytes(4)), FAMILY) is None
-    assert signal_in(station(-61), FAMILY + 1) is None
-    assert signal_in(station(-61, command=20), FAMILY) is None
-    assert signal_in(b"", FAMILY) is None
+    assert found(message(DONE, bytes(4))) is None
+    assert found(station(-61), FAMILY + 1) is None
+    assert found(station(-61, command=20)) is None
+    assert found(b"") is None
 
 
 def test_the_family_is_named_by_the_controller() -> None:
     body = struct.pack("=BBH", 1, 2, 0) + attribute(2, b"nl80211\0") + attribute(1, struct.pack("=H", FAMILY))
-    assert family_in(message(0x10, body)) == FAMILY
-    assert family_in(message(2, struct.pack("=i", -2))) is None, "ENOENT: there is none"
+    assert family_in(messages(message(0x10, body))) == FAMILY
+    assert family_in(messages(message(2, struct.pack("=i", -2)))) is None, "ENOENT: there is none"
 
 
 @given(st.binary(max_size=300))
 def test_nothing_that_comes_raises(data: bytes) -> None:
-    signal_in(data, FAMILY)
-    signal_in(message(FAMILY, struct.pack("=BBH", NEW_STATION, 1, 0) + attribute(21, data)), FAMILY)
-    family_in(message(0x10, data))
+    found(data)
+    found(message(FAMILY, struct.pack("=BBH", NEW_STATION, 1, 0) + attribute(21, data)))
+    family_in(messages(message(0x10, data)))
     signal_in_table(data.decode("latin-1"), "wlan0")
 
 

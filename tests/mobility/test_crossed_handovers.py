@@ -162,7 +162,7 @@ def test_a_flow_whose_own_network_dies_during_its_applications_handover_goes_alo
     world.host.links[NET1].delay = 0.3
     world.run(10)
     # Half of the requests must still be open when the flow comes back, so there are many flows.
-    for _ in range(600):
+    for _ in range(2400):
         world.host.open_flow()
     world.run(1)
     world.host.vanish(NET0)

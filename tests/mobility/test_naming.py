@@ -7,13 +7,20 @@ from typing import Any
 
 import pytest
 from mobility_terminal import NET0, NET1, VOICE, VOICE_ID, Packet
-from mobility_world import World, associated, misbehave, settle
+from mobility_world import World, associated, flows_in, misbehave, settle
 
 from upmt_nf.datapath.membership import Told
+from upmt_nf.datapath.paft import Paft
 from upmt_nf.mobility.host_events import FlowsAdopted
 from upmt_nf.mobility.naming import LIVED
 from upmt_nf.model.flow import FlowKey, named_flows_of
-from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
+from upmt_nf.model.identity import (
+    DEFAULT_APPLICATION,
+    DEFAULT_APPLICATION_ID,
+    ApplicationId,
+    ApplicationName,
+    TunnelId,
+)
 from upmt_nf.signaling.messages import TunnelSetupResponse
 
 Flows = list[FlowKey]
@@ -45,14 +52,18 @@ def named(count: int, seed: int = 0, **options: Any) -> tuple[World, Flows]:
     return world, flows
 
 
-def requests(packets: list[Packet]) -> list[dict[str, Any]]:
+def sent_requests(packets: list[Packet]) -> list[Packet]:
     """The handover requests among them, resent ones included."""
-    found = []
-    for packet in packets:
-        body = packet.payload.partition(b"\r\n\r\n")[2]
-        if packet.kind == "signal" and packet.is_up and b'"HandoverRequest"' in body:
-            found.append(json.loads(body))
-    return found
+    return [
+        packet
+        for packet in packets
+        if packet.kind == "signal" and packet.is_up and b'"HandoverRequest"' in packet.payload
+    ]
+
+
+def requests(packets: list[Packet]) -> list[dict[str, Any]]:
+    """What they say."""
+    return [json.loads(packet.payload.partition(b"\r\n\r\n")[2]) for packet in sent_requests(packets)]
 
 
 def moved(world: World, name: ApplicationName, target: Any) -> tuple[int, int, int]:
@@ -100,15 +111,45 @@ def test_the_work_of_a_move_does_not_grow_with_the_flows(monkeypatch: pytest.Mon
     assert looked_at[2000] == looked_at[50]
 
 
+def test_a_lost_network_is_left_before_the_flows_that_the_anchor_must_be_told_of_are_gathered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many: packets go on by the next network at once, and the first requests do not wait for the last."""
+    world = associated(World(0))
+    flows = [world.host.open_flow() for _ in range(2000)]
+    source = world.host.network_of()
+    gathered, real = [], FlowKey.unpacked
+    when_steered: list[int] = []
+
+    def unpacked(key: bytes) -> FlowKey:
+        gathered.append(key)
+        return real(key)
+
+    def steer(id: ApplicationId, tunnel: TunnelId | None) -> None:
+        if tunnel is not None:
+            when_steered.append(len(gathered))
+        Paft.steer(world.host.paft, id, tunnel)
+
+    monkeypatch.setattr(FlowKey, "unpacked", unpacked)
+    monkeypatch.setattr(world.host.paft, "steer", steer)
+    assert source is not None
+    world.host.vanish(source)
+    assert world.host.network_of() not in (source, None)
+    assert when_steered[0] < 20
+    assert len(gathered) >= 2000
+    world.settle()
+    world.assert_agreement()
+    assert {world.host.flow_network(flow) for flow in flows} == {world.host.network_of()}
+
+
 def test_flows_that_have_just_begun_are_named_one_by_one_beside_their_application() -> None:
     world, _ = named(100)
     young = [world.host.open_flow() for _ in range(5)]
     world.run(0.1)
     before = len(world.packets)
     assert moved(world, DEFAULT_APPLICATION, NET1)[2] == 105
-    text = json.dumps(requests(world.packets[before:]))
-    assert all(f", {flow.source_port}, " in text for flow in young)
-    assert len(requests(world.packets[before:])) <= 2
+    (asked,) = sent_requests(world.packets[before:])
+    assert set(young) < set(flows_in(asked))
     world.run(1)
     world.assert_agreement()
 
@@ -117,7 +158,7 @@ def test_a_host_tells_an_anchor_that_does_not_understand_of_every_flow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def older(*values: Any, **names: Any) -> TunnelSetupResponse:
-        return replace(TunnelSetupResponse(*values, **names), knows_applications=False)
+        return replace(TunnelSetupResponse(*values, **names), knows_applications=False, reads_packed=False)
 
     monkeypatch.setattr("upmt_nf.mobility.anchor.TunnelSetupResponse", older)
     world = associated(World())
@@ -135,7 +176,7 @@ def test_an_anchor_obeys_a_host_that_names_nothing(monkeypatch: pytest.MonkeyPat
     world = associated(World())
     open_flows(world, 100)
     world.run(10)
-    assert moved(world, DEFAULT_APPLICATION, NET1)[0] > 4
+    assert moved(world, DEFAULT_APPLICATION, NET1)[0] > 1
     world.run(1)
     world.assert_agreement()
     assert world.anchor_paft.headings == {}

@@ -13,11 +13,12 @@ from upmt_nf.mobility.handover import FlowRequest, Handover, Order
 from upmt_nf.mobility.host_commands import Mode, SendTunnelSignal
 from upmt_nf.mobility.host_events import NetworkTestAsked
 from upmt_nf.mobility.host_signalling import LONGEST, HostSignalling
+from upmt_nf.mobility.joint_requests import JointRequest
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.model.flow import FlowKey
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName, TerminalId
 from upmt_nf.signaling.digest import REALM, DigestServer, secret_hash
-from upmt_nf.signaling.message_writing import flows_in_groups
+from upmt_nf.signaling.flow_room import FlowRoom
 from upmt_nf.signaling.sip.message import Response
 
 SECRET = "known to both ends"
@@ -64,7 +65,7 @@ def test_claims_in_a_setup_request_are_as_many_as_fit(mtu: int) -> None:
     world.host.narrow(NET0, mtu)
     world.oversized.clear()
     world.settle()
-    assert len([data for data in sent_by(world, b"TunnelSetupRequest") if b'"flows"' in data]) >= 1
+    assert len([data for data in sent_by(world, b"TunnelSetupRequest") if b'"packed"' in data]) >= 1
     assert networks_of(world.host, flows) == {NET0}
     world.assert_agreement()
 
@@ -186,11 +187,14 @@ def test_no_message_with_more_than_one_flow_is_larger_than_its_path(
     signalling.set_up(NetworkName("net0"), token, own, list(flows), mtu, 0.0)
     (with_claims,) = sizes()
     assert with_claims + headers <= max(mtu, bare + headers)
-    for group in flows_in_groups(flows, signalling.room_for_flows(token, own, mtu)):
-        signalling.move(NET0, token, own, FlowRequest(handover, group), 0.0)
-        (size,) = sizes()
-        assert size + headers <= mtu or len(group) == 1
-        assert size <= LONGEST or len(group) == 1
+    for is_packed in (False, True):
+        room = FlowRoom(signalling.room_for_flows(token, own, mtu), is_packed)
+        for group in room.groups(flows):
+            request = JointRequest(NET0, (FlowRequest(handover, group),), group)
+            signalling.move(token, own, request, room, 0.0)
+            (size,) = sizes()
+            assert size + headers <= mtu or len(group) == 1
+            assert size <= LONGEST or len(group) == 1
 
 
 def teach(signalling: HostSignalling, name: str) -> None:

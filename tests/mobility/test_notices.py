@@ -71,7 +71,7 @@ def hear(world: World, name: str) -> None:
     def beat() -> None:
         for tunnel in world.anchor_paft.tunnels.values():
             if tunnel.network == name:
-                tunnel.heard = world.now
+                world.anchor_paft.hear(tunnel, world.now)
         world.after(1.0, beat)
 
     beat()
@@ -116,6 +116,22 @@ def test_very_many_tunnels_are_looked_at_some_at_a_time_and_none_is_forgotten(
     world.until(lambda: bool(notices(world, "tunnel-unheard")), 20)
     assert len(looked_at) >= 4
     assert all(later - earlier >= 0.99 * LOOK_PAUSE for earlier, later in pairwise(looked_at))
+
+
+def test_tunnels_that_nothing_came_out_of_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are idle, a round costs nothing for them."""
+    looked_at: list[str] = []
+    monkeypatch.setattr(AnchorNotices, "_look", lambda self, heard, now: looked_at.append(heard.network))
+    world, flow = deaf_anchor()
+    keep_sending_down(world, flow, 60)
+    world.host.links[NET1].drops = lambda packet: packet.is_up
+    world.run(10)
+    looked_at.clear()
+    world.run(40)
+    assert looked_at == []
+    hear(world, NET1)
+    world.run(20)
+    assert set(looked_at) == {NET1}
 
 
 def test_flows_alone_take_longer_to_be_told_of() -> None:

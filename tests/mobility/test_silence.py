@@ -225,8 +225,11 @@ def test_a_stall_doubles_the_patience_and_fades() -> None:
     assert not watch.note_stall(110.0), "that was no stall"
 
 
-def calling(policy: Policy, seed: int = 0) -> World:
-    """A call at 50 packets a second both ways, by a policy with thresholds; nobody else sends."""
+def calling(policy: Policy, seed: int = 0, late: float = 0.0) -> World:
+    """A call at 50 packets a second both ways, by a policy with thresholds; nobody else sends.
+
+    `late`: seconds until PAFT hears of what the kernel has forwarded.
+    """
     world = World(seed)
     for link in world.host.links.values():
         link.delay = 0.001
@@ -238,7 +241,7 @@ def calling(policy: Policy, seed: int = 0) -> World:
 
     def send() -> None:
         world.host.send(flow)
-        world.host.paft.flows[flow.packed()].last_seen = world.now
+        world.host.paft.flows[flow.packed()].last_seen = world.now - late
         world.send_down(flow)
         world.after(0.02, send)
 
@@ -295,6 +298,12 @@ def test_a_call_in_a_black_hole_goes_by_another_network_as_soon_as_ever_and_move
 )
 def test_who_has_no_second_network_or_no_thresholds_is_not_kept_waiting(policy: Policy) -> None:
     world = calling(policy)
+    world.host.links[NET0].is_black_hole = True
+    assert world.until(lambda: world.host.network_of(CALL) != NET0, 1) <= 0.26
+
+
+def test_who_speaks_again_after_long_is_not_kept_waiting_for_the_counts_of_the_kernel() -> None:
+    world = calling(Policy("list", networks=(NET0, NET1)), late=15.0)
     world.host.links[NET0].is_black_hole = True
     assert world.until(lambda: world.host.network_of(CALL) != NET0, 1) <= 0.26
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_address
 from random import Random
 
@@ -34,8 +35,10 @@ class Forwarder:
         self.seen = seen
         self.watched: list[tuple[bytes, Tunnel | None]] = []
 
-    def watch(self, entry: FlowEntry, target: Tunnel | None, old: Tunnel | None, now: float) -> None:
-        self.watched.append((entry.key, target))
+    def watch(
+        self, entries: Sequence[FlowEntry], target: Tunnel | None, old: Tunnel | None, now: float
+    ) -> None:
+        self.watched += [(entry.key, target) for entry in entries]
 
     def look_at(self, entry: FlowEntry) -> Seen | None:
         return self.seen

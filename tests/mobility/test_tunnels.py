@@ -10,6 +10,7 @@ from mobility_world import World, associated, misbehave
 
 from upmt_nf.mobility.host_events import PathFailed, PathNarrowed
 from upmt_nf.mobility.host_tunnel import HostTunnel
+from upmt_nf.mobility.silence import LEAST_TIMEOUT
 from upmt_nf.mobility.tunnel_keys import LEAST_MTU
 from upmt_nf.mobility.tunnel_states import AskSetup, SendProbe, TunnelState
 from upmt_nf.model.identity import DEFAULT_APPLICATION, NetworkName
@@ -308,6 +309,21 @@ def test_a_narrow_path_narrows_its_tunnel_but_not_below_reason() -> None:
 
 
 # --- the machine alone ---
+
+
+@pytest.mark.parametrize("setup", [0.001, 0.05, 0.5])
+def test_the_work_of_a_setup_is_no_part_of_the_round_trip_once_a_probe_was_answered(setup: float) -> None:
+    """Keys are agreed in it: who waits for such an answer on a silent path would wait several times too long."""
+    tunnel = HostTunnel(NET0, 1, INTERVAL, 10.0, Random(0))
+    tunnel.appear(0.0)
+    tunnel.handle_timeout(0.0)
+    tunnel.accept(setup, setup)
+    assert tunnel.rtt == setup
+    (probe,) = tunnel.handle_timeout(setup)
+    assert isinstance(probe, SendProbe)
+    tunnel.answer(probe.sequence, setup + 0.002)
+    assert tunnel.rtt == pytest.approx(0.002)
+    assert tunnel.quick_timeout == LEAST_TIMEOUT
 
 
 @given(

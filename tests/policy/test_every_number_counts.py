@@ -135,8 +135,8 @@ def usual_outcome(name: str, networks: tuple[NetworkFacts, ...], place: int) -> 
 def differs(name: str, other: Policy) -> bool:
     return any(
         usual_outcome(name, networks, place) != outcome(course, networks, other)
-        for networks in (FREE, PAID)
         for place, course in enumerate(traces_around(name))
+        for networks in (FREE, PAID)
     )
 
 

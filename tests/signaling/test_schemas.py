@@ -82,6 +82,24 @@ def test_schema_and_reader_agree_about_any_json(value: Any) -> None:
 
 
 HANDOVER = {"mType": "HandoverRequest", "match": {"syntax": "flows", "match": []}}
+PACKED: tuple[dict[str, Any], ...] = (
+    {},
+    {"source": "1.2.3.4", "match": ""},
+    {"source": "1.2.3.4", "match": "EQUAAAEH0Au4"},
+    {"source": "1.2.3.4", "match": "EQUAAAEH0Au4\n"},
+    {"source": "1.2.3.4", "match": "EQUAAAEH0Au"},
+    {"source": "1.2.3.4", "match": "EQUAAAEH0Au="},
+    {"source": "1.2.3.4", "match": "EQUAAAEH0Au-"},
+    {"source": "1.2.3.4", "match": 28 * "A"},
+    {"source": "2001:db8::1", "match": 28 * "A"},
+    {"source": "2001:db8::1", "match": 12 * "A"},
+    {"source": "1.2.3", "match": ""},
+    {"source": "1.2.3.4", "match": None},
+    *(
+        {"source": "1.2.3.4", "match": "", "applications": numbers}
+        for numbers in ([], [0, 4095, 0], [4096], [-1], ["1"], [True], 5, None)
+    ),
+)
 FLOW = ["udp", "1.2.3.4", 1, "5.6.7.8", 2]
 
 
@@ -110,6 +128,7 @@ FLOW = ["udp", "1.2.3.4", 1, "5.6.7.8", 2]
             )
             for wrong in wrongs
         ),
+        *({"match": {"syntax": "packed", **packed}} for packed in PACKED),
         {"pairs": [{"match": "any"}], "match": "nonsense", "tunnelID": "nonsense"},
         {"pairs": "any"},
         {"pairs": []},

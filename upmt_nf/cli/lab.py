@@ -136,7 +136,7 @@ def status(
 
 @lab_app.command()
 def demo() -> None:
-    """See a download and a voice stream change networks while they run; ends with 1 if anything breaks."""
+    """See a video call move from Wi-Fi to LTE while a backup stays and waits; ends with 1 if anything breaks."""
     _need_root()
     from upmt_nf.lab.demo import Demo
 
@@ -153,20 +153,22 @@ def _need_root() -> None:
 
 def _print_result(result: DemoResult) -> None:
     same = result.sha256_served == result.sha256_fetched
-    typer.echo(f"\nDownload: {result.size} bytes, SHA-256 {'equal' if same else 'DIFFERENT'}")
+    typer.echo(f"\nBackup: {result.size} bytes, SHA-256 {'equal' if same else 'DIFFERENT'}")
     typer.echo(f"  served  {result.sha256_served}\n  fetched {result.sha256_fetched}\n")
-    typer.echo("Voice, 50 packets/s there and back:")
+    typer.echo("Call, 50 packets/s there and back:")
     rows = [
-        {"event": name, **{key: getattr(stretch, key) for key in _VOICE.values() if key != "event"}}
-        for name, stretch in result.voice.items()
+        {"event": name, **{key: getattr(stretch, key) for key in _CALL.values() if key != "event"}}
+        for name, stretch in result.call.items()
     ]
-    print_table(None, _VOICE, rows)
+    print_table(None, _CALL, rows)
+    if any(row["reordered"] for row in rows):
+        typer.echo("(Reordered: what goes by LTE overtakes what is still on the slow Wi-Fi.)")
     typer.echo(
         "\nBytes of each application by network, as its flows counted them, and all bytes on the wire:"
     )
     networks = list(result.carried)
     usage = [{"what": application, **by_network} for application, by_network in result.usage.items()]
-    usage.append({"what": "interface", **result.carried})
+    usage.append({"what": "on the wire", **result.carried})
     print_table(None, {"": "what", **{network.upper(): network for network in networks}}, usage)
     for failure in result.failures:
         typer.echo(f"NOT SO: {failure}")
@@ -174,8 +176,8 @@ def _print_result(result: DemoResult) -> None:
         typer.echo("\nAll of it is so: nothing broke.")
 
 
-_VOICE = {
-    "AROUND": "event",
+_CALL = {
+    "WHILE": "event",
     "SENT": "sent",
     "LOST": "lost",
     "DOUBLED": "duplicated",

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from upmt_nf.daemon.doomed import Doomed
 from upmt_nf.daemon.flow_sweep import FlowSweep
 from upmt_nf.daemon.tunnel_counts import TunnelCounts
 from upmt_nf.datapath.arrivals import Seen
@@ -19,6 +20,7 @@ from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.fast_layout import (
     ANY_SOCKET,
     EVENTS,
+    MOST_CHANGES,
     NUMBER,
     TUNNEL,
     ApplicationRow,
@@ -29,13 +31,14 @@ from upmt_nf.datapath.fast_layout import (
     flow_bytes,
     flow_key,
     tunnel_row,
+    watch_change,
 )
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.linux.fast_programs import FastPrograms
 from upmt_nf.linux.libbpf import BpfMap, Hook
 from upmt_nf.model.errors import KernelError, UpmtError
-from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
+from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress, owner_of
 from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, TunnelId
 
 log = logging.getLogger(__name__)
@@ -93,8 +96,8 @@ class FastPlane:
         self._grace = grace
         self._permits = permits
         self._unwritten: dict[FlowBytes, FlowEntry] = {}
-        self._doomed_flows: dict[FlowBytes, float] = {}
-        self._doomed_tunnels: dict[TunnelId, tuple[Tunnel, float]] = {}
+        self._doomed_flows: Doomed[FlowBytes] = Doomed()
+        self._doomed_tunnels: Doomed[TunnelId] = Doomed()
         self._adopting_until = self._tunnels_until = self._tunnels_longest = 0.0
         self._steered: dict[int, int] = {}
         self._held: dict[int, tuple[int, float]] = {}
@@ -114,8 +117,9 @@ class FastPlane:
         self._rows: dict[TunnelId, TunnelRow] = {}
         self._claims: dict[bytes, list[TunnelId]] = {}
         """Whose each end is, the newest last: a NAT may give one to another host before the old tunnel has expired."""
-        self._tunnel_counts = TunnelCounts(self._counts, paft.tunnels, self._heard_as, loop.time)
+        self._tunnel_counts = TunnelCounts(self._counts, paft.tunnels, paft.hear, self._heard_as, loop.time)
         self._changing: dict[TunnelId, None] = {}
+        self._ending: Iterator[None] = iter(())
         self._unattached: dict[str, str] = {}
         self.counters = Counters()
         self._sweep = FlowSweep(
@@ -243,25 +247,28 @@ class FastPlane:
             row = row._replace(tunnel=self._tunnel_in_grace(known))
         self._change(key, row)
 
-    def _change(self, key: bytes, row: FlowRow, *, begins_watch: bool = False) -> None:
+    def _change(self, key: bytes, row: FlowRow) -> None:
         """In place: no count is lost, and the socket that the kernel knows it by stays."""
+        self._change_all(row.as_change(key))
+
+    def _change_all(self, changes: bytes) -> None:
         try:
-            self.programs.change_flow(row.as_change(key, begins_watch=begins_watch))
+            self.programs.change_flows(changes)
         except KernelError as reason:
             log.debug("%s", reason)
             self.counters.add("fast_write_failures")
 
-    def watch(self, entry: FlowEntry, target: Tunnel | None, old: Tunnel | None, now: float) -> None:
+    def watch(
+        self, entries: Sequence[FlowEntry], target: Tunnel | None, old: Tunnel | None, now: float
+    ) -> None:
         """See `Mirror`."""
-        if (key := flow_key(entry.key)) is None or (packed := self._flows.lookup(key)) is None:
-            return
         if old is not None:
             self.count_tunnels([old])
-        row = FlowRow.unpacked(packed)._replace(
-            watched=target.id if target is not None else 0,
-            last_arrival=self._told_as(now if old is None else old.heard),
-        )
-        self._change(key, row, begins_watch=target is not None)
+        since = self._told_as(now if old is None else old.heard)
+        keys = [key for entry in entries if (key := flow_key(entry.key)) is not None]
+        changes = [watch_change(key, target.id if target is not None else 0, since) for key in keys]
+        for at in range(0, len(changes), MOST_CHANGES):
+            self._change_all(b"".join(changes[at : at + MOST_CHANGES]))
 
     def _told_as(self, seconds: float) -> int:
         """A time of ours as the programs' clock has it."""
@@ -288,7 +295,7 @@ class FastPlane:
     def flow_forgotten(self, key: FlowBytes) -> None:
         """See `Mirror`."""
         if len(self._paft.flows) + len(self._doomed_flows) < self._flows.max_entries and self._grace:
-            self._doomed_flows[key] = self._loop.time() + self._grace
+            self._doomed_flows.add(key, owner_of(key), self._loop.time() + self._grace)
         elif (packed := flow_key(key)) is not None:
             self._flows.delete(packed)
 
@@ -368,28 +375,28 @@ class FastPlane:
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """See `Mirror`."""
         if self._grace:
-            self._doomed_tunnels[tunnel.id] = tunnel, self._loop.time() + self._grace
+            self._doomed_tunnels.add(tunnel.id, tunnel.owner_packed, self._loop.time() + self._grace)
         else:
-            self._end_tunnel(tunnel)
+            self._end_tunnel(tunnel.id)
 
     def forget_owner(self, owner: IPAddress) -> None:
         """Somebody else may get this virtual address: no grace."""
-        for key in [key for key in self._doomed_flows if key[1:5] == owner.packed]:
+        for key in self._doomed_flows.of(owner.packed):
             self._end_flow(key)
-        for tunnel, _ in [each for each in self._doomed_tunnels.values() if each[0].owner == owner]:
-            self._end_tunnel(tunnel)
+        for id in self._doomed_tunnels.of(owner.packed):
+            self._end_tunnel(id)
 
     def _end_flow(self, key: FlowBytes) -> None:
-        self._doomed_flows.pop(key, None)
+        self._doomed_flows.discard(key)
         if key not in self._paft.flows and (packed := flow_key(key)) is not None:
             self._flows.delete(packed)
 
-    def _end_tunnel(self, tunnel: Tunnel) -> None:
-        self._doomed_tunnels.pop(tunnel.id, None)
-        if tunnel.id in self._paft.tunnels:
+    def _end_tunnel(self, id: TunnelId) -> None:
+        self._doomed_tunnels.discard(id)
+        if id in self._paft.tunnels:
             return
-        self._forget_row(tunnel.id)
-        self._tunnel_counts.give_back(tunnel.id)
+        self._forget_row(id)
+        self._tunnel_counts.give_back(id)
 
     def refresh(self, tunnels: Iterable[Tunnel]) -> None:
         """Look at these tunnels again."""
@@ -458,15 +465,17 @@ class FastPlane:
                     self._changing[id] = None
         self._tunnel_counts.count_some()
         now = self._loop.time()
-        for key in [key for key, when in islice(self._doomed_flows.items(), _ENDED_PER_TICK) if when <= now]:
+        for key in self._doomed_flows.due(now, _ENDED_PER_TICK):
             self._end_flow(key)
-        for tunnel in [tunnel for tunnel, when in self._doomed_tunnels.values() if when <= now]:
-            self._end_tunnel(tunnel)
+        for id in self._doomed_tunnels.due(now, _ENDED_PER_TICK):
+            self._end_tunnel(id)
+        next(self._ending, None)
         self.settle()
         if self._adopting_until and self._adopting_until <= now:
             self._end_adoption()
         if self._tunnels_until and self._tunnels_until <= now:
-            self._end_adopted_tunnels()
+            self._tunnels_until = 0.0
+            self._ending = self._end_adopted_tunnels()
 
     # --- what an earlier daemon left ---
 
@@ -521,12 +530,13 @@ class FastPlane:
         for application in self._paft.applications:
             self._paft.tell_mirror(application)
 
-    def _end_adopted_tunnels(self) -> None:
-        """Those that have not come back, with what went by them."""
-        self._tunnels_until = 0.0
+    def _end_adopted_tunnels(self) -> Iterator[None]:
+        """Those that have not come back, with what went by them: some thousand each time, as packets wait meanwhile."""
         for table, is_known in ((self._tunnels, self._is_known), (self._ends, self._leads_to_known)):
-            for key, _ in [row for part in table.items() for row in part if not is_known(*row)]:
-                table.delete(key)
+            for part in table.items():
+                for key, _ in [row for row in part if not is_known(*row)]:
+                    table.delete(key)
+                yield
 
     def _is_known(self, number: bytes, _: bytes) -> bool:
         id = TunnelId(NUMBER.unpack(number)[0])

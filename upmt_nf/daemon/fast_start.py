@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from socket import if_nametoindex
 from typing import TYPE_CHECKING
 
 from upmt_nf.daemon.admission import Admission
+from upmt_nf.daemon.applications import Applications
 from upmt_nf.daemon.fast_plane import FastPlane, Near
 from upmt_nf.datapath import fast_layout
 from upmt_nf.datapath.fast_layout import NamedRow
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.linux.admission_program import AdmissionProgram
 from upmt_nf.linux.fast_programs import FastPrograms
-from upmt_nf.linux.libbpf import Hook
+from upmt_nf.linux.libbpf import BpfMap, Hook
 from upmt_nf.mobility.named_applications import MOST as MOST_NAMED
 from upmt_nf.model.errors import FacilityError, UpmtError
 from upmt_nf.model.flow import Endpoint, FlowBytes
@@ -44,7 +45,12 @@ def host_fast_plane(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Fast
 
     flows = daemon.config.mobile_host.max_flows
     programs = FastPrograms(daemon.kernel.journal, "host", flows=flows, tunnels=4 * MAX_NETWORKS)
-    numbers = _names_before(programs, daemon) if programs.took_over else {}
+    numbers: dict[int, ApplicationId] = {}
+    if programs.took_over:
+        networks = {"any", *(section.name for section in daemon.config.network)}
+        numbers, daemon.networks_before = names_before(
+            programs.maps, daemon.applications, networks, daemon.config.default_networks
+        )
 
     def adopted_as(number: int) -> ApplicationId:
         return numbers.get(number, DEFAULT_APPLICATION_ID)
@@ -71,26 +77,39 @@ def host_admission(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Admis
     return made
 
 
-def _names_before(programs: FastPrograms, daemon: HostDaemon) -> dict[int, ApplicationId]:
-    """What the numbers of an earlier daemon's applications are now; those named at run time are named again."""
-    found: dict[int, ApplicationId] = {}
-    networks = {"any", *(section.name for section in daemon.config.network)}
-    applications = daemon.applications
-    for key, packed in sorted(row for part in programs.maps["names"].items() for row in part):
+def names_before(
+    maps: Mapping[str, BpfMap], applications: Applications, networks: Collection[str], default: Sequence[str]
+) -> tuple[dict[int, ApplicationId], dict[ApplicationName, tuple[str, ...]]]:
+    """What the numbers of an earlier daemon's applications are now, and the lists of those that were named at run time.
+
+    Those are named again, unless nothing of them is left: no flow, and a list that is everybody's. Whoever was declared
+    and taken back since is such a one.
+    """
+    numbers: dict[int, ApplicationId] = {}
+    lists: dict[ApplicationName, tuple[str, ...]] = {}
+    with_flows: set[int] | None = None
+    for key, packed in sorted(row for part in maps["names"].items() for row in part):
         if (row := NamedRow.unpacked(packed)) is None:
             continue
-        name = ApplicationName(row.name)
+        name, number = ApplicationName(row.name), fast_layout.NUMBER.unpack(key)[0]
+        known = tuple(each for each in row.networks if each in networks)
         if name not in applications.by_name and not row.is_declared:
+            if known in ((), tuple(default)):
+                if with_flows is None:
+                    rows = (value for part in maps["flows"].items() for _, value in part)
+                    with_flows = {fast_layout.FlowRow.unpacked(value).application for value in rows}
+                if number not in with_flows:
+                    continue
             try:
                 applications.define(name)
             except UpmtError as reason:
                 log.warning("an application of an earlier daemon is not known any more: %s", reason)
                 continue
-        if not row.is_declared and (known := tuple(each for each in row.networks if each in networks)):
-            daemon.networks_before[name] = known
+        if not row.is_declared and known:
+            lists[name] = known
         if name in applications.by_name:
-            found[fast_layout.NUMBER.unpack(key)[0]] = applications.by_name[name].id
-    return found
+            numbers[number] = applications.by_name[name].id
+    return numbers, lists
 
 
 def anchor_fast_plane(loop: asyncio.AbstractEventLoop, daemon: AnchorDaemon) -> FastPlane:

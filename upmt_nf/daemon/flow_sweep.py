@@ -31,6 +31,9 @@ ROUND = 0.5
 """Seconds between the beginnings of two rounds: nothing waits for the flows' counts but people, who ask."""
 _PAUSE, _PAUSE_WHEN_URGENT = 0.02, 0.005
 """Seconds between two parts."""
+_REST, _REST_WHEN_URGENT = 100.0, 20.0
+"""From the beginning of one round to that of the next so many times what the round took: of very many flows, too, the
+sweep is no more than a hundredth, or a twentieth, of what a core does."""
 _PART_SECONDS = 0.001
 _ROWS = 256
 """Read by one call to the kernel."""
@@ -69,7 +72,8 @@ class FlowSweep:
         self._back = back
         self.let_in: Callable[[FlowBytes, FlowRow], None] = lambda key, row: None
         self._parts: Iterator[tuple[bytes, bytes]] = iter(())
-        self._next_round = self._began = 0.0
+        self._began = self._spent = 0.0
+        """When this round began, and how long it has taken so far (seconds)."""
         self._rounds = self._since = 0
         self._timer = loop.call_later(_PAUSE, self._tick)
 
@@ -81,9 +85,13 @@ class FlowSweep:
         is_urgent = self._is_urgent()
         self._timer = self._loop.call_later(_PAUSE_WHEN_URGENT if is_urgent else _PAUSE, self._tick)
         began = self._loop.time()
+        self._look_on(began, is_urgent=is_urgent)
+        self._spent += self._loop.time() - began
+
+    def _look_on(self, began: float, *, is_urgent: bool) -> None:
         while True:
             if (part := next(self._parts, None)) is None:
-                if began < self._next_round and not is_urgent:
+                if not self._is_due(began, is_urgent=is_urgent):
                     return
                 self._begin_round(began)
                 part = next(self._parts, (b"", b""))
@@ -92,10 +100,15 @@ class FlowSweep:
             if self._loop.time() - began >= _PART_SECONDS or not part[0]:
                 return
 
+    def _is_due(self, now: float, *, is_urgent: bool) -> bool:
+        """Whether the next round may begin."""
+        rest = self._spent * (_REST_WHEN_URGENT if is_urgent else _REST)
+        return now >= self._began + (rest if is_urgent else max(ROUND, rest))
+
     def _begin_round(self, now: float) -> None:
         self._since = 0 if self._rounds % _ROUNDS_TO_ALL == 0 else self._told_as(self._began) - _OVERLAP
         self._rounds += 1
-        self._began, self._next_round = now, now + ROUND
+        self._began, self._spent = now, 0.0
         self._parts = self._flows.parts(_ROWS)
 
     def _changed(self, keys: bytes, rows: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -242,8 +242,8 @@ class HostDaemon:
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
         self.update_rules()
-        loop.add_reader(self._monitor.fileno(), self._look_at_networks)
         self._glancing = Glancing(loop, self.machine, self._before_glance, self._after_glance)
+        loop.add_reader(self._monitor.fileno(), self._hear_of_networks)
         self.repairs = Repairs(loop, self.kernel.drift, self.kernel.repair)
         for anchor, secret in zip(self.config.anchors, self._secrets, strict=True):
             if secret is None:
@@ -349,6 +349,7 @@ class HostDaemon:
 
     def _before_glance(self) -> None:
         for state in self._monitor.carriers_gone():
+            self._glancing.links_changed()
             self.take(self.networks.update(state))
         self._count_tunnels()
 
@@ -410,6 +411,10 @@ class HostDaemon:
                 self.update_rules()
             except UpmtError as reason:
                 log.warning("rules: %s", reason)
+
+    def _hear_of_networks(self) -> None:
+        self._glancing.links_changed()
+        self._look_at_networks()
 
     def _look_at_networks(self) -> None:
         for state in self._monitor.carriers_lost():

@@ -11,6 +11,7 @@ offload           what the kernel left undone on a packet
 segmentation      a large packet -> the packets that it stands for
 coalescing        packets -> a large one, the other way round
 gathering         payloads that one call sends
+bursts            what came together, taken apart again
 fast_layout       what the maps of the fast plane hold: twins of bpf/layout.h
 paft              flow -> application -> tunnel
 owned_flows       flows by virtual address; which one makes room

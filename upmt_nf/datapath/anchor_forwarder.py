@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from upmt_nf.datapath.coalescing import merge, runs
-from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, is_carried, number_of
+from upmt_nf.datapath.bursts import merged, opened, parted
+from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.fair_reassembler import FairReassembler
@@ -40,7 +40,7 @@ from upmt_nf.datapath.protected import tunnel_hint
 from upmt_nf.datapath.reach import Reach
 from upmt_nf.datapath.sending import Sender
 from upmt_nf.datapath.verdict import DROPPED_IN, DROPPED_OUT, Inbound, Outbound, TunnelSignal
-from upmt_nf.model.flow import PORTED, UDP, Endpoint, FlowBytes, IPAddress
+from upmt_nf.model.flow import PORTED, UDP, Endpoint, FlowBytes, IPAddress, owner_of
 from upmt_nf.model.identity import NetworkName, TunnelId
 from upmt_nf.model.names import MEASUREMENT_PORT, SIGNALLING_PORT
 
@@ -103,39 +103,26 @@ class AnchorForwarder:
         """
         tunnel = self._tunnel_at(remote, data) if size < len(data) else None
         if tunnel is None:
-            for at in range(0, len(data), size or 1):
-                yield self._arrived(remote, tos, data[at : at + size], now)
+            for payload in parted(data, size):
+                yield self._arrived(remote, tos, payload, now)
             return
-        packets, inner_size = tunnel.format.decode_all(tunnel, data, size)
-        lost = -(-len(data) // size) - -(-len(packets) // inner_size)
-        if lost:
-            self.counters.add("malformed_inner", lost)
-        if holds_numbered(packets, inner_size):
-            for at in range(0, len(packets), inner_size):
-                piece = packets[at : at + inner_size]
-                if tunnel.format is PLAIN:
-                    yield self._arrived(remote, tos, piece, now)
-                elif not is_carried(piece):
-                    yield self._drop("malformed_inner")
-                else:
-                    yield self._accept(remote, tunnel, tos, piece, now, 1, len(piece))
-            return
-        for run in runs(packets, inner_size):
+        for run in opened(tunnel, data, size, self.counters):
             inner = run.first
             if run.packets == 1 and not is_whole(inner):
-                # Counted as what it is when it comes alone: one that is not even an IP packet belongs to no tunnel.
-                plain = tunnel.format is PLAIN
-                yield self._arrived(remote, tos, inner, now) if plain else self._drop("malformed_inner")
+                if tunnel.format is PLAIN:
+                    # Counted as what it is when it comes alone: what is not even an IP packet belongs to no tunnel.
+                    yield self._arrived(remote, tos, inner, now)
+                elif is_carried(inner):
+                    yield self._accept(remote, tunnel, tos, inner, now, 1, len(inner))
+                else:
+                    yield self._drop("malformed_inner")
             elif source_of(inner) != tunnel.owner_packed:
                 # Two hosts behind one NAT may share an endpoint one after the other: each packet for itself.
-                for at in range(0, len(run.data), run.size):
-                    yield self._arrived(remote, tos, run.data[at : at + run.size], now)
+                for packet in parted(run.data, run.size):
+                    yield self._arrived(remote, tos, packet, now)
             else:
                 verdict = self._accept(remote, tunnel, tos, inner, now, run.packets, len(run.data))
-                if run.packets > 1 and verdict.deliver is not None:
-                    whole, offload = merge(run, verdict.deliver)
-                    verdict = Inbound(deliver=whole, offload=offload)
-                yield verdict
+                yield merged(verdict, run)
 
     def _tunnel_at(self, remote: EndpointBytes, payload: bytes) -> Tunnel | None:
         """The tunnel that a payload from there claims, in the format that was agreed for it."""
@@ -191,7 +178,7 @@ class AnchorForwarder:
             inner = changed
         tunnel.packets_in += packets
         tunnel.bytes_in += size
-        tunnel.heard = now
+        self._paft.hear(tunnel, now)
         self._latest[tunnel.owner_packed] = tunnel.id
         is_overtaken: bool | None = None
         if number is not None:
@@ -249,7 +236,7 @@ class AnchorForwarder:
 
     def _error_from_host(self, inner: bytes, key: bytes, tunnel: Tunnel, now: float) -> Inbound:
         """An ICMP error quotes what it likes: it is forwarded for a flow of its sender's own, and teaches nothing."""
-        if (key[1:5] if len(key) == 13 else key[1:17]) != tunnel.owner_packed:
+        if owner_of(key) != tunnel.owner_packed:
             return self._drop("unfounded_error")
         if (entry := self._paft.flows.get(key)) is not None:
             entry.packets_out += 1

@@ -21,9 +21,11 @@ FLOW: Final = struct.Struct("=IIIIIIQQQQQQQQQIIII")
 FLOW_COUNTS: Final = struct.Struct("=QQQQ")
 FLOW_LAST_SEEN_AT: Final = 32
 FLOW_COUNTS_AT: Final = 40
-"""Where in FLOW packets and bytes out, packets and bytes in begin."""
+"""Where in FLOW its time stands, and where packets and bytes out, packets and bytes in begin."""
 APPLICATION: Final = struct.Struct("=IIQII")
 CHANGE: Final = struct.Struct("=4s4s2s2sB3xIIIIIIQQII")
+_CHANGED: Final = struct.Struct("=IIIIIIQQII")
+"""The same without the key."""
 TUNNEL: Final = struct.Struct("=4s4s2s2s4sIIIIIHBB2sH4s8s64s")
 END: Final = struct.Struct("=4s4s2s2s")
 COUNTS: Final = struct.Struct("=QQQQQ")
@@ -35,6 +37,7 @@ LAYOUT: Final = 3
 APPLICATIONS: Final = MAX_APPLICATION_ID + 1
 NAMED_BYTES: Final = 1024
 MAX_SECRETS: Final = 8
+MOST_CHANGES: Final = 16
 ANY_SOCKET: Final = (1 << 64) - 1
 """In place of a cookie, where no socket has one."""
 FORMAT_AGENT, FORMAT_PLAIN, FORMAT_COOKIE = 0, 1, 2
@@ -96,10 +99,9 @@ class FlowRow(NamedTuple):
         """As the map holds it."""
         return FLOW.pack(*self)
 
-    def as_change(self, key: bytes, *, begins_watch: bool) -> bytes:
+    def as_change(self, key: bytes) -> bytes:
         """What turns the flow of that key into this in place: all but the counts and `last_seen`."""
-        parts = key[:4], key[4:8], key[8:10], key[10:12], key[12]
-        return CHANGE.pack(*parts, *self[:7], self.last_arrival, begins_watch, 0)
+        return key + _CHANGED.pack(*self[:7], 0, 0, 0)
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -189,6 +191,11 @@ class Counts(NamedTuple):
     packets_in: int = 0
     bytes_in: int = 0
     heard: int = 0
+
+
+def watch_change(key: bytes, watched: int, last_arrival: int) -> bytes:
+    """What has the flow of that key looked at as it moves to tunnel `watched` (0: not any more), and nothing else."""
+    return key + _CHANGED.pack(0, 0, 0, watched, 0, 0, 0, last_arrival, watched != 0, 1)
 
 
 def counts_of(row: bytes) -> Counts:

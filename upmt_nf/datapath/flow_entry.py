@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from upmt_nf.datapath.arrivals import Arrivals
 from upmt_nf.datapath.membership import Told
-from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, FlowBytes, FlowKey
+from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, FlowBytes, FlowKey, owner_of
 from upmt_nf.model.identity import ApplicationId
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class FlowEntry:
     @property
     def owner(self) -> bytes:
         """The packed virtual address."""
-        return self.key[1:5] if len(self.key) == 13 else self.key[1:17]
+        return owner_of(self.key)
 
     @property
     def idle_limit(self) -> float:

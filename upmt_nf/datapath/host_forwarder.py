@@ -9,8 +9,8 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from upmt_nf.datapath.admission_layout import Begun
-from upmt_nf.datapath.coalescing import merge, runs
-from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, holds_numbered, is_carried, number_of
+from upmt_nf.datapath.bursts import merged, opened, parted
+from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
 from upmt_nf.datapath.fast_layout import ANY_SOCKET
@@ -390,30 +390,15 @@ class HostForwarder:
             return
         tunnel = self._tunnels.get(network)
         if size >= len(data) or tunnel is None or (tunnel.format is not PLAIN and is_plain(data)):
-            for at in range(0, len(data), size or 1):
-                yield self._arrived(path, tos, data[at : at + size], now)
+            for payload in parted(data, size):
+                yield self._arrived(path, tos, payload, now)
             return
-        packets, inner_size = tunnel.format.decode_all(tunnel, data, size)
-        lost = -(-len(data) // size) - -(-len(packets) // inner_size)
-        if lost:
-            self.counters.add("malformed_inner", lost)
-        if holds_numbered(packets, inner_size):
-            for at in range(0, len(packets), inner_size):
-                piece = packets[at : at + inner_size]
-                if not is_carried(piece):
-                    yield self._drop("malformed_inner")
-                else:
-                    yield self._accept(path, tunnel, tos, piece, now, 1, len(piece))
-            return
-        for run in runs(packets, inner_size):
-            if run.packets == 1 and not is_whole(run.first):
+        for run in opened(tunnel, data, size, self.counters):
+            if run.packets == 1 and not is_carried(run.first):
                 yield self._drop("malformed_inner")
-                continue
-            verdict = self._accept(path, tunnel, tos, run.first, now, run.packets, len(run.data))
-            if run.packets > 1 and verdict.deliver is not None:
-                whole, offload = merge(run, verdict.deliver)
-                verdict = Inbound(deliver=whole, offload=offload)
-            yield verdict
+            else:
+                verdict = self._accept(path, tunnel, tos, run.first, now, run.packets, len(run.data))
+                yield merged(verdict, run)
 
     def _arrived(self, path: Path, tos: int, payload: bytes, now: float) -> Inbound:
         tunnel = self._tunnels.get(path.network)

@@ -7,8 +7,9 @@ packets nor signalling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from math import inf
 from typing import Protocol
 
 from upmt_nf.datapath.arrivals import Seen
@@ -118,8 +119,10 @@ class Mirror(Protocol):
     def tunnel_forgotten(self, tunnel: Tunnel) -> None:
         """It is not in the table any more."""
 
-    def watch(self, entry: FlowEntry, target: Tunnel | None, old: Tunnel | None, now: float) -> None:
-        """It moves: look at how its packets come (`Arrivals`), from when `old` was heard last. No target: no more."""
+    def watch(
+        self, entries: Sequence[FlowEntry], target: Tunnel | None, old: Tunnel | None, now: float
+    ) -> None:
+        """They move: look at how packets come (`Arrivals`), from when `old` was heard last. No target: no more."""
 
     def look_at(self, entry: FlowEntry) -> Seen | None:
         """Bring its counts up to date. None: its packets are not the mirror's."""
@@ -169,6 +172,8 @@ class Paft:
         self.newcomers: dict[bytes, Tunnel] = {}
         """Anchor: where a virtual address (packed) wants the flows that correspondents begin."""
         self.counters = Counters()
+        self._heard: list[Tunnel] = []
+        self._hearing_since = -inf
         self.mirror: Mirror | None = None
         self.left: Callable[[FlowEntry], None] | None = None
         """Is told of each entry that is forgotten, with its counts."""
@@ -212,6 +217,21 @@ class Paft:
         self._enter_remote(tunnel)
         if self.mirror is not None:
             self.mirror.tunnel_changed(tunnel)
+
+    def hear(self, tunnel: Tunnel, when: float) -> None:
+        """Anchor: something came out of a tunnel at `when` (seconds)."""
+        if tunnel.heard < self._hearing_since:
+            self._heard.append(tunnel)
+        if when > tunnel.heard:
+            tunnel.heard = when
+
+    def heard_lately(self, now: float) -> list[Tunnel]:
+        """Anchor: the tunnels that were heard since the last such question, at the first one none; some are over.
+
+        So nobody needs to look at all tunnels for those few that something came out of.
+        """
+        found, self._heard, self._hearing_since = self._heard, [], now
+        return found
 
     def tunnel_from(self, remote: EndpointBytes, owner: bytes) -> Tunnel | None:
         """The newest tunnel of a packed virtual address that leads to an endpoint."""

@@ -6,12 +6,12 @@ import socket
 import struct
 from collections.abc import Iterable
 
+from upmt_nf.linux.netlink import REQUEST, attribute, message
 from upmt_nf.model.flow import FlowBytes, FlowKey
 
 _NETLINK_NETFILTER = 12
 _DELETE = 1 << 8 | 2
 """NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_DELETE (linux/netfilter/nfnetlink_conntrack.h)."""
-_NLM_F_REQUEST = 1
 _NESTED = 1 << 15
 _TUPLE_ORIG, _TUPLE_IP, _TUPLE_PROTO = 1, 1, 2
 _PROTO_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
@@ -45,17 +45,13 @@ class Conntrack:
 def delete_message(flow: FlowKey) -> bytes:
     """The netlink message that takes out the entry of a TCP or UDP flow, seen from who began it."""
     first, second = (1, 2) if flow.source.version == 4 else (3, 4)
-    addresses = _attribute(first, flow.source.packed) + _attribute(second, flow.destination.packed)
+    addresses = attribute(first, flow.source.packed) + attribute(second, flow.destination.packed)
     protocol = (
-        _attribute(_PROTO_NUMBER, bytes((flow.protocol,)))
-        + _attribute(_SOURCE_PORT, flow.source_port.to_bytes(2, "big"))
-        + _attribute(_DESTINATION_PORT, flow.destination_port.to_bytes(2, "big"))
+        attribute(_PROTO_NUMBER, bytes((flow.protocol,)))
+        + attribute(_SOURCE_PORT, flow.source_port.to_bytes(2, "big"))
+        + attribute(_DESTINATION_PORT, flow.destination_port.to_bytes(2, "big"))
     )
-    inside = _attribute(_TUPLE_IP | _NESTED, addresses) + _attribute(_TUPLE_PROTO | _NESTED, protocol)
+    inside = attribute(_TUPLE_IP | _NESTED, addresses) + attribute(_TUPLE_PROTO | _NESTED, protocol)
     family = socket.AF_INET if flow.source.version == 4 else socket.AF_INET6
-    body = struct.pack("!BBH", family, 0, 0) + _attribute(_TUPLE_ORIG | _NESTED, inside)
-    return struct.pack("=IHHII", 16 + len(body), _DELETE, _NLM_F_REQUEST, 0, 0) + body
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+    body = struct.pack("!BBH", family, 0, 0) + attribute(_TUPLE_ORIG | _NESTED, inside)
+    return message(_DELETE, REQUEST, body, sequence=0)

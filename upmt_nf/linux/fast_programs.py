@@ -138,9 +138,12 @@ class FastPrograms:
         attach(index, hook, self._object.program(name), handle=_HANDLE, priority=_PRIORITY)
         self._attached[interface, hook] = index
 
-    def change_flow(self, change: bytes) -> bool:
-        """Change a flow in place (`FlowRow.as_change`); False when there is no such. Raises KernelError."""
-        return run(self._object.program("change_flow"), bytes(_ETHERNET) + change) == 1
+    def change_flows(self, changes: bytes) -> int:
+        """Change flows in place, up to MOST_CHANGES of them (`FlowRow.as_change`, joined); gives how many are there.
+
+        Raises KernelError.
+        """
+        return run(self._object.program("change_flows"), bytes(_ETHERNET) + changes)
 
     def close(self) -> None:
         """Let go of them; what is attached and pinned stays."""
@@ -151,6 +154,10 @@ class FastPrograms:
         pins = base / f"upmt-{namespace_cookie()}" / f"v{fast_layout.LAYOUT}"
         self._journal.note(MapsPinned(str(pins)))
         pins.mkdir(parents=True, exist_ok=True)
+        for other in pins.parent.iterdir():
+            if other != pins:
+                log.warning("maps of another version's layout, %s, are replaced", other.name)
+                remove_pins(str(other))
         return pins
 
     def _mount(self) -> Path:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from upmt_nf.linux.netlink import HEADER, attributes, messages
+from upmt_nf.linux.netlink import asked, attributes
 from upmt_nf.model.errors import KernelError
 from upmt_nf.routing.bystanders import BaseChain
 
@@ -17,8 +16,6 @@ _NETLINK_NETFILTER = 12
 _SUBSYSTEM = 10 << 8
 """NFNL_SUBSYS_NFTABLES."""
 _NEW_CHAIN, _GET_CHAIN, _NEW_GENERATION, _GET_GENERATION = (_SUBSYSTEM | kind for kind in (3, 4, 15, 16))
-_REQUEST, _DUMP = 0x1, 0x300
-_ERROR, _DONE = 2, 3
 _TYPE_BITS = 0x3FFF
 """Without NLA_F_NESTED and NLA_F_NET_BYTEORDER."""
 _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_HOOK, _HOOK_NUMBER, _GENERATION_ID = 1, 3, 4, 1, 1
@@ -43,7 +40,7 @@ class Nftables:
         if self._is_absent and not _MODULE.exists():
             return None
         try:
-            for kind, body in _asked(_GET_GENERATION, _REQUEST):
+            for kind, body in _asked(_GET_GENERATION, is_dump=False):
                 found = dict(attributes(body[_FAMILY_HEADER.size :]))
                 if kind == _NEW_GENERATION and len(number := found.get(_GENERATION_ID, b"")) == _BIG.size:
                     self._is_absent = False
@@ -60,7 +57,7 @@ class Nftables:
         if self.generation() is None:
             return ()
         try:
-            answers = list(_asked(_GET_CHAIN, _REQUEST | _DUMP))
+            answers = list(_asked(_GET_CHAIN, is_dump=True))
         except OSError as reason:
             raise KernelError(f"nftables cannot be asked: {reason.strerror}") from reason
         return tuple(chain for kind, body in answers if kind == _NEW_CHAIN for chain in base_chain(body))
@@ -80,20 +77,9 @@ def _text(found: dict[int, bytes], kind: int) -> str:
     return found.get(kind, b"").rstrip(b"\0").decode(errors="replace")
 
 
-def _asked(kind: int, flags: int) -> Iterator[tuple[int, bytes]]:
-    """Type and body of each message of the answer. Raises OSError, also for what the kernel refuses."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as asking:
-        asking.settimeout(_PATIENCE)
-        asking.bind((0, 0))
-        length = HEADER.size + _FAMILY_HEADER.size
-        asking.send(HEADER.pack(length, kind, flags, 1, 0) + _FAMILY_HEADER.pack(socket.AF_UNSPEC, 0, 0))
-        while True:
-            for answer, body in messages(asking.recv(1 << 17)):
-                if answer == _DONE:
-                    return
-                if answer == _ERROR:
-                    code = -struct.unpack_from("=i", body)[0]
-                    raise OSError(code, os.strerror(code))
-                yield answer, body
-            if not flags & _DUMP:
-                return
+def _asked(kind: int, *, is_dump: bool) -> Iterator[tuple[int, bytes]]:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as kernel:
+        kernel.settimeout(_PATIENCE)
+        kernel.bind((0, 0))
+        family = _FAMILY_HEADER.pack(socket.AF_UNSPEC, 0, 0)
+        yield from asked(kernel, kind, family, is_dump=is_dump)

@@ -6,10 +6,10 @@ An interface that is no radio, or a kernel without any, has no signal: None, nev
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,14 @@ _ATTR_IFINDEX, _ATTR_STA_INFO = 3, 21
 _INFO_SIGNAL, _INFO_TX_BITRATE = 7, 8
 _RATE_BITRATE, _RATE_BITRATE32 = 1, 5
 """In steps of 100 kbit/s; the second has room for more."""
-_REQUEST, _DUMP = 0x1, 0x300
-_ERROR, _DONE = 2, 3
 _GENERIC = struct.Struct("=BBH")
 """struct genlmsghdr: command, version, reserved."""
 _PATIENCE = 0.2
 _TYPE_MASK = 0x3FFF
 """Of an attribute, without the flags for nested ones and byte order."""
+_NUMBER = struct.Struct("=I")
+Answer = Iterable[tuple[int, bytes]]
+"""Type and body of each message."""
 WIRELESS = Path("/proc/net/wireless")
 
 
@@ -47,17 +48,21 @@ def radio_signal(interface: str) -> RadioSignal | None:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_GENERIC) as kernel:
             kernel.settimeout(_PATIENCE)
             kernel.bind((0, 0))
-            answer = _asked(kernel, _family_question(), is_dump=False)
-            if (family := family_in(answer)) is not None:
-                return signal_in(_asked(kernel, _station_question(family, index), is_dump=True), family)
+            name = netlink.attribute(_ATTR_FAMILY_NAME, b"nl80211\0")
+            question = _GENERIC.pack(_GETFAMILY, 1, 0) + name
+            if (family := family_in(netlink.asked(kernel, _GENL_ID_CTRL, question))) is not None:
+                question = _GENERIC.pack(_GET_STATION, 0, 0) + netlink.attribute(
+                    _ATTR_IFINDEX, _NUMBER.pack(index)
+                )
+                return signal_in(netlink.asked(kernel, family, question, is_dump=True), family)
     with contextlib.suppress(OSError):
         return signal_in_table(WIRELESS.read_text(encoding="ascii", errors="replace"), interface)
     return None
 
 
-def family_in(answer: bytes) -> int | None:
+def family_in(answer: Answer) -> int | None:
     """The number of nl80211 in an answer of the generic netlink controller; None when it has none."""
-    for kind, body in netlink.messages(answer):
+    for kind, body in answer:
         if kind == _GENL_ID_CTRL:
             for name, value in netlink.attributes(body[_GENERIC.size :]):
                 if name & _TYPE_MASK == _ATTR_FAMILY_ID and len(value) >= 2:
@@ -65,9 +70,9 @@ def family_in(answer: bytes) -> int | None:
     return None
 
 
-def signal_in(answer: bytes, family: int) -> RadioSignal | None:
+def signal_in(answer: Answer, family: int) -> RadioSignal | None:
     """The signal in the stations that nl80211 lists: at a client there is one, its access point. Never raises."""
-    for kind, body in netlink.messages(answer):
+    for kind, body in answer:
         if kind != family or len(body) < _GENERIC.size or body[0] != _NEW_STATION:
             continue
         for name, value in netlink.attributes(body[_GENERIC.size :]):
@@ -99,30 +104,3 @@ def _bitrate(value: bytes) -> int | None:
         if len(found := rates.get(key, b"")) >= size:
             return 100_000 * int.from_bytes(found[:size], sys.byteorder)
     return None
-
-
-def _message(kind: int, flags: int, body: bytes) -> bytes:
-    return netlink.HEADER.pack(netlink.HEADER.size + len(body), kind, flags, os.getpid(), 0) + body
-
-
-def _family_question() -> bytes:
-    name = b"nl80211\0"
-    attribute = struct.pack("=HH", 4 + len(name), _ATTR_FAMILY_NAME) + name
-    return _message(_GENL_ID_CTRL, _REQUEST, _GENERIC.pack(_GETFAMILY, 1, 0) + attribute)
-
-
-def _station_question(family: int, index: int) -> bytes:
-    attribute = struct.pack("=HHI", 8, _ATTR_IFINDEX, index)
-    return _message(family, _REQUEST | _DUMP, _GENERIC.pack(_GET_STATION, 0, 0) + attribute)
-
-
-def _asked(kernel: socket.socket, question: bytes, *, is_dump: bool) -> bytes:
-    """All that the kernel answers. Raises OSError, also for a time that is over."""
-    kernel.send(question)
-    answer = b""
-    while True:
-        part = kernel.recv(65536)
-        answer += part
-        kinds = {kind for kind, _ in netlink.messages(part)}
-        if not is_dump or kinds & {_ERROR, _DONE} or len(answer) > 1 << 20:
-            return answer

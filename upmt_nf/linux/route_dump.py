@@ -9,18 +9,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
-from upmt_nf.linux.netlink import HEADER, attributes, messages
+from upmt_nf.linux.netlink import asked, attributes
 from upmt_nf.model.errors import KernelError
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.names import ROUTE_PROTOCOL
 from upmt_nf.routing.plan import Kind, RouteSpec
 
 _RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
-_NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _SOL_NETLINK, _GET_STRICT_CHK = 270, 12
 _ROUTE = struct.Struct("=BBBBBBBBI")
 """Family, lengths of destination and source, TOS, table, protocol, scope, type, flags."""
@@ -38,31 +35,19 @@ IPV6_METRIC = 1024
 
 def our_routes(version: int, interfaces: dict[int, str]) -> list[RouteSpec]:
     """Ours of one address family. `interfaces`: names by index. Raises KernelError."""
-    request = HEADER.pack(
-        HEADER.size + _ROUTE.size, _RTM_GETROUTE, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0
-    ) + _ROUTE.pack(FAMILIES[version], 0, 0, 0, 0, ROUTE_PROTOCOL, 0, 0, 0)
+    wanted = _ROUTE.pack(FAMILIES[version], 0, 0, 0, 0, ROUTE_PROTOCOL, 0, 0, 0)
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as kernel:
             with contextlib.suppress(OSError):
                 kernel.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
             kernel.settimeout(10.0)
-            kernel.send(request)
-            return [_route_of(body, version, interfaces) for body in _answers(kernel)]
+            return [
+                _route_of(body, version, interfaces)
+                for kind, body in asked(kernel, _RTM_GETROUTE, wanted, is_dump=True)
+                if kind == _RTM_NEWROUTE and body[5] == ROUTE_PROTOCOL
+            ]
     except OSError as reason:
         raise KernelError(f"the routes of IPv{version} cannot be read: {reason}") from reason
-
-
-def _answers(kernel: socket.socket) -> Iterator[bytes]:
-    """The bodies of the messages about routes of ours."""
-    while True:
-        for kind, body in messages(kernel.recv(1 << 17)):
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                (number,) = struct.unpack_from("=i", body)
-                raise OSError(-number, "refused by the kernel")
-            if kind == _RTM_NEWROUTE and body[5] == ROUTE_PROTOCOL:
-                yield body
 
 
 def _route_of(body: bytes, version: int, interfaces: dict[int, str]) -> RouteSpec:

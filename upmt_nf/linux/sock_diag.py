@@ -6,17 +6,16 @@ the way of every first packet.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from dataclasses import dataclass, field, replace
 
-from upmt_nf.linux.netlink import HEADER
+from upmt_nf.linux.netlink import asked
 from upmt_nf.model.flow import ICMP, ICMPV6, TCP, UDP, FlowKey
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
-_NLM_F_REQUEST, _NLM_F_DUMP = 1, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST = struct.Struct("=BBBBI")
 _SOCKET_ID = struct.Struct("!HH16s16s")
 _SOCKET_ID_TAIL = struct.Struct("=III")
@@ -64,7 +63,7 @@ class SockDiag:
         else:
             ports = (flow.source_port, flow.destination_port, source, destination)
         identity = _SOCKET_ID.pack(*ports) + _SOCKET_ID_TAIL.pack(0, _NO_COOKIE, _NO_COOKIE)
-        for answer in self._ask(flow, flow.protocol, identity, dump=False):
+        for answer in self._ask(flow, flow.protocol, identity, is_dump=False):
             return answer[1]
         return None
 
@@ -77,7 +76,7 @@ class SockDiag:
         own = _padded(flow.source.packed)
         found = [
             (address, facts)
-            for (port, address), facts in self._ask(flow, flow.protocol, identity, dump=True)
+            for (port, address), facts in self._ask(flow, flow.protocol, identity, is_dump=True)
             if port == flow.source_port and address in (bytes(16), own)
         ]
         # `max` gives the first of equals.
@@ -105,38 +104,24 @@ class SockDiag:
         return None
 
     def _ask(
-        self, flow: FlowKey, protocol: int, identity: bytes, *, dump: bool
+        self, flow: FlowKey, protocol: int, identity: bytes, *, is_dump: bool
     ) -> list[tuple[tuple[int, bytes], SocketFacts]]:
+        """Local port and address of each socket that the kernel tells of, and the socket."""
         family = socket.AF_INET if flow.source.version == 4 else socket.AF_INET6
         self._sequence += 1
         body = _REQUEST.pack(family, protocol, 0, 0, _ALL_STATES) + identity
-        flags = _NLM_F_REQUEST | (_NLM_F_DUMP if dump else 0)
-        header = HEADER.pack(HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0)
         found: list[tuple[tuple[int, bytes], SocketFacts]] = []
-        try:
-            self._socket.send(header + body)
-            while True:
-                data = self._socket.recv(1 << 16)
-                if self._read(data, found) or not dump:
-                    return found
-        except OSError:
-            return found
-
-    def _read(self, data: bytes, found: list[tuple[tuple[int, bytes], SocketFacts]]) -> bool:
-        """Take the messages of one datagram; whether it was the last one."""
-        place = 0
-        while place + HEADER.size <= len(data):
-            length, kind, _, sequence, _ = HEADER.unpack_from(data, place)
-            if kind in (_NLMSG_DONE, _NLMSG_ERROR) and sequence == self._sequence:
-                return True
-            if kind == _SOCK_DIAG_BY_FAMILY and sequence == self._sequence:
-                # inet_diag_msg: family, state, timer, retransmissions (4), socket id (48), then five words.
-                port, _, source, _ = _SOCKET_ID.unpack_from(data, place + 20)
-                _, low, high = _SOCKET_ID_TAIL.unpack_from(data, place + 56)
-                _, _, _, uid, inode = _MESSAGE_TAIL.unpack_from(data, place + 68)
-                found.append(((port, source), SocketFacts(inode, uid, high << 32 | low)))
-            place += max(length + 3 & ~3, HEADER.size)
-        return False
+        with contextlib.suppress(OSError):
+            for kind, told in asked(
+                self._socket, _SOCK_DIAG_BY_FAMILY, body, is_dump=is_dump, sequence=self._sequence
+            ):
+                if kind == _SOCK_DIAG_BY_FAMILY:
+                    # inet_diag_msg: family, state, timer, retransmissions (4), socket id (48), then five words.
+                    port, _, source, _ = _SOCKET_ID.unpack_from(told, 4)
+                    _, low, high = _SOCKET_ID_TAIL.unpack_from(told, 40)
+                    _, _, _, uid, inode = _MESSAGE_TAIL.unpack_from(told, 52)
+                    found.append(((port, source), SocketFacts(inode, uid, high << 32 | low)))
+        return found
 
 
 def _listed(path: str) -> list[tuple[int, int, int]]:

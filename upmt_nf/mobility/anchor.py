@@ -413,6 +413,7 @@ class Anchor:
             None if body.format == PLAIN.name else bytes(16),
             copies=True,
             knows_applications=True,
+            reads_packed=True,
         )
         room = self._room(request, longest, body.handover, inner)
         if len(body.handover) > (most := most_pairs(room)):
@@ -433,6 +434,7 @@ class Anchor:
             salt,
             copies=True,
             knows_applications=True,
+            reads_packed=True,
         )
         return self._yes(request, encode(answer))
 

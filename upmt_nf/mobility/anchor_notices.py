@@ -10,6 +10,7 @@ to the next one. A host answers every copy; the anchor stops at the first answer
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from dataclasses import dataclass
 from random import Random
@@ -47,6 +48,9 @@ REPEAT_AFTER = 60.0
 """Seconds until a host is told again of a tunnel that is still silent."""
 MOST_LOOKS, LOOK_PAUSE = 2000, 0.05
 """Tunnels that are looked at in one go, some 5 ms, and seconds until the next ones: packets wait meanwhile."""
+ANSWERING = 3.0
+"""Seconds after a tunnel was heard in which what goes out by it may be the answer, or be counted late."""
+_LEAST_SILENCES = 64
 MOST_AT_A_TIME = 256
 """Notices of silent tunnels on their way: when a whole network fails, the others follow."""
 
@@ -72,22 +76,27 @@ class _Told:
     body: bytes
     key: bytes | None
     ends: deque[AnchorPath]
-    retry_at: float
     patience: float
     tries: int = 1
+    retry_at: float = 0.0
 
 
 @dataclass(slots=True)
 class _Silence:
-    """A tunnel when it was heard last, and how much had gone out by it until then (packets).
+    """A tunnel that its host was told of, at `told_at`; it was heard last at `heard` then (seconds).
 
     `patience` grows with each alarm that was false, as of a tunnel that carries downlink only.
     """
 
-    heard: float
-    packets_out: int
+    heard: float = 0.0
     told_at: float | None = None
     patience: float = 1.0
+
+    def end(self, heard: float) -> None:
+        """It was heard last at `heard`: an alarm before that was false."""
+        if self.told_at is not None and heard != self.heard:
+            self.patience = min(MOST_PATIENCE, 2 * self.patience)
+            self.told_at = None
 
 
 class AnchorNotices:
@@ -110,7 +119,12 @@ class AnchorNotices:
         self._random = random
         self._unheard_after = settings.unheard_after
         self._told: dict[TransactionKey, _Told] = {}
+        self._retries: list[tuple[float, int, TransactionKey]] = []
+        """When each is tried by the next tunnel; some are answered, and some entries are no longer true."""
+        self._order = 0
         self._silences: dict[TunnelId, _Silence] = {}
+        """Of those that were told of, some of which are over: looked through when they have doubled."""
+        self._most_silences = _LEAST_SILENCES
         self._unseen: deque[Tunnel] = deque()
         """What is left of this round of looks, which goes on at `_look_at`."""
         self._look_at: float | None = None
@@ -139,7 +153,7 @@ class AnchorNotices:
         key = lease.keys.association if lease.keys is not None else None
         inner = Endpoint(lease.address, self._settings.signalling_port)
         ends = deque(AnchorPath(tunnel.remote, inner, tunnel.port) for tunnel in tunnels)
-        self._send(_Told(encode(body), key, ends, now + patience, patience), now)
+        self._send(_Told(encode(body), key, ends, patience), now)
         return True
 
     def is_heard(self, lease: Lease, now: float) -> bool:
@@ -156,53 +170,55 @@ class AnchorNotices:
     def watch(self, now: float) -> None:
         """Begin a round of looks for tunnels that have fallen silent while they have something to carry.
 
-        Their hosts are told. Where there are many, `handle_timeout` goes on with it.
+        Their hosts are told. A host can be told, and its silence means something, only when another tunnel of it was
+        heard, so those that were not heard since the last round cost nothing, however many. Where there are many
+        others, `handle_timeout` goes on with it.
         """
         if self._unseen:
             return
-        known = self._paft.tunnels
-        for id in [id for id in self._silences if id not in known]:
-            del self._silences[id]
-        self._unseen.extend(known.values())
+        if len(self._silences) > self._most_silences:
+            known = self._paft.tunnels
+            self._silences = {id: silence for id, silence in self._silences.items() if id in known}
+            self._most_silences = _LEAST_SILENCES + 2 * len(self._silences)
+        self._unseen.extend(self._paft.heard_lately(now))
         self._look_on(now)
 
     def _look_on(self, now: float) -> None:
-        known = self._paft.tunnels
         for _ in range(min(MOST_LOOKS, len(self._unseen))):
-            tunnel = self._unseen.popleft()
-            if tunnel.id in known:
-                self._look(tunnel, now)
+            self._look(self._unseen.popleft(), now)
         self._look_at = now + LOOK_PAUSE if self._unseen else None
 
-    def _look(self, tunnel: Tunnel, now: float) -> None:
-        silence = self._silences.get(tunnel.id)
-        if silence is None:
-            self._silences[tunnel.id] = _Silence(tunnel.heard, tunnel.packets_out)
-        elif silence.heard != tunnel.heard:
-            if silence.told_at is not None:
-                silence.patience = min(MOST_PATIENCE, 2 * silence.patience)
-            silence.heard, silence.packets_out, silence.told_at = tunnel.heard, tunnel.packets_out, None
-        elif now - tunnel.heard >= self._unheard_after * silence.patience and self.waiting < MOST_AT_A_TIME:
-            self._judge(tunnel, silence, now)
-
-    def _judge(self, tunnel: Tunnel, silence: _Silence, now: float) -> None:
-        if silence.told_at is not None and now - silence.told_at < REPEAT_AFTER:
+    def _look(self, heard: Tunnel, now: float) -> None:
+        """Something came out of this tunnel, but out of its host's others?"""
+        if self._silences and (silence := self._silences.get(heard.id)) is not None:
+            silence.end(heard.heard)
+        tunnels = self._tunnels.of(heard.owner)
+        if len(tunnels) < 2 or now - heard.heard >= self._unheard_after:
             return
-        lease = self._leases.by_address.get(tunnel.owner)
-        best = self._tunnels.latest_of(tunnel.owner)
-        if lease is None or best is None or now - best.heard >= self._unheard_after:
-            return
-        if best.heard - tunnel.heard < self._unheard_after:
+        for tunnel in tunnels:
             # An idle host is heard by each of its tunnels at another time; that says nothing about any of them.
+            if heard.heard - tunnel.heard >= self._unheard_after and self.waiting < MOST_AT_A_TIME:
+                self._judge(tunnel, now)
+
+    def _judge(self, tunnel: Tunnel, now: float) -> None:
+        silence, seconds, patience = self._silences.get(tunnel.id), now - tunnel.heard, self._unheard_after
+        if silence is not None:
+            silence.end(tunnel.heard)
+            if silence.told_at is not None and now - silence.told_at < REPEAT_AFTER:
+                return
+            patience *= silence.patience
+        lease = self._leases.by_address.get(tunnel.owner)
+        if lease is None or seconds < patience:
             return
-        seconds = now - tunnel.heard
-        if tunnel.packets_out > silence.packets_out:
+        if tunnel.used - tunnel.heard > ANSWERING:
             reason = f"packets for you went there, but nothing was heard from there for {seconds:.0f} s"
-        elif seconds >= IDLE_FACTOR * self._unheard_after * silence.patience and self._has_flows(tunnel):
+        elif seconds >= IDLE_FACTOR * patience and self._has_flows(tunnel):
             reason = f"flows are there, but nothing was heard from there for {seconds:.0f} s"
         else:
             return
-        silence.told_at = now
+        if silence is None:
+            silence = self._silences[tunnel.id] = _Silence()
+        silence.told_at, silence.heard = now, tunnel.heard
         self.tell(lease, "tunnel-unheard", reason, now, silent=tunnel)
 
     def _has_flows(self, tunnel: Tunnel) -> bool:
@@ -215,11 +231,13 @@ class AnchorNotices:
         if isinstance(event, ResponseReceived):
             self._told.pop(event.transaction, None)
         elif isinstance(event, RequestTimedOut) and (told := self._told.get(event.transaction)) is not None:
-            told.retry_at = 0.0
+            self._retry(event.transaction, told, 0.0)
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` has something to do (seconds)."""
-        retry_at = min((told.retry_at for told in self._told.values()), default=None)
+        while self._retries and self._retrying(self._retries[0]) is None:
+            heapq.heappop(self._retries)
+        retry_at = self._retries[0][0] if self._retries else None
         if retry_at is None or self._look_at is None:
             return self._look_at if retry_at is None else retry_at
         return min(retry_at, self._look_at)
@@ -228,12 +246,14 @@ class AnchorNotices:
         """Try by the next tunnel what was not answered, and look at further tunnels."""
         if self._look_at is not None and now >= self._look_at:
             self._look_on(now)
-        for key, told in [(key, told) for key, told in self._told.items() if now >= told.retry_at]:
-            del self._told[key]
-            self._endpoint.cancel(key)
+        while self._retries and self._retries[0][0] <= now:
+            entry = heapq.heappop(self._retries)
+            if (told := self._retrying(entry)) is None:
+                continue
+            del self._told[entry[2]]
+            self._endpoint.cancel(entry[2])
             if told.tries < TRIES:
                 told.tries += 1
-                told.retry_at = now + told.patience
                 told.ends.rotate(-1)
                 self._send(told, now)
 
@@ -253,3 +273,14 @@ class AnchorNotices:
             request = proven(request, told.key)
         key = self._endpoint.send_request(request, path, now)
         self._told[key] = told
+        self._retry(key, told, now + told.patience)
+
+    def _retry(self, key: TransactionKey, told: _Told, when: float) -> None:
+        self._order += 1
+        told.retry_at = when
+        heapq.heappush(self._retries, (when, self._order, key))
+
+    def _retrying(self, entry: tuple[float, int, TransactionKey]) -> _Told | None:
+        """The notice that an entry stands for; None when it was answered, or is tried at another time."""
+        told = self._told.get(entry[2])
+        return told if told is not None and told.retry_at == entry[0] else None

@@ -87,7 +87,8 @@ class AnchorTunnels:
             self._look_later(tunnel)
             return tunnel
         kept.cseq = cseq
-        kept.tunnel.heard, kept.tunnel.port = now, by
+        kept.tunnel.port = by
+        self._paft.hear(kept.tunnel, now)
         if kept.tunnel.remote != remote:
             self._paft.move_endpoint(kept.tunnel, remote)
         return kept.tunnel

@@ -12,6 +12,8 @@ from upmt_nf.signaling.sip.message import Header
 class Contacts:
     """Those of one association, the latest news at the end."""
 
+    __slots__ = ("_bound",)
+
     def __init__(self) -> None:
         self._bound: dict[str, tuple[float, str]] = {}
         """URI -> when it is forgotten (seconds), and how it was written."""

@@ -7,8 +7,10 @@ spoke of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from heapq import nlargest
 
 from upmt_nf.datapath.arrivals import Arrivals
+from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import SETTLE_SECONDS, Paft, Tunnel
 from upmt_nf.mobility.anchor_tunnels import AnchorTunnels
 from upmt_nf.mobility.leases import Lease
@@ -23,10 +25,12 @@ from upmt_nf.model.flow import (
     newcomers_of,
     stands_for_newcomers,
 )
+from upmt_nf.model.identity import ApplicationId
 from upmt_nf.signaling.iptables_match import parse_match
 from upmt_nf.signaling.messages import (
     ANY,
     MOST_COUNTED,
+    MOST_WEIGHED,
     FlowSelector,
     HandoverPair,
     HandoverResult,
@@ -35,6 +39,8 @@ from upmt_nf.signaling.messages import (
 )
 
 _SPARE_ORDERS = 1024
+_MOST_PACKED_WATCHED = 32
+"""Flows in a packed list that are looked at, which may be of several applications."""
 
 
 class FlowMoves:
@@ -93,34 +99,52 @@ class FlowMoves:
             self._prune(orders, lease.address)
             return HandoverResult(True, tunnel.id, len(keys))
         moved = 0
+        watched: dict[Tunnel | None, list[FlowEntry]] = {}
+        # Hosts ask for the counts of a few only, which they name first, or pack with those of others.
+        most_watched = _MOST_PACKED_WATCHED if pair.is_packed else MOST_COUNTED
         for place, key in enumerate(keys):
             if number := application_meant(key):
-                moved += self._named.move(lease.address, number, tunnel, cseq, now)
+                done = self._named.move(lease.address, number, tunnel, cseq, now)
+                moved += done.flows
+                if pair.is_packed and done.left is not None:
+                    watched.setdefault(done.left, []).extend(self._busiest(done.id, tunnel, done.left))
                 continue
             moved += not stands_for_newcomers(key)
             if orders.get(key, -1) <= cseq:
                 orders[key] = cseq
                 if stands_for_newcomers(key):
                     self._paft.newcomers[lease.address.packed] = tunnel
-                else:
-                    # Hosts ask for the counts of a few only, which they name first.
-                    self._move(lease, key, tunnel, now, is_watched=place < MOST_COUNTED)
+                    continue
+                old = self._move(lease, key, tunnel, now)
+                if old is not tunnel and place < most_watched:
+                    watched.setdefault(old, []).append(self._paft.flows[key])
+        if self._paft.mirror is not None:
+            for old, entries in watched.items():
+                self._paft.mirror.watch(entries, tunnel, old, now)
         self._prune(orders, lease.address)
         return HandoverResult(True, tunnel.id, moved)
 
-    def _move(self, lease: Lease, key: FlowBytes, tunnel: Tunnel, now: float, *, is_watched: bool) -> None:
+    def _move(self, lease: Lease, key: FlowBytes, tunnel: Tunnel, now: float) -> Tunnel | None:
+        """Gives where it was."""
         known = self._paft.flows.get(key)
         old = None if known is None else self._paft.tunnel_of(known)
         entry = self._paft.move(key, tunnel, now)
         if old is not tunnel:
             entry.arrivals = Arrivals(tunnel, now if old is None else old.heard)
-            if self._paft.mirror is not None and is_watched:
-                self._paft.mirror.watch(entry, tunnel, old, now)
         if known is None:
             # Its first packets may still be on their way by any other tunnel.
             others = (other for other in self._tunnels.of(lease.address) if other is not tunnel)
             entry.left = tuple((other, now + SETTLE_SECONDS) for other in others)
             self._paft.changed(entry)
+        return old
+
+    def _busiest(self, id: ApplicationId, tunnel: Tunnel, old: Tunnel) -> list[FlowEntry]:
+        """Of an application that moved by its name, the flows that its host will ask for the counts of."""
+        some = self._paft.membership.some(id, MOST_WEIGHED)
+        busiest = nlargest(MOST_COUNTED, some, key=lambda entry: entry.packets_in + entry.packets_out)
+        for entry in busiest:
+            entry.arrivals = Arrivals(tunnel, old.heard)
+        return busiest
 
     def _choose(self, lease: Lease, choices: Sequence[TunnelChoice], came_by: Tunnel) -> Tunnel | None:
         if not choices:

@@ -10,8 +10,8 @@ One machine: `TRANSITIONS` is all that can happen. Knows neither SIP nor PAFT: i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from upmt_nf.mobility.host_commands import Mode, Receipt
@@ -19,8 +19,10 @@ from upmt_nf.mobility.tallies import Tally
 from upmt_nf.model.flow import FlowBytes, FlowKey, is_stand_in
 from upmt_nf.model.identity import ApplicationName, NetworkName
 from upmt_nf.policy.events import Decision
-from upmt_nf.signaling.message_writing import flows_in_groups
+from upmt_nf.signaling.flow_room import FlowRoom
 
+BATCH = 256
+"""Flows that are made into requests at a time: with thousands the first requests do not wait for the last."""
 WINDOW = 32
 """Requests on their way at a time."""
 ATTEMPTS = 5
@@ -72,6 +74,8 @@ class FlowRequest:
     handover: Handover
     flows: tuple[FlowKey, ...]
     attempt: int = 1
+    is_alone: bool = False
+    """Not together with those of other handovers: that was refused, and each is to have an answer of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +138,10 @@ class Handover:
         fresh = [flow for flow in flows if flow.packed() not in self.known]
         self.known.update(flow.packed() for flow in fresh)
         open_flows = tuple(flow for flow in fresh if flow.packed() not in confirmed)
-        if open_flows:
-            self._unsent.append(FlowRequest(self, open_flows))
+        self._unsent.extend(FlowRequest(self, flows) for flows in _batches(open_flows))
 
-    def take_requests(self, is_ours: Callable[[FlowBytes], bool], room: int) -> list[FlowRequest]:
-        """What to send now, with no more than `room` bytes of flows in one request, and at least one flow.
+    def take_requests(self, is_ours: Callable[[FlowBytes], bool], room: FlowRoom) -> list[FlowRequest]:
+        """What to send now, with no more flows in one request than there is `room` for, and at least one.
 
         `is_ours` is false for flows that ended, or that another handover moves by now.
         """
@@ -148,10 +151,8 @@ class Handover:
             request.flows = tuple(flow for flow in request.flows if is_ours(flow.packed()))
             if request.flows:
                 # Only now, as the path may have become narrower since the request was made.
-                request.flows, *others = flows_in_groups(request.flows, room)
-                self._unsent.extendleft(
-                    FlowRequest(self, flows, request.attempt) for flows in reversed(others)
-                )
+                request.flows, *others = room.groups(request.flows)
+                self._unsent.extendleft(replace(request, flows=flows) for flows in reversed(others))
                 self.touched.update(flow.packed() for flow in request.flows)
                 self._asked.add(request)
                 found.append(request)
@@ -171,6 +172,12 @@ class Handover:
             self._asked.discard(request)
             self.answered = now
             self.fail(HandoverInput.REFUSED, f"the anchor refused: {reason}")
+
+    def ask_again(self, request: FlowRequest, *, is_alone: bool) -> None:
+        """What was asked together with others is to be asked once more."""
+        if request in self._asked:
+            self._asked.discard(request)
+            self._unsent.appendleft(replace(request, is_alone=is_alone))
 
     def give_up(self, request: FlowRequest) -> None:
         """A request was not answered. On a path that carries already it is sent again, so that both ends agree."""
@@ -224,3 +231,7 @@ class Handover:
             return False
         self.phase = target
         return True
+
+
+def _batches(flows: Sequence[FlowKey]) -> Iterator[tuple[FlowKey, ...]]:
+    return (tuple(flows[start : start + BATCH]) for start in range(0, len(flows), BATCH))

@@ -11,9 +11,10 @@ from html import escape
 from itertools import pairwise
 
 from upmt_nf.mobility.history import Measurements, Sample
+from upmt_nf.policy.canvas import Canvas
 from upmt_nf.policy.quality import rate_said
 
-_WIDTH, _LEFT, _RIGHT, _TOP = 960, 150, 20, 34
+_LEFT, _TOP = 150, 34
 _BAND, _GAP = 90, 16
 _UP, _DOWN, _BAD = "#1f77b4", "#ff7f0e", "#d62728"
 
@@ -55,29 +56,21 @@ class _Picture:
         self._name = name
         self._samples = samples
         self._zone = zone
-        self._begin = samples[0].at if samples else 0
-        self._end = samples[-1].at + samples[-1].step if samples else 1
+        begin, end = (samples[0].at, samples[-1].at + samples[-1].step) if samples else (0, 1)
+        self._canvas = Canvas(begin, end, _LEFT)
 
     def draw(self) -> str:
         bands = [band for band in _BANDS if any(self._values(value) for _, _, value in band[3])]
         height = _TOP + max(1, len(bands)) * (_BAND + _GAP) + 24
-        lines = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
-            'font-family="sans-serif" font-size="12">',
-            f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
-            f'<text x="8" y="20" font-weight="bold">{escape(self._name)}</text>',
-        ]
+        lines = [f'<text x="8" y="20" font-weight="bold">{escape(self._name)}</text>']
         if not bands:
             lines.append(f'<text x="{_LEFT}" y="{_TOP + 20}">nothing was measured</text>')
         for place, band in enumerate(bands):
             lines += self._band(band, _TOP + place * (_BAND + _GAP))
-        return "\n".join((*lines, *self._axis(height - 8), "</svg>", ""))
+        return self._canvas.page(height, (*lines, *self._canvas.axis(height - 8, self._said)))
 
     def _values(self, value: _Value) -> list[float]:
         return [found for each in self._samples if (found := value(each.measured)) is not None]
-
-    def _x(self, at: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (at - self._begin) / max(1, self._end - self._begin)
 
     def _band(self, band: _Band, top: int) -> Iterator[str]:
         title, least, written, curves = band
@@ -86,16 +79,13 @@ class _Picture:
         yield f'<text x="8" y="{top + 30}" fill="#555">0 - {written(scale)}</text>'
         for place, (curve, colour, _) in enumerate(each for each in curves if each[0]):
             yield f'<text x="8" y="{top + 48 + 16 * place}" fill="{colour}">{curve}</text>'
-        yield f'<rect x="{_LEFT}" y="{top}" width="{_WIDTH - _LEFT - _RIGHT}" height="{_BAND}" fill="#f6f6f6"/>'
+        yield self._canvas.ground(top, _BAND)
         for begin, end in self._absences():
-            yield (
-                f'<rect x="{self._x(begin):.1f}" y="{top}" width="{self._x(end) - self._x(begin):.1f}" '
-                f'height="{_BAND}" fill="#ddd"/>'
-            )
+            yield self._canvas.stretch(begin, end, top, _BAND, 'fill="#ddd"')
         for _, colour, value in curves:
             for points in self._pieces(value):
                 path = " ".join(
-                    f"{self._x(at):.1f},{top + _BAND * (1 - min(1.0, found / scale)):.1f}"
+                    f"{self._canvas.x(at):.1f},{top + _BAND * (1 - min(1.0, found / scale)):.1f}"
                     for at, found in points
                 )
                 yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
@@ -124,9 +114,6 @@ class _Picture:
         if piece:
             yield piece
 
-    def _axis(self, y: int) -> Iterator[str]:
-        form = "%H:%M:%S" if self._end - self._begin < 3600 else "%d %b %H:%M"
-        for part in range(5):
-            at = self._begin + (self._end - self._begin) * part / 4
-            said = datetime.fromtimestamp(at, self._zone).strftime(form)
-            yield f'<text x="{self._x(at):.1f}" y="{y}" text-anchor="middle" fill="#555">{said}</text>'
+    def _said(self, at: float) -> str:
+        form = "%H:%M:%S" if self._canvas.end - self._canvas.begin < 3600 else "%d %b %H:%M"
+        return datetime.fromtimestamp(at, self._zone).strftime(form)

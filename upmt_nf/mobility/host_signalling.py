@@ -14,6 +14,7 @@ from typing import NamedTuple
 from upmt_nf.datapath.outer import OVERHEAD
 from upmt_nf.mobility.handover import FlowRequest
 from upmt_nf.mobility.host_commands import SendSip, SendTunnelSignal
+from upmt_nf.mobility.joint_requests import JointRequest
 from upmt_nf.mobility.naming import NameRequest
 from upmt_nf.mobility.notice_proofs import NoticeProofs
 from upmt_nf.mobility.settings import HostSettings
@@ -22,13 +23,13 @@ from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import NetworkName
 from upmt_nf.signaling.digest import DigestClient, Ticket
+from upmt_nf.signaling.flow_room import FlowRoom
 from upmt_nf.signaling.message_reading import decode
-from upmt_nf.signaling.message_writing import encode, flows_in_groups, split_pairs
+from upmt_nf.signaling.message_writing import encode, flows_in_groups
 from upmt_nf.signaling.messages import (
     AnchorNotice,
     AssociationRequest,
     FlowCountsRequest,
-    HandoverPair,
     HandoverRequest,
     NoticeAnswer,
     TunnelSetupRequest,
@@ -60,6 +61,8 @@ _LONGEST_BRANCH = ";branch=z9hG4bK" + 16 * "0"
 _HIGHEST_CSEQ = 2**31 - 1
 _MOST_DIGITS = 4
 """Of Content-Length."""
+_PAIRS = len('"pairs":[]')
+"""Bytes that pairs take in a setup request beside themselves."""
 
 
 class SipPath(NamedTuple):
@@ -90,10 +93,10 @@ class SettingUp:
 
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """Purpose of a handover request."""
+    """Purpose of a handover request, which may serve several handovers at once."""
 
     network: NetworkName
-    request: FlowRequest
+    requests: tuple[FlowRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +236,13 @@ class HostSignalling:
         mtu: int,
         now: float,
         avoid: tuple[str, ...] = (),
+        *,
+        is_packed: bool = False,
     ) -> None:
         """Tunnel setup request, in the network's tunnel socket; takes along as many `flows` as fit.
 
-        `mtu`: the largest inner packet, bytes; `avoid`: what the path drops. The anchor is told both.
+        `mtu`: the largest inner packet, bytes; `avoid`: what the path drops. The anchor is told both. `is_packed`: it
+        reads packed flows.
         """
         claimed: tuple[FlowKey, ...] = ()
         body = TunnelSetupRequest(
@@ -249,20 +255,21 @@ class HostSignalling:
         )
         room = self._room(body, virtual_address, mtu)
         if flows:
-            pairs = next(iter(split_pairs((HandoverPair(tuple(flows)),), room)))
+            space = FlowRoom(room - _PAIRS, is_packed)
+            first = space.groups(flows)[0]
+            pairs = (space.pair(first),)
             if len(encode(replace(body, handover=pairs))) <= len(encode(body)) + room:
                 body = replace(body, handover=pairs)
-                claimed = tuple(
-                    flow for pair in pairs if isinstance(pair.match, tuple) for flow in pair.match
-                )
+                claimed = first
         self._send_message(body, network, virtual_address, SettingUp(network, now, claimed), now)
 
     def move(
-        self, network: NetworkName, token: str, virtual_address: IPAddress, request: FlowRequest, now: float
+        self, token: str, virtual_address: IPAddress, request: JointRequest, room: FlowRoom, now: float
     ) -> None:
         """Handover request (M3 of the paper's figure 9): to the tunnel that it comes by."""
-        body = HandoverRequest(token, (HandoverPair(request.flows),))
-        self._send_message(body, network, virtual_address, Moving(network, request), now)
+        body = HandoverRequest(token, (room.pair(request.flows),))
+        purpose = Moving(request.network, request.requests)
+        self._send_message(body, request.network, virtual_address, purpose, now)
 
     def count(
         self, token: str, virtual_address: IPAddress, request: CountRequest, mtu: int, now: float
@@ -273,9 +280,11 @@ class HostSignalling:
         body = FlowCountsRequest(token, request.flows, takes_readings=True)
         self._send_message(body, request.network, virtual_address, Counting(request.network, request), now)
 
-    def name(self, token: str, virtual_address: IPAddress, request: NameRequest, now: float) -> None:
+    def name(
+        self, token: str, virtual_address: IPAddress, request: NameRequest, room: FlowRoom, now: float
+    ) -> None:
         """Say which application flows are of, by the network where that is."""
-        body = HandoverRequest(token, (HandoverPair(request.flows, application=request.application),))
+        body = HandoverRequest(token, (room.pair(request.flows, request.application),))
         self._send_message(body, request.network, virtual_address, Naming(request.network, request), now)
 
     def room_for_flows(self, token: str, virtual_address: IPAddress, mtu: int) -> int:

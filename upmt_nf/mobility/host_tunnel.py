@@ -89,6 +89,8 @@ class HostTunnel:
         """Round-trip time, seconds, EWMA."""
         self.variation = 0.0
         """Of the round-trip time, seconds, EWMA (RFC 6298 section 2)."""
+        self._is_guessed = False
+        """The round-trip time is that of a setup, which takes the anchor's work with keys besides."""
         self.silence = SilenceWatch()
         """Finds out, while applications are here, that nothing is heard any more."""
         self.given_up = self.given_up_wrongly = 0
@@ -170,7 +172,7 @@ class HostTunnel:
     def accept(self, now: float, round_trip: float | None) -> list[TunnelAction]:
         """The anchor answered a setup request; `round_trip` (seconds) unless the request was resent."""
         if round_trip is not None and self.rtt is None:
-            self.rtt = round_trip
+            self.rtt, self._is_guessed = round_trip, True
         actions = self._enter(TunnelInput.ACCEPTED, "the anchor answered")
         if not self.is_usable:
             return []
@@ -203,9 +205,11 @@ class HostTunnel:
         if sent is None or not self.is_usable:
             return []
         sample = now - sent
-        error = abs((self.rtt or sample) - sample)
-        self.variation = sample / 2 if self.rtt is None else self.variation + (error - self.variation) / 4
-        self.rtt = sample if self.rtt is None else self.rtt + EWMA * (sample - self.rtt)
+        if self.rtt is None or self._is_guessed:
+            self.rtt, self.variation, self._is_guessed = sample, sample / 2, False
+        else:
+            self.variation += (abs(self.rtt - sample) - self.variation) / 4
+            self.rtt += EWMA * (sample - self.rtt)
         self.quality.answer(sample)
         if sequence not in self._late:
             self.loss -= EWMA * self.loss
@@ -370,7 +374,7 @@ class HostTunnel:
         self._setup_at = now
 
     def _forget_measurements(self) -> None:
-        self.rtt, self.variation, self.loss = None, 0.0, 0.0
+        self.rtt, self.variation, self.loss, self._is_guessed = None, 0.0, 0.0, False
         self.silence = SilenceWatch()
         self._is_given_up = False
         self.quality = PathQuality()

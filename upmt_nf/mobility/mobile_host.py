@@ -99,6 +99,7 @@ from upmt_nf.model.identity import (
 from upmt_nf.model.names import MEASUREMENT_PORT
 from upmt_nf.policy.budget import Ledger
 from upmt_nf.policy.policy import Policy
+from upmt_nf.signaling.flow_room import FlowRoom
 from upmt_nf.signaling.messages import AnchorNotice
 from upmt_nf.signaling.sip.message import Response
 from upmt_nf.signaling.stamp import PACKET_SIZE, SenderPacket, parse_reflector
@@ -555,9 +556,10 @@ class MobileHost:
 
     # --- handovers ---
 
-    def _room(self, network: NetworkName) -> int:
-        """Bytes of flows for which a request by a network has room."""
+    def _room(self, network: NetworkName) -> FlowRoom:
+        """How many flows a request by a network has room for."""
         token, address = self._association.token, self._association.virtual_address
         if token is None or address is None:
-            return 0
-        return self._signalling.room_for_flows(token, address, self._tunnels[network].mtu)
+            return FlowRoom(0)
+        octets = self._signalling.room_for_flows(token, address, self._tunnels[network].mtu)
+        return FlowRoom(octets, self._placement.running.naming.is_packing)

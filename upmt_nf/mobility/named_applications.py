@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.model.flow import FlowBytes, IPAddress
@@ -24,6 +25,14 @@ class _Named:
     id: ApplicationId
     order: int
     """Of the newest request (by CSeq) that said where it goes."""
+
+
+class Moved(NamedTuple):
+    """What an order did: of how many flows, of which application here, and from which tunnel, if from any."""
+
+    flows: int
+    id: ApplicationId = ApplicationId(0)
+    left: Tunnel | None = None
 
 
 class NamedApplications:
@@ -64,15 +73,17 @@ class NamedApplications:
             self._paft.name(key, named.id, now)
         return True
 
-    def move(self, owner: IPAddress, number: int, tunnel: Tunnel, order: int, now: float) -> int:
-        """A host's application goes by `tunnel`, unless a newer order said else; gives how many flows that are."""
+    def move(self, owner: IPAddress, number: int, tunnel: Tunnel, order: int, now: float) -> Moved:
+        """A host's application goes by `tunnel`, unless a newer order said else."""
         named = self._named.get(owner, {}).get(number)
         if named is None:
-            return 0
+            return Moved(0)
+        flows, left = self._paft.membership.number_of(named.id), None
         if order >= named.order:
             named.order = order
+            left = self._paft.applications.get(named.id)
             self._paft.move_application(named.id, tunnel, now)
-        return self._paft.membership.number_of(named.id)
+        return Moved(flows, named.id, left if left is not tunnel else None)
 
     def forget_names(self, owner: IPAddress) -> None:
         """The host has restarted and counts its applications anew: its flows go on as single ones."""

@@ -15,12 +15,13 @@ from upmt_nf.mobility.applications import Application
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.model.flow import FlowBytes, FlowKey
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName
-from upmt_nf.signaling.message_writing import flows_in_groups
+from upmt_nf.signaling.flow_room import FlowRoom
 
 LIVED = 3.0
 """Seconds between the first packet of a flow and its last so far, after which it is worth a name."""
-LOOK_EVERY, PACE = 1.0, 0.01
-"""Seconds between looks for such flows, and at least between two requests when there are many."""
+LOOK_EVERY, PACE = 1.0, 0.005
+"""Seconds between looks for such flows, and at least between two requests when there are many: half of what an anchor
+hears of one host."""
 REFUSED_PATIENCE = 60.0
 """Seconds before another try when the anchor has no room."""
 _NUMBER = len(',"application":4095')
@@ -42,7 +43,7 @@ class NameRequest:
 class Naming:
     """For one host. `requests` is taken by the owner after each call.
 
-    `is_apart` says which flows do not go with their application, `room` how many bytes of flows a request by a network
+    `is_apart` says which flows do not go with their application, `room` how many flows a request by a network
     can carry.
     """
 
@@ -52,11 +53,13 @@ class Naming:
         applications: Mapping[ApplicationName, Application],
         tunnels: Mapping[NetworkName, HostTunnel],
         is_apart: Callable[[FlowBytes], bool],
-        room: Callable[[NetworkName], int],
+        room: Callable[[NetworkName], FlowRoom],
     ) -> None:
         self.requests: list[NameRequest] = []
         self.is_understood = False
         """The anchor knows what a name is. Set by the owner."""
+        self.is_packing = False
+        """It reads packed flows, and watches some of an application that moves by its name. Set by the owner."""
         self._membership = paft.membership
         self._paft = paft
         self._applications = applications
@@ -64,7 +67,7 @@ class Naming:
         self._is_apart = is_apart
         self._room = room
         self._asked: NameRequest | None = None
-        self._look_at = 0.0
+        self._look_at = self._asked_at = 0.0
 
     @property
     def named(self) -> int:
@@ -73,7 +76,7 @@ class Naming:
 
     def start_over(self) -> None:
         """Another association: the anchor knows nothing."""
-        self.is_understood = False
+        self.is_understood = self.is_packing = False
         self._membership.start_over()
         self.drop()
 
@@ -112,11 +115,12 @@ class Naming:
                 if entry.last_seen - entry.created >= LIVED and not self._is_apart(entry.key)
             ][:_MOST_IN_A_REQUEST]
             if entries:
+                self._asked_at = now
                 self._ask(application.id, network, entries)
                 return
 
     def _ask(self, application: ApplicationId, network: NetworkName, entries: Sequence[FlowEntry]) -> None:
-        flows = flows_in_groups(tuple(entry.flow for entry in entries), self._room(network) - _NUMBER)[0]
+        flows = self._room(network).less(_NUMBER).groups(entry.flow for entry in entries)[0]
         request = NameRequest(application, network, flows)
         for entry in entries[: len(flows)]:
             # From here on the anchor may know; what is told and not confirmed is named again.
@@ -130,7 +134,10 @@ class Naming:
         if request is not self._asked:
             return
         self._asked = None
-        self._look_at = now + (REFUSED_PATIENCE if is_refused else PACE if is_accepted else LOOK_EVERY)
+        if is_accepted:
+            self._look_at = self._asked_at + PACE
+        else:
+            self._look_at = now + (REFUSED_PATIENCE if is_refused else LOOK_EVERY)
         if is_accepted:
             for key in request.open:
                 entry = self._paft.flows.get(key)

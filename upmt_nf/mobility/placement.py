@@ -26,6 +26,7 @@ from upmt_nf.model.identity import (
 from upmt_nf.policy.events import Locked, MoveFailed, Placed, Released
 from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import Policy
+from upmt_nf.signaling.flow_room import FlowRoom
 
 IN_USE = 10.0
 """Seconds since its last packet within which a flow counts as one in use; counts of the fast plane come late."""
@@ -34,7 +35,7 @@ IN_USE = 10.0
 class Placement:
     """Where everything is. `tunnels` is shared with its owner and read only.
 
-    `room` gives how many bytes of flows one request by a network can carry.
+    `room` gives how many flows one request by a network can carry.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Placement:
         paft: Paft,
         tunnels: Mapping[NetworkName, HostTunnel],
         return_after: float,
-        room: Callable[[NetworkName], int],
+        room: Callable[[NetworkName], FlowRoom],
         advisor: Advisor,
     ) -> None:
         self.applications: dict[ApplicationName, Application] = {}
@@ -273,14 +274,20 @@ class Placement:
         self._advisor.urge(now)
 
     def can_wait(self, network: NetworkName, now: float) -> bool:
-        """Whether no application that uses a network loses anything while it is silent for `silence.HELD`."""
-        here = {each.id: each for each in self.applications.values() if each.network == network}
-        using = {
-            entry.application_id
-            for entry in self._paft.flows.values()
-            if entry.application_id in here and now - entry.last_seen < IN_USE
-        }
-        return all(self._advisor.bears_silence(here[id].name, now) for id in using)
+        """Whether no application that uses a network loses anything while it is silent for `silence.HELD`.
+
+        Where the counts say that nobody uses it, they are late: it may be any that has flows there.
+        """
+        members = self._paft.membership
+        here = [
+            each
+            for each in self.applications.values()
+            if each.network == network and members.number_of(each.id)
+        ]
+        using = [
+            each for each in here if any(now - entry.last_seen < IN_USE for entry in members.of(each.id))
+        ]
+        return all(self._advisor.bears_silence(each.name, now) for each in using or here)
 
     def _double(self, application: Application, now: float) -> None:
         """Number the packets of who asks for it, and send those of a redundant application by a second tunnel."""

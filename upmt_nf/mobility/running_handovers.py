@@ -23,9 +23,9 @@ from upmt_nf.mobility.tallies import Tallies
 from upmt_nf.model.flow import FlowBytes, FlowKey, IPAddress, application_meant, is_stand_in, named_flows_of
 from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationName, NetworkName
 from upmt_nf.policy.events import MoveFailed, Placed
+from upmt_nf.signaling.flow_room import FlowRoom
+from upmt_nf.signaling.messages import MOST_WEIGHED
 
-_MOST_WEIGHED = 64
-"""Flows among the oldest, and among the newest, of which the busiest are counted."""
 RETURN_PATIENCE = 5.0
 """Seconds before another try after an automatic move to a better network failed."""
 
@@ -33,7 +33,7 @@ RETURN_PATIENCE = 5.0
 class RunningHandovers:
     """Carries orders out. `applications` and `tunnels` are shared with their owners; tunnels are read only.
 
-    `room` gives how many bytes of flows one request by a network can carry.
+    `room` gives how many flows one request by a network can carry.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RunningHandovers:
         applications: Mapping[ApplicationName, Application],
         tunnels: Mapping[NetworkName, HostTunnel],
         return_after: float,
-        room: Callable[[NetworkName], int],
+        room: Callable[[NetworkName], FlowRoom],
         advisor: Advisor,
     ) -> None:
         self.commands: list[HostCommand] = []
@@ -59,7 +59,7 @@ class RunningHandovers:
         self._applications = applications
         self._tunnels = tunnels
         self._return_after = return_after
-        self._room = room
+        self.room = room
         self._advisor = advisor
         self._pins: dict[FlowBytes, NetworkName] = {}
 
@@ -81,8 +81,12 @@ class RunningHandovers:
             confirmed, handover.started = lost.claimed, lost.claimed_at
         application.handover = handover
         counted = self._open_tally(handover, self._some_of(application), now)
-        # Those that are counted are named one by one: both ends then keep an eye on them.
-        handover.add(dict.fromkeys(chain(counted, self.keys_of(application))), confirmed)
+        if not is_planned:
+            # One write, and packets go on: whom the anchor is to be told of takes longer to gather.
+            self._paft.steer(application.id, self._tunnel(order.target).id)
+        # Older anchors keep an eye on those that are counted only if they are named one by one.
+        singled = () if self.naming.is_packing else counted
+        handover.add(dict.fromkeys(chain(singled, self.keys_of(application))), confirmed)
         self.advance(handover, now)
 
     def start_flow(self, order: Order, flow: FlowKey, now: float) -> None:
@@ -125,33 +129,51 @@ class RunningHandovers:
 
     # --- what the anchor says ---
 
-    def confirm(self, request: FlowRequest, moved: int, now: float) -> None:
-        """The anchor has moved a request's flows, `moved` in all."""
-        if request.handover.is_running:
-            self._check_names(request, moved)
+    def confirm(self, requests: Sequence[FlowRequest], moved: int, now: float) -> None:
+        """The anchor has moved the flows of all these, which went together, `moved` in all."""
+        requests = [request for request in requests if request.handover.is_running]
+        self._check_names(requests, moved)
+        for request in requests:
             request.handover.confirm(request, now)
             self.advance(request.handover, now)
 
-    def _check_names(self, request: FlowRequest, moved: int) -> None:
+    def _check_names(self, requests: Sequence[FlowRequest], moved: int) -> None:
         """The anchor may have forgotten flows that it knew by their application: then they are named one by one."""
-        single = sum(not is_stand_in(flow.packed()) for flow in request.flows)
-        for flow in request.flows:
-            owner = self._meant_by(flow.packed())
-            if owner is not None and moved - single < self._paft.membership.number_told(owner.id):
+        named: list[tuple[Handover, Application]] = []
+        for request in requests:
+            for flow in request.flows:
+                if not is_stand_in(key := flow.packed()):
+                    moved -= 1
+                elif (owner := self._meant_by(key)) is not None:
+                    named.append((request.handover, owner))
+        if moved < sum(self._paft.membership.number_told(owner.id) for _, owner in named):
+            for handover, owner in named:
                 self._paft.membership.doubt_all(owner.id)
-                request.handover.add(self.keys_of(owner))
+                handover.add(self.keys_of(owner))
 
-    def refuse(self, request: FlowRequest, reason: str, now: float) -> None:
-        """The anchor has refused to."""
-        if request.handover.is_running:
-            request.handover.refuse(request, reason, now)
-            self.advance(request.handover, now)
+    def refuse(self, requests: Sequence[FlowRequest], reason: str, now: float) -> None:
+        """The anchor has refused to. Of several that went together, each is asked again, to hear which it means."""
+        if len(requests) > 1:
+            return self.ask_again(requests, now, is_alone=True)
+        for request in requests:
+            if request.handover.is_running:
+                request.handover.refuse(request, reason, now)
+                self.advance(request.handover, now)
+        return None
 
-    def give_up(self, request: FlowRequest, now: float) -> None:
+    def give_up(self, requests: Sequence[FlowRequest], now: float) -> None:
         """The anchor has not answered."""
-        if request.handover.is_running:
-            request.handover.give_up(request)
-            self.advance(request.handover, now)
+        for request in requests:
+            if request.handover.is_running:
+                request.handover.give_up(request)
+                self.advance(request.handover, now)
+
+    def ask_again(self, requests: Iterable[FlowRequest], now: float, *, is_alone: bool = False) -> None:
+        """What went together is asked once more, as far as it is still wanted."""
+        for request in requests:
+            if request.handover.is_running:
+                request.handover.ask_again(request, is_alone=is_alone)
+                self.advance(request.handover, now)
 
     # --- what becomes of the networks ---
 
@@ -251,7 +273,7 @@ class RunningHandovers:
             self._advisor.tell(Placed(name, handover.target), now)
 
     def _take_requests(self, handover: Handover) -> None:
-        taken = handover.take_requests(self._filter_of(handover), self._room(handover.target))
+        taken = handover.take_requests(self._filter_of(handover), self.room(handover.target))
         self.requests += taken
         for request in taken:
             self.touch(request.flows)
@@ -387,7 +409,7 @@ class RunningHandovers:
 
     def _some_of(self, application: Application) -> list[FlowEntry]:
         """Some that go with the application."""
-        some = self._paft.membership.some(application.id, _MOST_WEIGHED)
+        some = self._paft.membership.some(application.id, MOST_WEIGHED)
         return [entry for entry in some if not self._is_apart(entry.key)]
 
     def _is_apart(self, key: FlowBytes) -> bool:

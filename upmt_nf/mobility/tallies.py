@@ -153,11 +153,11 @@ class Tallies:
         tally = Tally(self._numbers, target, tuple(entry.flow for entry in busiest))
         for entry in busiest:
             entry.arrivals = Arrivals(target_tunnel, now if source is None else source.heard)
-            if self._paft.mirror is not None:
-                self._paft.mirror.watch(entry, target_tunnel, source, now)
             known = self._known.get(entry.key)
             if known is not None and known.out <= entry.packets_out and known.come <= entry.packets_in:
                 tally.before[entry.key] = known
+        if self._paft.mirror is not None:
+            self._paft.mirror.watch(busiest, target_tunnel, source, now)
         if by is not None and tally.flows:
             self.requests.append(CountRequest(tally, by, tally.flows, False, self._paft))
         return tally
@@ -227,6 +227,7 @@ class Tallies:
             return Counted(tally.number, reason="no flow could be counted at both ends")
         up: list[_Loss] = []
         down: list[_Loss] = []
+        counted: list[FlowEntry] = []
         late_down, gap_down, since = 0, 0.0, now
         for key, after in samples.items():
             entry, before = self._paft.flows[key], tally.before.get(key)
@@ -240,8 +241,9 @@ class Tallies:
             late_down += late
             gap_down = max(gap_down, gap)
             entry.arrivals = None
-            if self._paft.mirror is not None:
-                self._paft.mirror.watch(entry, None, None, now)
+            counted.append(entry)
+        if self._paft.mirror is not None:
+            self._paft.mirror.watch(counted, None, None, now)
         if not up:
             return Counted(tally.number, reason="the flows are older than the association")
         anchor = [sample.anchor for sample in samples.values()]

@@ -136,7 +136,8 @@ class TunnelSetups:
         if claims:
             self._placement.note_claims(network, now)
         tunnel.told = tunnel.mtu, tunnel.avoid
-        signalling.set_up(network, token, address, claims, tunnel.mtu, now, tunnel.avoid)
+        is_packed = self._placement.running.naming.is_packing
+        signalling.set_up(network, token, address, claims, tunnel.mtu, now, tunnel.avoid, is_packed=is_packed)
 
     def _renew(self, now: float) -> None:
         """Set tunnels up once more whose keys have served, or of whose path the anchor knows other things than we do.
@@ -170,7 +171,8 @@ class TunnelSetups:
             is_disowned = isinstance(answer, Refusal) and answer.is_disowned
             return tunnel.fail_setup(now), reason if is_disowned else None
         self._open(tunnel, answer, address, now)
-        self._placement.running.naming.is_understood = answer.knows_applications
+        naming = self._placement.running.naming
+        naming.is_understood, naming.is_packing = answer.knows_applications, answer.reads_packed
         was_resent = now - purpose.asked_at >= INSIDE_T1
         actions = tunnel.accept(now, None if was_resent else now - purpose.asked_at)
         if purpose.claimed and answer.results and all(result.accepted for result in answer.results):

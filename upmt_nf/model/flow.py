@@ -100,6 +100,11 @@ class FlowKey:
         return flow
 
 
+def owner_of(key: FlowBytes) -> bytes:
+    """The source of a flow, packed: at both ends the mobile host's virtual address."""
+    return key[1:5] if len(key) == 13 else key[1:17]
+
+
 def newcomers_of(address: IPAddress) -> FlowKey:
     """Stands for all flows of a virtual address that correspondents will begin: protocol 0 from nowhere.
 

@@ -10,7 +10,7 @@ standing      an application's memory of one network: good or bad since when, ho
 engine        events in, at most one decision per application out
 trace         a recorded or written course of events, as JSON lines
 replay        a trace against policies with a pretend clock: handovers, flaps, bytes, cost, time out of profile
-drawing       a replay as SVG
+drawing       a replay as SVG, on a `canvas` that the history of a network is drawn on as well
 
 Knows neither files nor TOML (`config/policies.py` reads that), nor tunnels, nor sockets.
 """

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from html import escape
 
 from upmt_nf.model.identity import NetworkName
+from upmt_nf.policy.canvas import Canvas
 from upmt_nf.policy.quality import Quality
 from upmt_nf.policy.replay import Course, Report
 
-WIDTH, LEFT, RIGHT = 960, 120, 20
+_LEFT = 120
 _BAND, _LANE, _GAP = 70, 26, 14
 _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#17becf", "#bcbd22", "#7f7f7f")
 _BAD = "#d62728"
@@ -25,6 +26,7 @@ def svg(report: Report) -> str:
 class _Picture:
     def __init__(self, report: Report) -> None:
         self._report = report
+        self._canvas = Canvas(0.0, report.duration, _LEFT)
         self._names = list(report.quality)
         self._colours = {name: _COLOURS[place % len(_COLOURS)] for place, name in enumerate(self._names)}
         delays = [quality.delay or 0.0 for course in report.quality.values() for _, _, quality in course]
@@ -34,20 +36,13 @@ class _Picture:
         courses = list(self._report.courses.values())
         networks_end = 30 + len(self._names) * (_BAND + _GAP)
         height = networks_end + len(courses) * (_LANE + _GAP) + 30
-        lines = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
-            'font-size="12">',
-            f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        ]
+        lines: list[str] = []
         for place, name in enumerate(self._names):
             lines += self._band(name, 30 + place * (_BAND + _GAP))
         for place, course in enumerate(courses):
             lines += self._lane(course, networks_end + place * (_LANE + _GAP))
-        lines += self._axis(height - 22)
-        return "\n".join((*lines, "</svg>", ""))
-
-    def _x(self, at: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * at / (self._report.duration or 1.0)
+        lines += self._canvas.axis(height - 8, lambda at: f"{at:g} s")
+        return self._canvas.page(height, lines)
 
     def _band(self, name: NetworkName, top: int) -> Iterator[str]:
         course, colour = self._report.quality[name], self._colours[name]
@@ -55,12 +50,13 @@ class _Picture:
         yield f'<text x="8" y="{top + 16}" fill="{colour}" font-weight="bold">{escape(name)}</text>'
         yield f'<text x="8" y="{top + 32}" fill="#555">delay, 0-{1000 * self._scale:.0f} ms</text>'
         yield f'<text x="8" y="{top + 48}" fill="{_BAD}">loss, 0-10 %</text>'
-        yield (f'<rect x="{LEFT}" y="{top}" width="{WIDTH - LEFT - RIGHT}" height="{_BAND}" fill="#f6f6f6"/>')
+        yield self._canvas.ground(top, _BAND)
         for begin, end, is_up, quality in _pieces(course, self._report.duration):
-            x, width = self._x(begin), self._x(end) - self._x(begin)
             if not is_up:
-                yield f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{_BAND}" fill="#ddd"/>'
+                yield self._canvas.stretch(begin, end, top, _BAND, 'fill="#ddd"')
                 continue
+            x = self._canvas.x(begin)
+            width = self._canvas.x(end) - x
             if quality.loss:
                 tall = _BAND * min(1.0, quality.loss / 0.1)
                 yield (
@@ -74,26 +70,18 @@ class _Picture:
     def _lane(self, course: Course, top: int) -> Iterator[str]:
         yield f'<text x="8" y="{top + 17}">{escape(course.name)}</text>'
         for stay in course.stays:
-            x, width = self._x(stay.begin), self._x(stay.end) - self._x(stay.begin)
             fill = self._colours[stay.network] if stay.network is not None else "white"
             mark = f' stroke="{_BAD}" stroke-dasharray="3"' if stay.network is None else ""
-            yield f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{_LANE}" fill="{fill}"{mark}/>'
+            yield self._canvas.stretch(stay.begin, stay.end, top, _LANE, f'fill="{fill}"{mark}')
             if stay.is_bad:
-                yield (
-                    f'<rect x="{x:.1f}" y="{top + _LANE - 5}" width="{width:.1f}" height="5" fill="{_BAD}"/>'
-                )
+                yield self._canvas.stretch(stay.begin, stay.end, top + _LANE - 5, 5, f'fill="{_BAD}"')
         for move in course.moves:
-            decision, x = move.decision, self._x(move.at)
+            decision, x = move.decision, self._canvas.x(move.at)
             title = f"{move.at:.1f} s: {decision.source or 'none'} to {decision.target or 'none'}: {decision.reason}"
             yield (
                 f'<path d="M{x:.1f} {top - 4}v{_LANE + 8}" stroke="black" stroke-width="2">'
                 f"<title>{escape(title)}</title></path>"
             )
-
-    def _axis(self, y: int) -> Iterator[str]:
-        for part in range(5):
-            at = self._report.duration * part / 4
-            yield f'<text x="{self._x(at):.1f}" y="{y + 14}" text-anchor="middle" fill="#555">{at:g} s</text>'
 
 
 def _pieces(

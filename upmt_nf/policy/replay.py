@@ -72,6 +72,10 @@ class Stay:
     is_bad: bool
     copies_on: NetworkName | None = None
 
+    def is_like(self, other: Stay) -> bool:
+        """Whether the two, end to end, are one stay."""
+        return (self.network, self.is_bad, self.copies_on) == (other.network, other.is_bad, other.copies_on)
+
 
 @dataclass(slots=True)
 class Course:
@@ -294,7 +298,7 @@ class _Replay:
         is_bad = bool(carriers) and all(self._is_bad(policy, name) for name in carriers)
         last = course.stays[-1] if course.stays else None
         stay = Stay(begin, end, network, is_bad, traffic.copies_on)
-        if last is not None and replace(last, begin=begin, end=end) == stay and last.end == begin:
+        if last is not None and last.end == begin and last.is_like(stay):
             course.stays[-1] = replace(stay, begin=last.begin)
         else:
             course.stays.append(stay)

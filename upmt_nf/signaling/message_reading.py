@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64decode
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any, NoReturn
 
 from upmt_nf.model.errors import PeerError
-from upmt_nf.model.flow import PROTOCOL_NUMBERS, FlowKey, IPAddress
+from upmt_nf.model.flow import PROTOCOL_NUMBERS, FlowKey, IPAddress, named_flows_of
 from upmt_nf.model.identity import TunnelId
 from upmt_nf.model.names import MAX_APPLICATION_ID
 from upmt_nf.signaling.authors_json import AuthorsBody, is_authors, read_authors
@@ -189,6 +191,7 @@ def _read_setup_response(document: _Document) -> TunnelSetupResponse:
         knows_applications=document.truth("applications"),
         salt=salt,
         copies=document.flag("copies"),
+        reads_packed=document.flag("packed"),
     )
 
 
@@ -269,7 +272,8 @@ def _read_pair(document: _Document) -> HandoverPair:
         ANY if tunnel == ANY else _read_tunnel_id("tunnelID", tunnel) for tunnel in tunnels
     )
     application = _integer("application", document.get("application", 0), MAX_APPLICATION_ID + 1)
-    return HandoverPair(_read_selector(document.get("match")), chosen, application)
+    match = _read_selector(document.get("match"))
+    return HandoverPair(match, chosen, application, is_packed=_is_packed(document.get("match"), match))
 
 
 def _read_selector(value: Any) -> FlowSelector:
@@ -283,10 +287,31 @@ def _read_selector(value: Any) -> FlowSelector:
             return (_read_flow(document.get("match")),)
         case "flows":
             return tuple(_read_flow(flow) for flow in document.list("match"))
+        case "packed":
+            return _read_packed(document)
         case "any":
             return ANY
         case other:
             raise PeerError(f"there is no match syntax {other[:40]!r}")
+
+
+def _is_packed(value: Any, match: FlowSelector) -> bool:
+    return isinstance(value, dict) and value.get("syntax") == "packed" and match != ()
+
+
+def _read_packed(document: _Document) -> tuple[FlowKey, ...]:
+    """Protocol (1), destination (4 or 16), source port (2), destination port (2), in base64 without a rest."""
+    source = _address("source", document.get("source"))
+    stand_ins = [
+        named_flows_of(source, _integer("applications", number, MAX_APPLICATION_ID + 1))
+        for number in document.list("applications", [])
+    ]
+    text, size = document.get("match"), len(source.packed) + 5
+    if not isinstance(text, str) or len(text) % (size // 3 * 4) or not _BASE64.fullmatch(text):
+        raise PeerError(f"'match' is not base64 of {size} bytes a flow")
+    packed = b64decode(text)
+    keys = (packed[start : start + size] for start in range(0, len(packed), size))
+    return (*stand_ins, *(FlowKey.unpacked(key[:1] + source.packed + key[1:]) for key in keys))
 
 
 def _read_flow(value: Any) -> FlowKey:
@@ -336,4 +361,5 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 _DECODER = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_refuse_constant)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from upmt_nf.model.flow import PROTOCOL_NAMES, FlowKey
+from upmt_nf.model.flow import PROTOCOL_NAMES, FlowKey, application_meant, is_stand_in
+from upmt_nf.model.names import MAX_APPLICATION_ID
 from upmt_nf.signaling.messages import (
     VERSION,
     AnchorNotice,
@@ -84,6 +86,22 @@ def flows_in_groups(flows: tuple[FlowKey, ...], max_bytes: int) -> list[tuple[Fl
     return [pair.match for group in groups for pair in group if isinstance(pair.match, tuple)]
 
 
+def pair_size(pair: HandoverPair) -> int:
+    """Bytes that a pair takes in a body, the comma before it included."""
+    return _size(_pair(pair)) + 1
+
+
+def packed_size(flow: FlowKey) -> int:
+    """Bytes that one more flow takes in a packed list, at most."""
+    if is_stand_in(flow.packed()):
+        return len(str(flow.source_port)) + 1
+    return (len(flow.source.packed) + 5) // 3 * 4
+
+
+PACKED_APPLICATIONS = len(',"applications":[]')
+"""Bytes that the first application takes beside its number."""
+
+
 # --- writing ---
 
 
@@ -137,6 +155,8 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 found["applications"] = True
             if message.copies:
                 found["copies"] = True
+            if message.reads_packed:
+                found["packed"] = True
             if message.results:
                 found["results"] = [_result(result) for result in message.results]
         case HandoverRequest():
@@ -180,7 +200,8 @@ def _count(count: FlowCount) -> list[int]:
 
 
 def _pair(pair: HandoverPair) -> dict[str, Any]:
-    found: dict[str, Any] = {"match": _selector(pair.match)}
+    is_packed = pair.is_packed and isinstance(pair.match, tuple) and len(pair.match) > 0
+    found: dict[str, Any] = {"match": _packed(pair.match) if is_packed else _selector(pair.match)}
     if pair.tunnels:
         found["tunnelID"] = [str(tunnel) for tunnel in pair.tunnels]
     if pair.application:
@@ -196,6 +217,20 @@ def _selector(match: FlowSelector) -> dict[str, Any]:
             return {"syntax": "flows", "match": [_flow(flow) for flow in match]}
         case _:
             return {"syntax": "any"}
+
+
+def _packed(flows: FlowSelector) -> dict[str, Any]:
+    """Flows of one source: applications by their numbers, the others as the packet path keys them, but the source."""
+    assert isinstance(flows, tuple), "only flows are packed"
+    applications: list[int] = []
+    packed = b""
+    for key in (flow.packed() for flow in flows):
+        if is_stand_in(key) and (number := application_meant(key)) <= MAX_APPLICATION_ID:
+            applications.append(number)
+        else:
+            packed += key[:1] + key[1 + (len(key) - 5) // 2 :]
+    found = {"syntax": "packed", "source": str(flows[0].source), "match": b64encode(packed).decode()}
+    return found | ({"applications": applications} if applications else {})
 
 
 def _flow(flow: FlowKey) -> list[str | int]:

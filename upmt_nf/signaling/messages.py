@@ -20,6 +20,8 @@ DROPPED = ("zero-checksum", "dscp", "ecn")
 
 MOST_COUNTED = 8
 """Flows in one request for counts: the answer is to fit into one packet."""
+MOST_WEIGHED = 64
+"""Flows among an application's oldest, and among its newest, of which the busiest are counted, at both ends."""
 
 Any_ = Literal["any"]
 ANY: Any_ = "any"
@@ -41,12 +43,14 @@ class HandoverPair:
     """Move what `match` says to the first of `tunnels` that works; none given: the tunnel that the message came by.
 
     With `application` (1 to 4095) the flows are of that application of the host's from now on, and go where it goes:
-    to that tunnel, if no newer request said else.
+    to that tunnel, if no newer request said else. `is_packed`: flows, all of one source, in few bytes; only for an
+    anchor that said that it can read them.
     """
 
     match: FlowSelector
     tunnels: tuple[TunnelChoice, ...] = ()
     application: int = 0
+    is_packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,8 @@ class TunnelSetupResponse:
     """Flows can be named, and their application moved as one."""
     copies: bool = False
     """The anchor takes packets that are sent by two tunnels (docs/protocol.md)."""
+    reads_packed: bool = False
+    """The anchor reads packed flows, and keeps an eye on some of an application that moves by its name in them."""
 
 
 @dataclass(frozen=True, slots=True)
