@@ -82,6 +82,8 @@ class NetworkStatus:
     """Its global IPv6 address."""
     is_metered: bool = False
     """Somebody pays by the byte."""
+    limit: float | None = None
+    """What it was seen to carry at most a moment ago, when it was full, bit/s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ def network_status(
     filters: FilterResult | None = None,
     *,
     is_metered: bool = False,
+    limit: float | None = None,
 ) -> NetworkStatus:
     """A network and its tunnel now."""
     loss_up, loss_down = tunnel.measured.losses
@@ -161,6 +164,7 @@ def network_status(
         filters=filters,
         ipv6=tunnel.ipv6,
         is_metered=is_metered,
+        limit=limit,
     )
 
 

@@ -164,9 +164,7 @@ class MobileHost:
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
         paths = self._advisor.engine.paths
-        return {
-            name: self._upkeep.status_of(tunnel, paths[name].facts) for name, tunnel in self._tunnels.items()
-        }
+        return {name: self._upkeep.status_of(tunnel, paths[name]) for name, tunnel in self._tunnels.items()}
 
     @property
     def applications(self) -> dict[ApplicationName, ApplicationStatus]:

@@ -24,7 +24,7 @@ from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_states import StateChanged, TunnelState
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import NetworkName
-from upmt_nf.policy.network import NetworkFacts
+from upmt_nf.policy.candidates import Path
 
 
 class Upkeep:
@@ -65,8 +65,8 @@ class Upkeep:
             lambda name: tunnels[name].is_usable,
         )
 
-    def status_of(self, tunnel: HostTunnel, facts: NetworkFacts) -> NetworkStatus:
-        """A network now, with all that was found out about it."""
+    def status_of(self, tunnel: HostTunnel, path: Path) -> NetworkStatus:
+        """A network now, with all that was found out about it; `path` is what policies know of it."""
         name = tunnel.network
         return network_status(
             tunnel,
@@ -75,7 +75,8 @@ class Upkeep:
             self.paths.found(name),
             self.portals.found(name),
             self.filters.result(name),
-            is_metered=facts.is_metered,
+            is_metered=path.facts.is_metered,
+            limit=path.quality.limit,
         )
 
     def follow(self, tunnel: HostTunnel, change: StateChanged, now: float) -> None:
