@@ -33,6 +33,7 @@ from upmt_nf.daemon.host_plane import HostPlane
 from upmt_nf.daemon.host_policies import HostPolicies
 from upmt_nf.daemon.host_settings import host_settings
 from upmt_nf.daemon.host_watch import HostWatch
+from upmt_nf.daemon.lease_portals import LeasePortals
 from upmt_nf.daemon.left_behind import left_behind
 from upmt_nf.daemon.measurements import HostMeasurements
 from upmt_nf.daemon.metering import Metering
@@ -106,12 +107,14 @@ class HostDaemon:
     policies: HostPolicies
     measurements: HostMeasurements
     events: EventLog
+    lease_portals: LeasePortals
     plane: HostPlane
     _wake_up: WakeUp
     _glancing: Glancing
     _monitor: LinkMonitor
     _stopped: asyncio.Event
     _reloading: asyncio.Task[None]
+    _asking: asyncio.Task[None]
 
     def __init__(self, config: MobileHostConfig, file: Path | None = None) -> None:
         self.config = config
@@ -238,6 +241,7 @@ class HostDaemon:
         )
         url = self.config.mobile_host.portal_check
         self._portals = PortalProbes(url, self.networks.routing_of, self.take, self._own)
+        self.lease_portals = LeasePortals(self.config.network, self._index_of)
         self._metering = Metering(self.config.network, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
@@ -250,6 +254,10 @@ class HostDaemon:
                 log.warning("no secret_file: neither we nor anchor %s can prove who we are", anchor.address)
         known = ", then ".join(str(anchor.address) for anchor in self.config.anchors)
         log.info("mobile host %s, anchor %s", self.config.mobile_host.identity, known)
+
+    def _index_of(self, network: NetworkName) -> int | None:
+        place = self.networks.place_of(network)
+        return place[0] if place is not None else None
 
     def _take_over(self) -> None:
         """Programs that `upmt run` started under a daemon that was killed still belong to their applications."""
@@ -471,6 +479,7 @@ class HostDaemon:
                 self._probes.close(network, flows)
             case CheckPortal(network):
                 self._portals.check(network)
+                self._asking = self._loop.create_task(self.lease_portals.ask(network))
             case RememberBindingTime(place, known):
                 self._state.keep_binding_time(place, known)
             case ConfigureVirtualAddress(address):

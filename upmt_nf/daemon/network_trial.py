@@ -10,15 +10,21 @@ from typing import Any
 from upmt_nf.mobility.filter_trial import FilterResult, Oddity, Passing
 from upmt_nf.mobility.host_status import NetworkStatus
 from upmt_nf.mobility.network_test import Mapping, TestResult
-from upmt_nf.mobility.portal_checks import Finding
+from upmt_nf.mobility.portal_checks import NOT_SAID, Finding, LeasePortal
+from upmt_nf.signaling.captive_portal_uri import UNRESTRICTED
 
 _USABLE = ("up", "suspect")
 
 
-def network_trial(status: NetworkStatus) -> dict[str, Any]:
-    """`{network, passed, checks [{check, state, detail}]}`; `state` is ok, failed or unknown."""
+def network_trial(status: NetworkStatus, lease: LeasePortal = NOT_SAID) -> dict[str, Any]:
+    """`{network, passed, checks [{check, state, detail}]}`; `state` is ok, failed or unknown.
+
+    `lease`: what the network says of a captive portal by DHCP.
+    """
     is_usable = status.state in _USABLE
-    checks = [_link(status), _anchor(status, is_usable)]
+    checks = [_link(status), _anchor(status, is_usable, lease)]
+    if lease != NOT_SAID:
+        checks.append(_lease(lease))
     if status.test is not None:
         checks.append(_ports(status.test))
     if is_usable:
@@ -29,9 +35,9 @@ def network_trial(status: NetworkStatus) -> dict[str, Any]:
     return {"network": status.name, "passed": is_usable, "checks": checks}
 
 
-def trial_report(status: NetworkStatus) -> dict[str, Any]:
+def trial_report(status: NetworkStatus, lease: LeasePortal = NOT_SAID) -> dict[str, Any]:
     """`trial` of one of `networks`: whether applications may be there, what failed first, and what NAT there is."""
-    trial = network_trial(status)
+    trial = network_trial(status, lease)
     failed = [check for check in trial["checks"] if check["state"] == "failed"]
     nat = None
     if status.reflexive is not None:
@@ -43,6 +49,7 @@ def trial_report(status: NetworkStatus) -> dict[str, Any]:
         "nat": nat,
         "nat_mapping": mapping.value if mapping is not None else None,
         "portal": _portal(status),
+        "lease_portal": {"uri": lease.uri, "source": lease.source, "reason": lease.reason},
         "filters": _filter_report(status.filters),
         "ipv6": {
             "address": str(status.ipv6) if status.ipv6 is not None else None,
@@ -63,13 +70,24 @@ def _link(status: NetworkStatus) -> dict[str, Any]:
     return _check("link", "ok", f"{status.care_of_address} on {status.interface}{way}")
 
 
-def _anchor(status: NetworkStatus, is_usable: bool) -> dict[str, Any]:
+def _anchor(status: NetworkStatus, is_usable: bool, lease: LeasePortal) -> dict[str, Any]:
     if is_usable:
         return _check("anchor", "ok", f"UDP passes both ways, tunnel {status.tunnel_id}")
     if status.portal is not None and status.portal.finding is Finding.PORTAL:
-        where = f": log in at {status.portal.location}" if status.portal.location else ""
+        named = lease.uri if lease.uri != UNRESTRICTED else None
+        place = status.portal.location or named
+        where = f": log in at {place}" if place else ""
         return _check("anchor", "failed", f"a captive portal is in the way{where}")
     return _check("anchor", "failed", status.reason or "the anchor has not answered yet")
+
+
+def _lease(lease: LeasePortal) -> dict[str, Any]:
+    if lease.uri is None:
+        return _check("portal", "unknown", lease.reason or "")
+    by = f"by DHCP, says {lease.source}"
+    if lease.uri == UNRESTRICTED:
+        return _check("portal", "ok", f"the network has none, {by}")
+    return _check("portal", "ok", f"the network names {lease.uri} as its captive portal's, {by}")
 
 
 def _mapping(status: NetworkStatus) -> Mapping | None:
