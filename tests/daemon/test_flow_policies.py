@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from upmt_nf.config.application_sections import ApplicationSection, with_parts
+from upmt_nf.daemon.adoption import claimed, parted_again
 from upmt_nf.daemon.applications import Applications, Source
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.model.errors import UsageError
@@ -69,10 +70,10 @@ def test_running_flows_follow_when_the_parts_change() -> None:
         paft.insert(flow(port).packed(), found.application_id, 0.0)
     changed = known.declare(Source.CONFIGURATION, (section({**MEDIA, "port": 5060}),))
     assert changed == {}, "the policies are the same"
-    assert known.part_again(paft.flows.values()) == {"call": [flow(5004)], "call/media": [flow(5060)]}
+    assert parted_again(known, paft.flows.values()) == {"call": [flow(5004)], "call/media": [flow(5060)]}
     assert set(known.declare(Source.CONFIGURATION, (section(),))) == {"call/media"}
-    assert known.part_again(paft.flows.values()) == {"call": [flow(5060)]}
-    assert known.part_again(paft.flows.values()) == {}
+    assert parted_again(known, paft.flows.values()) == {"call": [flow(5060)]}
+    assert parted_again(known, paft.flows.values()) == {}
 
 
 def test_a_flow_that_another_application_gets_at_run_time_is_no_part_any_more() -> None:
@@ -80,7 +81,7 @@ def test_a_flow_that_another_application_gets_at_run_time_is_no_part_any_more() 
     paft.insert(flow(5004).packed(), known.classify(flow(5004).packed(), 0).application_id, 0.0)
     _, rule = known.assign("other", {"port": 5004})
     assert rule is not None
-    assert known.reclassify(paft, rule) == [flow(5004)]
+    assert claimed(known, paft, rule) == [flow(5004)]
     (entry,) = paft.flows.values()
     assert known.by_id[entry.application_id].name == "other"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
 
 from mobility_terminal import NET0, NET1
@@ -10,7 +11,8 @@ from mobility_world import World, associated
 
 from upmt_nf.mobility.advisor import SIGNALLING
 from upmt_nf.mobility.host_events import ApplicationDefined, ClockRead, NetworksRedescribed
-from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName
+from upmt_nf.model.flow import UDP, FlowKey
+from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
 from upmt_nf.policy.budget import Budget, Period
 from upmt_nf.policy.civil_time import CivilClock
 from upmt_nf.policy.network import NetworkFacts
@@ -76,6 +78,20 @@ def test_a_budget_may_come_and_go_while_the_host_runs() -> None:
     world.host.take(NetworksRedescribed(FREE))
     world.run(60)
     assert world.host.network_of() == NET0
+
+
+def test_what_the_kernel_sent_while_no_daemon_lived_counts_though_the_tunnels_come_later() -> None:
+    world = world_with(BUDGETED)
+    flow = FlowKey(UDP, ip_address("1.2.3.4"), 4000, ip_address("86.0.0.1"), 5000)
+    world.host.paft.insert(flow.packed(), DEFAULT_APPLICATION_ID, world.now).bytes_out = 190_000_000
+    world.run(5)
+    associated(world)
+    world.run(5)
+    spent = world.host.machine.ledger.spent(
+        BUDGET, DEFAULT_APPLICATION, CivilClock(DAY * 100 - 600).at(10), {}
+    )
+    assert spent == 190_000_000
+    assert world.host.network_of() == NET1
 
 
 def test_words_of_the_host_are_spent_as_well() -> None:

@@ -190,6 +190,17 @@ def test_best_performance_weighs_cost_against_delay() -> None:
     assert course_of_kind(Kind.BEST_PERFORMANCE, steps, **fast) == [(0, WIFI, FIRST), (80, LTE, BETTER)]
 
 
+@pytest.mark.parametrize(("later", "moves_at"), [(0.01, 0.11), (4.0, 4.0), (20.0, 80.0)])
+def test_which_network_came_up_first_is_no_reason_to_pay_for_a_minute(later: float, moves_at: float) -> None:
+    # The dear one is there at once; what comes while all come up is gone to at once, later ones prove themselves.
+    steps: list[Step] = [becomes(0, LTE, FINE, True), becomes(later, WIFI, FINE, True)]
+    course = course_of(profile("bulk"), steps, 200)
+    assert story(course) == [
+        (0, LTE, "first network"),
+        (pytest.approx(moves_at, abs=0.1), WIFI, "a better network"),
+    ]
+
+
 def test_the_voice_score_is_that_of_the_recommendation() -> None:
     """Cole and Rosenbluth, fig. 3 and table: no loss, R 94.2 - Id."""
     assert voice_score(Quality(delay=0.0)) == pytest.approx(4.42, abs=0.01)

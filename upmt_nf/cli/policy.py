@@ -200,9 +200,10 @@ def _print_course(row: dict[str, Any]) -> None:
     )
     for move in row["moves"]:
         failed = "" if move["done"] is not False else " (failed)"
+        why = dict.fromkeys((move["cause"], move["reason"]))
         out.print(
             f"  {move['t']:>10.1f} s  {move['from'] or 'none'} -> {move['to'] or 'none'}{failed}  "
-            f"{move['cause']}: {move['reason']}  [{move['rule']}]",
+            f"{': '.join(why)}  [{move['rule']}]",
             highlight=False,
             markup=False,
         )

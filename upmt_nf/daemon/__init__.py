@@ -5,6 +5,7 @@ control_server   the control socket, which is also the lock of a network namespa
 control_client   how the command line asks
 wake_up          one timer for a sans-IO machine
 applications     which rule and cgroup makes which application; flow -> application
+adoption         running flows that become another application's
 host_daemon      the mobile host: machine, agent plane and kernel state put together
 host_plane       its packets: queues, tunnel sockets, forwarder
 host_kernel      its kernel state: interface, rules, routes, sysctls, all journalled

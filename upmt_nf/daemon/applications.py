@@ -12,8 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from upmt_nf.classify.facts import ProcessFacts
-from upmt_nf.classify.reasons import MARKED, UNNAMED, Decider, Finder, Mechanism, Reason, mechanism_of
+from upmt_nf.classify.reasons import MARKED, UNNAMED, Decider, Mechanism, Reason, mechanism_of
 from upmt_nf.classify.rules import (
     ApplicationRule,
     first_match,
@@ -28,9 +27,7 @@ from upmt_nf.daemon.flow_policies import FlowPolicies, check
 from upmt_nf.daemon.matches import conditions_said, rule_of
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.host_forwarder import Classified
-from upmt_nf.datapath.paft import Paft
 from upmt_nf.linux.process_events import ProcessEvents
-from upmt_nf.linux.sock_diag import SocketFacts
 from upmt_nf.model.errors import UsageError
 from upmt_nf.model.flow import FlowBytes, FlowKey, IPAddress
 from upmt_nf.model.identity import DEFAULT_APPLICATION, DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName
@@ -385,13 +382,14 @@ class Applications:
         if marked in self.by_id:
             return Classified(self.flow_policies.part_of(marked, flow, dscp), 0, "", MARKED)
         # Without a rule that asks for it, who it is can be found out when somebody wants to know (`name_processes`).
-        return self._look_up(flow, dscp, is_needed=self.needs_lookup)
+        return self.look_up(flow, dscp, is_needed=self.needs_lookup)
 
     def classify_incoming(self, key: FlowBytes) -> Classified:
         """Whose a flow is that a correspondent began: netfilter marks our own packets only, so the socket is asked."""
-        return self._look_up(FlowKey.unpacked(key), 0, is_needed=bool(self.rules))
+        return self.look_up(FlowKey.unpacked(key), 0, is_needed=bool(self.rules))
 
-    def _look_up(self, flow: FlowKey, dscp: int, *, is_needed: bool) -> Classified:
+    def look_up(self, flow: FlowKey, dscp: int, *, is_needed: bool) -> Classified:
+        """Whose a flow is by the rules, with its process when that `is_needed`."""
         rules = self.rules
         owner = self.owners.behind(flow) if is_needed else UNASKED
         self.found(flow, owner)
@@ -402,71 +400,6 @@ class Applications:
         id = self.flow_policies.part_of(id, flow, dscp)
         pid, command = (facts.pid, facts.command) if facts is not None else (0, "")
         return Classified(id, pid, command, why, owner.cookie, has_ended=not owner.has_socket)
-
-    def reclassify(self, paft: Paft, rule: ApplicationRule) -> list[FlowKey]:
-        """Running flows that a new rule claims become its application's; gives them (adopting a program)."""
-        moved: list[FlowKey] = []
-        for entry in paft.flows.values():
-            flow, owner = entry.flow, UNASKED
-            if not rule.matches_flow(flow, entry.dscp):
-                continue
-            if rule.asks_for_process:
-                owner = self.owners.behind(flow)
-                if owner.process is None and entry.pid:
-                    owner = Owner(self.owners.facts_of(entry.pid), Finder.REMEMBERED)
-                if owner.process is not None:
-                    entry.pid, entry.command = owner.process.pid, owner.process.command
-            found = first_match(self.rules, flow, owner.process, entry.dscp)
-            id = self.flow_policies.part_of(rule.application, flow, entry.dscp)
-            if found == rule and entry.application_id != id:
-                entry.why = Reason(Decider.AGENT, rule, owner.found_by)
-                paft.assign(entry, id)
-                moved.append(flow)
-        return moved
-
-    def reconsider(self, paft: Paft, gone: Iterable[ApplicationRule]) -> dict[ApplicationName, list[FlowKey]]:
-        """Running flows of applications that lost a rule become whose they are without it; gives those that moved.
-
-        A flow whose socket is not there any more stays as it was.
-        """
-        touched = {rule.application for rule in gone}
-        moved: dict[ApplicationName, list[FlowKey]] = {}
-        for entry in paft.flows.values():
-            if self.flow_policies.whole_of(entry.application_id) not in touched:
-                continue
-            found = self._look_up(entry.flow, entry.dscp, is_needed=True)
-            if not found.has_ended and found.application_id != entry.application_id:
-                entry.why, entry.mark = found.why, 0
-                paft.assign(entry, found.application_id)
-                moved.setdefault(self.by_id[found.application_id].name, []).append(entry.flow)
-        return moved
-
-    def part_again(self, entries: Iterable[FlowEntry]) -> dict[ApplicationName, list[FlowKey]]:
-        """Running flows whose application has other parts now go by those; gives those that moved."""
-        moved: dict[ApplicationName, list[FlowKey]] = {}
-        for entry in entries:
-            id = self.flow_policies.part_of(entry.application_id, entry.flow, entry.dscp)
-            if id != entry.application_id:
-                entry.application_id = id
-                moved.setdefault(self.by_id[id].name, []).append(entry.flow)
-        return moved
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """What was not found out, by reason."""
-        return self.owners.counters
-
-    def name_processes(self, entries: Iterable[FlowEntry], now: float) -> None:
-        """Find the processes of flows that nobody looked up when they began: for people to read."""
-        self.owners.name_processes(entries, now)
-
-    def look(self, flow: FlowKey) -> tuple[SocketFacts | None, ProcessFacts | None]:
-        """The socket and the process behind a flow as they are now, whatever it costs: for people who ask."""
-        return self.owners.look(flow)
-
-    def facts_of(self, pid: int) -> ProcessFacts | None:
-        """What can be known of a process; None when there is none of that number."""
-        return self.owners.facts_of(pid)
 
     def mechanism_of(self, entry: FlowEntry) -> Mechanism:
         """By what a flow was told from others. Netfilter leaves its mark alone: the mechanism of its rules for that."""

@@ -28,6 +28,7 @@ from upmt_nf.config.applications import (
 from upmt_nf.config.checked import Section
 from upmt_nf.config.mobile_host import read_mobile_host_config
 from upmt_nf.config.system_resolver import declared_applications
+from upmt_nf.daemon.adoption import claimed, parted_again, released
 from upmt_nf.daemon.applications import Application, Source
 from upmt_nf.daemon.matches import rule_of
 from upmt_nf.linux.users import write_private
@@ -166,7 +167,7 @@ class Declarations:
             section = applications.section_of(one)
             self._tell(one, section.networks if section is not None else None)
         daemon.update_rules()
-        for one, flows in applications.reconsider(daemon.paft, gone).items():
+        for one, flows in released(applications, daemon.paft, gone).items():
             daemon.take(FlowsAdopted(one, tuple(flows)))
         if arguments.get("save"):
             fields = _fields(rule_of(DEFAULT_APPLICATION_ID, match)) if match else None
@@ -213,17 +214,17 @@ class Declarations:
         daemon.update_rules()
         rules = applications.rules
         gone = [rule for rule in before if rule not in rules]
-        for name, flows in applications.reconsider(daemon.paft, gone).items():
+        for name, flows in released(applications, daemon.paft, gone).items():
             daemon.take(FlowsAdopted(name, tuple(flows)))
         for rule in rules:
             if rule not in before:
-                moved = applications.reclassify(daemon.paft, rule)
+                moved = claimed(applications, daemon.paft, rule)
                 name = applications.by_id[rule.application].name
                 daemon.take(FlowsAdopted(name, tuple(moved)))
         if daemon.admission is not None:
             # What the kernel let in before the rules changed.
             daemon.admission.catch_up()
-        for name, flows in applications.part_again(daemon.paft.flows.values()).items():
+        for name, flows in parted_again(applications, daemon.paft.flows.values()).items():
             daemon.take(FlowsAdopted(name, tuple(flows)))
         return changes
 

@@ -66,10 +66,10 @@ class Explainer:
 
     def _of_process(self, subject: str) -> dict[str, Any]:
         daemon = self._daemon
-        facts = daemon.applications.facts_of(int(subject)) if len(subject) < 10 else None
+        facts = daemon.applications.owners.facts_of(int(subject)) if len(subject) < 10 else None
         if facts is None:
             raise UsageError(f"there is no process {subject}")
-        daemon.applications.name_processes(daemon.paft.flows.values(), daemon.now())
+        daemon.applications.owners.name_processes(daemon.paft.flows.values(), daemon.now())
         entries = [entry for entry in daemon.paft.flows.values() if entry.pid == facts.pid]
         rules = daemon.applications.rules
         anywhere = FlowKey(TCP, ip_address("0.0.0.0"), 0, ip_address("0.0.0.0"), 0)
@@ -155,7 +155,7 @@ class Explainer:
 
     def _flow(self, entry: FlowEntry) -> dict[str, Any]:
         daemon = self._daemon
-        socket, facts = daemon.applications.look(entry.flow)
+        socket, facts = daemon.applications.owners.look(entry.flow)
         rules = daemon.applications.rules
         reason = entry.why if isinstance(entry.why, Reason) else Reason(Decider.AGENT)
         if reason.decider is Decider.NETFILTER:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from upmt_nf.daemon.adoption import claimed
 from upmt_nf.daemon.applications import Application
 from upmt_nf.daemon.control_server import Handler
 from upmt_nf.daemon.explain import Explainer
@@ -82,7 +83,7 @@ class HostControl:
                 **(forwarder.counters.as_dict() if forwarder is not None else {}),
                 **daemon.plane.counters(),
                 **(daemon.datapath.fast.as_counters() if daemon.datapath.fast is not None else {}),
-                **daemon.applications.counters,
+                **daemon.applications.owners.counters,
                 **(daemon.admission.counters.as_dict() if daemon.admission is not None else {}),
                 "socket_ends_lost": daemon.watch.ends.lost,
                 **daemon.paft.counters.as_dict(),
@@ -119,7 +120,7 @@ class HostControl:
         """Every flow."""
         daemon = self._daemon
         daemon.count()
-        daemon.applications.name_processes(daemon.paft.flows.values(), self._now())
+        daemon.applications.owners.name_processes(daemon.paft.flows.values(), self._now())
         return [
             {
                 **flow_report(entry, daemon.paft, self._name_of),
@@ -214,7 +215,7 @@ class HostControl:
                 failure = await self._move_to_best(application, policy)
             daemon.take(ApplicationAssigned(application.name, policy))
         if rule is not None and policy is not None:
-            moved = daemon.applications.reclassify(daemon.paft, rule)
+            moved = claimed(daemon.applications, daemon.paft, rule)
             daemon.take(FlowsAdopted(application.name, tuple(moved)))
         if arguments.get("save"):
             daemon.declarations.save(application, policy, choice, rule)

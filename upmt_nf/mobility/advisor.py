@@ -69,7 +69,7 @@ class Advisor:
         self._departed: dict[tuple[ApplicationId, NetworkName | None], int] = {}
         """Bytes of flows that were forgotten since the last count, which it would miss."""
         self._signalled: dict[NetworkName, int] = {}
-        self._has_budgets = engine.has_network_budgets
+        self._has_budgets = engine.spending.has_network_budgets
         paft.left = self._take_last_bytes
 
     # --- who is guided ---
@@ -119,6 +119,10 @@ class Advisor:
         if lock not in (None, network):
             return f"it is locked to {lock}"
         return self.engine.bar(name, network, now)
+
+    def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
+        """Which budgets keep whom from where."""
+        return self.engine.spending.spent_budgets(self.engine.applications.values(), now)
 
     def lock_of(self, name: ApplicationName) -> NetworkName | None:
         """Where a person has locked it to."""
@@ -195,7 +199,7 @@ class Advisor:
     def describe(self, facts: tuple[NetworkFacts, ...], now: float) -> None:
         """The networks are others as to what policies know of them."""
         self.tell(NetworksDescribed(facts), now)
-        if self.engine.has_network_budgets and not self._has_budgets:
+        if self.engine.spending.has_network_budgets and not self._has_budgets:
             self._begin_counting(now)
 
     def _begin_counting(self, now: float) -> None:
@@ -233,7 +237,7 @@ class Advisor:
 
     def note_signalling(self, network: NetworkName, size: int) -> None:
         """The host itself has sent or received so many bytes by a network."""
-        if self.engine.has_network_budgets:
+        if self.engine.spending.has_network_budgets:
             self._signalled[network] = self._signalled.get(network, 0) + size
 
     def count(self, now: float) -> None:
@@ -260,7 +264,10 @@ class Advisor:
                 tunnel = self._paft.tunnel_of(entry)
                 new = total - self._counted.get(entry.key, 0)
                 network = tunnel.network if tunnel is not None else self._last.get(name)
-                if new > 0 and network is not None:
+                if network is None:
+                    # Of an earlier daemon, which the kernel went on with: by which network is known when it has one.
+                    counted[entry.key] = self._counted.get(entry.key, 0)
+                elif new > 0:
                     spent[network] = spent.get(network, 0) + new
             if (present := self.engine.applications[name].network) is not None:
                 self._last[name] = present

@@ -177,11 +177,11 @@ class MobileHost:
     @property
     def ledger(self) -> Ledger:
         """What was spent of budgets."""
-        return self._advisor.engine.ledger
+        return self._advisor.engine.spending.ledger
 
     def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
         """Which budgets keep whom from where."""
-        return self._advisor.engine.spent_budgets(now)
+        return self._advisor.spent_budgets(now)
 
     def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
         """Why an application's policy or lock forbids it a network; None when it may be there."""

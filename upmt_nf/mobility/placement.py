@@ -72,7 +72,7 @@ class Placement:
     def define(self, name: ApplicationName, id: ApplicationId, policy: tuple[str, ...], now: float) -> None:
         """An application exists, or goes by another list of networks now."""
         self._name(name, id, policy)
-        if self._advisor.engine.has_network_budgets:
+        if self._advisor.engine.spending.has_network_budgets:
             self._lend(self.applications[name], now)
 
     def redescribe_networks(self, facts: tuple[NetworkFacts, ...], now: float) -> None:

@@ -42,7 +42,8 @@ class SignallingNetworks:
     def heed_budgets(self, now: float) -> frozenset[NetworkName] | None:
         """Networks that have a new budget; None when nothing is otherwise than before. `rank` follows."""
         engine = self._advisor.engine
-        spent = engine.spent_networks(now) if engine.has_network_budgets else frozenset[NetworkName]()
+        spending = engine.spending
+        spent = spending.spent_networks(now) if spending.has_network_budgets else frozenset[NetworkName]()
         if spent == self._spent:
             return None
         freed, self._spent = self._spent - spent, spent

@@ -3,7 +3,7 @@
 quality       what is measured of a network, thresholds on it, the voice score, the weighted score
 network       what is known of a network without measuring: kind, cost, protection, what it offers
 civil_time    days, months and hours of the clock on the wall
-budget        "200 MB/day on lte", and the ledger that counts against it
+budget        "200 MB/day on lte", and the ledger that counts against it; `spending`: who may go where by them
 policy        one application's policy as a value: the kinds of the authors, thresholds, holds, hours
 profiles      ready-made policies: voice, video-call, interactive, bulk, backup, streaming, gaming
 standing      an application's memory of one network: good or bad since when, how often left

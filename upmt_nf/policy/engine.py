@@ -16,7 +16,7 @@ from dataclasses import replace
 from math import inf
 
 from upmt_nf.model.identity import ApplicationName, NetworkName
-from upmt_nf.policy.budget import Budget, Ledger
+from upmt_nf.policy.budget import Ledger
 from upmt_nf.policy.candidates import Application, Candidate, Path, merit_of
 from upmt_nf.policy.civil_time import CivilClock
 from upmt_nf.policy.events import (
@@ -39,12 +39,14 @@ from upmt_nf.policy.events import (
 from upmt_nf.policy.network import NetworkFacts
 from upmt_nf.policy.policy import SCORED, Policy
 from upmt_nf.policy.quality import UNMEASURED, Violation, shown_value
+from upmt_nf.policy.spending import Spending
 from upmt_nf.policy.trend import is_at_risk
 
-NEAR = 3
-"""A budget is nearly spent when the rest is less than this many guards: time for a planned move."""
 FAILURE_PATIENCE = 5.0
 """Seconds before another try to better oneself after a move failed."""
+SETTLING = 5.0
+"""Seconds after an application's first network in which the others come up as well. What scores better then is gone to
+at once: which of them was first is chance, and waiting may be a minute on the dearest."""
 
 
 class Engine:
@@ -57,17 +59,10 @@ class Engine:
         ledger: Ledger | None = None,
         count_every: float = 1.0,
     ) -> None:
-        self.ledger = ledger or Ledger()
         self.applications: dict[ApplicationName, Application] = {}
         self.paths = {facts.name: Path(facts) for facts in networks}
-        self._note_facts()
-        self._clock = clock or CivilClock()
-        self._count_every = count_every
+        self.spending = Spending(self.paths, clock or CivilClock(), ledger or Ledger(), count_every)
         self._wake_at: dict[ApplicationName, float] = {}
-
-    def _note_facts(self) -> None:
-        self._costs = {name: path.facts.cost for name, path in self.paths.items()}
-        self._has_network_budgets = any(path.facts.budgets for path in self.paths.values())
 
     # --- driving ---
 
@@ -142,35 +137,11 @@ class Engine:
         found = [
             Candidate(path, application.standing(network), self._bar(application, path, now))
             for network in application.order
-            if network != here and self._near(application, path := self.paths[network], now) is None
+            if network != here and self.spending.near(application, path := self.paths[network], now) is None
         ]
         found = [candidate for candidate in found if candidate.is_open and not candidate.path.is_doubtful]
         found.sort(key=lambda candidate: (-candidate.soundness(policy, now), -merit_of(policy, candidate)))
         return [candidate.path.facts.name for candidate in found]
-
-    def guard(self, network: NetworkName) -> float:
-        """Bytes that may pass by a network until the next count."""
-        return self.paths[network].guard(self._count_every)
-
-    def guards(self) -> dict[NetworkName, float]:
-        """The same of all networks."""
-        return {name: self.guard(name) for name in self.paths}
-
-    def spent_networks(self, now: float) -> frozenset[NetworkName]:
-        """Networks with a budget of their own, of all applications together, that is spent."""
-        time = self._clock.at(now)
-        return frozenset(
-            name
-            for name, path in self.paths.items()
-            for budget in path.facts.budgets
-            if budget.limit - self.ledger.spent(budget, None, time, self._costs)
-            < self._set_aside(budget, path)
-        )
-
-    @property
-    def has_network_budgets(self) -> bool:
-        """Whether any network has a budget of its own, which holds for every application."""
-        return self._has_network_budgets
 
     def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
         """Why an application must not be on a network now; None when it may."""
@@ -218,9 +189,9 @@ class Engine:
                     path.describe(facts)
                     for application in self.applications.values():
                         application.review(path, now)
-                self._note_facts()
+                self.spending.note_facts()
             case ClockSet(offset):
-                self._clock = CivilClock(offset)
+                self.spending.clock = CivilClock(offset)
             case TimePassed():
                 return [
                     application
@@ -232,10 +203,8 @@ class Engine:
     def _spend(
         self, name: ApplicationName, network: NetworkName, count: float, now: float
     ) -> Iterable[Application]:
-        self.ledger.add(name, network, count, self._clock.at(now))
-        path = self.paths[network]
-        path.note_peak(count)
-        if path.facts.budgets or self._has_network_budgets:
+        self.spending.add(name, network, count, now)
+        if self.spending.has_network_budgets:
             return self.applications.values()
         application = self.applications.get(name)
         return [application] if application is not None and application.policy.budgets else []
@@ -268,7 +237,7 @@ class Engine:
     def _keep_time(self, application: Application, now: float, *, is_new: bool = False) -> None:
         """Put the policy of the hour into force."""
         if application.written.by_time or is_new:
-            policy = application.written.at(self._clock.at(now))
+            policy = application.written.at(self.spending.clock.at(now))
             if is_new or policy is not application.policy:
                 application.policy = policy
                 for path in self.paths.values():
@@ -308,7 +277,7 @@ class Engine:
             return self._flee(
                 application, candidates, current, Cause.LOST, current.path.reason or "is down", now
             )
-        if (budget := self._near(application, current.path, now)) is not None:
+        if (budget := self.spending.near(application, current.path, now)) is not None:
             return self._escape(
                 application, candidates, current, Cause.BUDGET, f"{budget} is nearly spent", now
             )
@@ -384,7 +353,11 @@ class Engine:
         found = []
         for name in application.order:
             candidate = candidates[name]
-            if candidate is current or not candidate.is_sound or self._near(application, candidate.path, now):
+            if (
+                candidate is current
+                or not candidate.is_sound
+                or self.spending.near(application, candidate.path, now)
+            ):
                 continue
             ready = candidate.standing.proven_at(policy, now, 0.0)
             if now < ready:
@@ -421,8 +394,9 @@ class Engine:
                 standing.better_since = None
                 continue
             if standing.better_since is None:
-                standing.better_since = now if is_scored else -inf
-            if standing.good_since is None or self._near(application, candidate.path, now):
+                has_to_last = is_scored and now > application.begun_at + SETTLING
+                standing.better_since = now if has_to_last else -inf
+            if standing.good_since is None or self.spending.near(application, candidate.path, now):
                 continue
             ready = max(
                 standing.proven_at(policy, now, policy.good_for),
@@ -441,58 +415,19 @@ class Engine:
 
     # --- what is allowed ---
 
-    def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
-        """Which budgets keep whom from where."""
-        return {
-            (application.name, path.facts.name): f"{budget} is spent"
-            for application in self.applications.values()
-            for path in self.paths.values()
-            for budget, owner in self._budgets(application, path)
-            if self._rest(budget, owner, now) < self._set_aside(budget, path)
-        }
-
     def _bar(self, application: Application, path: Path, now: float) -> str | None:
         if (reason := application.policy.never(path.facts)) is not None:
             return reason
-        for budget, owner in self._budgets(application, path):
-            if self._rest(budget, owner, now) < self._set_aside(budget, path):
-                return f"{budget} is spent"
-        return None
-
-    def _near(self, application: Application, path: Path, now: float) -> Budget | None:
-        for budget, owner in self._budgets(application, path):
-            if self._rest(budget, owner, now) < NEAR * self._set_aside(budget, path):
-                return budget
-        return None
-
-    def _budgets(
-        self, application: Application, path: Path
-    ) -> Iterable[tuple[Budget, ApplicationName | None]]:
-        name = path.facts.name
-        for budget in application.policy.budgets:
-            if budget.network in (None, name) and not (budget.is_cost and not path.facts.cost):
-                yield budget, application.name
-        for budget in path.facts.budgets:
-            yield budget, None
-
-    def _rest(self, budget: Budget, owner: ApplicationName | None, now: float) -> float:
-        return budget.limit - self.ledger.spent(budget, owner, self._clock.at(now), self._costs)
-
-    def _set_aside(self, budget: Budget, path: Path) -> float:
-        """What may pass before the next count; of all networks when it is a budget of all."""
-        paths = [path] if budget.network is not None else list(self.paths.values())
-        if not budget.is_cost:
-            return sum(item.guard(self._count_every) for item in paths)
-        return sum(item.guard(self._count_every) * item.facts.cost / 1e9 for item in paths)
+        return self.spending.bar(application, path, now)
 
     # --- time ---
 
     def _edge(self, application: Application, now: float) -> float:
         """When the clock on the wall may change something."""
-        time = self._clock.at(now)
+        time = self.spending.clock.at(now)
         waits = [hours.next_edge(time) for hours, _ in application.written.by_time]
-        if application.policy.budgets or self._has_network_budgets:
-            waits.append(self._clock.next_day(now) - now)
+        if application.policy.budgets or self.spending.has_network_budgets:
+            waits.append(self.spending.clock.next_day(now) - now)
         # A float's last digit must not wake us a moment too early, for ever.
         return now + max(min(waits), 0.001) if waits else inf
 

@@ -168,7 +168,7 @@ class _Replay:
         self._clock = CivilClock(trace.start)
         self._engine: Engine | None = Engine(networks, self._clock, count_every=count_every)
         self._locks: dict[ApplicationName, NetworkName] = {}
-        self._saved = self._engine.ledger.saved()
+        self._saved = self._engine.spending.ledger.saved()
         self._arrivals: list[tuple[float, int, Decision, int, bool]] = []
         self._serial = 0
         self._fails_until = -inf
@@ -274,7 +274,9 @@ class _Replay:
             self._account(traffic)
         self._back_at = inf
         fresh = Engine(self._networks, self._clock, count_every=self._count_every)
-        ledger = Ledger.recovered(self._saved, self._policies, fresh.guards(), self._clock.at(self._now))
+        ledger = Ledger.recovered(
+            self._saved, self._policies, fresh.spending.guards(), self._clock.at(self._now)
+        )
         self._engine = Engine(self._networks, self._clock, ledger, self._count_every)
         self._introduce()
         for name, link in self._links.items():
@@ -343,7 +345,7 @@ class _Replay:
             for network, count in counted.items():
                 self._tell(Spent(name, network, count))
         if self._engine is not None:
-            self._saved = self._engine.ledger.saved()
+            self._saved = self._engine.spending.ledger.saved()
             if any(traffic.rate for traffic in self._traffic.values()):
                 self._count_at = self._now + self._count_every
 
