@@ -118,6 +118,8 @@ class Link:
     """How often it was forgotten."""
     probes: dict[int, tuple[ProbeFlow, float]] = field(default_factory=dict)
     """Mappings of a binding trial, by port: whose they are and when they were last used."""
+    rewrites: Callable[[bytes], bytes] = lambda data: data
+    """What a gateway makes of SIP on the way up."""
     drops: Callable[[Packet], bool] = lambda packet: False
     """Says what else is lost."""
 

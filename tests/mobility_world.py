@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from math import inf
 from random import Random
@@ -152,6 +153,8 @@ class World:
             if body := body_of(packet.payload):
                 assert body_complaints(body) == [], body
         link = packet.link
+        if packet.kind == "sip" and packet.is_up:
+            packet = replace(packet, payload=link.rewrites(packet.payload))
         if packet.kind == "signal" and packet.size > link.mtu:
             self.oversized.append(packet)
             return

@@ -188,6 +188,7 @@ def test_marks_that_are_bleached_or_dropped_and_fragments_that_are_dropped_are_t
             "ecn": "dropped",
             "fragments": "dropped",
             "hairpin": "dropped",
+            "sip": "passes",
         }
         assert checks["hairpin"]["state"] == "ok"
         lab.ask("assign", "--uid", "0", "--to", "net0", "--app", "all")

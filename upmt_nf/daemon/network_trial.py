@@ -50,7 +50,7 @@ def trial_report(status: NetworkStatus, lease: LeasePortal = NOT_SAID) -> dict[s
         "nat_mapping": mapping.value if mapping is not None else None,
         "portal": _portal(status),
         "lease_portal": {"uri": lease.uri, "source": lease.source, "reason": lease.reason},
-        "filters": _filter_report(status.filters),
+        "filters": _filter_report(status),
         "ipv6": {
             "address": str(status.ipv6) if status.ipv6 is not None else None,
             "anchor": _to_anchor(status),
@@ -148,11 +148,15 @@ _HEEDED = {
 }
 
 
-def _filter_report(filters: FilterResult | None) -> dict[str, str | None]:
+_SIP = {True: "changed", False: "passes", None: None}
+
+
+def _filter_report(status: NetworkStatus) -> dict[str, str | None]:
     """Of each kind of unusual packets what becomes of them; null: not known."""
-    found = filters.found if filters is not None else {}
+    found = status.filters.found if status.filters is not None else {}
     kinds = (*_SAID, Oddity.HAIRPIN)
-    return {kind.value.replace("-", "_"): found[kind].value if kind in found else None for kind in kinds}
+    kept = {kind.value.replace("-", "_"): found[kind].value if kind in found else None for kind in kinds}
+    return kept | {"sip": _SIP[status.is_sip_changed]}
 
 
 def _filters(status: NetworkStatus) -> dict[str, Any]:
@@ -162,6 +166,8 @@ def _filters(status: NetworkStatus) -> dict[str, Any]:
         for kind, what in _SAID.items()
         if kind in found
     ]
+    if status.is_sip_changed is not None:
+        said.append("SIP changed by a gateway (ALG)" if status.is_sip_changed else "SIP passes")
     return _check("filters", "ok" if said else "unknown", ", ".join(said) or "not tried yet")
 
 

@@ -46,6 +46,7 @@ from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.flow_counts import counts_of
 from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.host_answers import NO_ASSOCIATION
+from upmt_nf.mobility.host_signalling import HEARD_HEADER
 from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseRefused, Leases
 from upmt_nf.mobility.reflector import Reflector
 from upmt_nf.mobility.registrations import agree, grant, read_registration, refusal_headers
@@ -71,6 +72,7 @@ from upmt_nf.signaling.messages import (
     UpmtMessage,
 )
 from upmt_nf.signaling.sip.build import response_to
+from upmt_nf.signaling.sip.contacts import contacts_digest
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
 from upmt_nf.signaling.sip.fields import parse_cseq
 from upmt_nf.signaling.sip.inspection import inspect
@@ -314,6 +316,7 @@ class Anchor:
             except PeerError as reason:
                 return self._no(request, 400, f"Bad Request: {reason}")
         headers, body = grant(lease, now)
+        headers = (*headers, (HEARD_HEADER, contacts_digest(request)))
         return response_to(request, 200, tag=self._tag, headers=headers, body=body)
 
     def _associate(self, asked: LeaseAsked, remote: Endpoint, now: float) -> Lease | LeaseRefused:

@@ -82,6 +82,8 @@ class NetworkStatus:
     """Its global IPv6 address."""
     is_metered: bool = False
     """Somebody pays by the byte."""
+    is_sip_changed: bool | None = None
+    """Somebody on the way writes other things into the host's SIP."""
     limit: float | None = None
     """What it was seen to carry at most a moment ago, when it was full, bit/s."""
 
@@ -135,6 +137,7 @@ def network_status(
     *,
     is_metered: bool = False,
     limit: float | None = None,
+    is_sip_changed: bool | None = None,
 ) -> NetworkStatus:
     """A network and its tunnel now."""
     loss_up, loss_down = tunnel.measured.losses
@@ -165,6 +168,7 @@ def network_status(
         ipv6=tunnel.ipv6,
         is_metered=is_metered,
         limit=limit,
+        is_sip_changed=is_sip_changed,
     )
 
 

@@ -77,6 +77,7 @@ class Upkeep:
             self.filters.result(name),
             is_metered=path.facts.is_metered,
             limit=path.quality.limit,
+            is_sip_changed=self._anchors.used.signalling.is_changed(name),
         )
 
     def follow(self, tunnel: HostTunnel, change: StateChanged, now: float) -> None:
