@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
+from wire_schema import complaints
 
 from upmt_nf.cli import policy as policy_commands
 from upmt_nf.cli.main import app
@@ -59,6 +60,7 @@ def test_one_policy_is_shown_with_every_number_and_what_holds_at_night(tmp_path:
         "  networks        lte",
     ):
         assert line in text
+    assert complaints("policy-show", json.loads(said("careful", "--json", "--config", str(config)))) == []
     assert "weights         cost 3, throughput 2, loss 1" in said("bulk", "--config", str(config))
 
 

@@ -107,3 +107,14 @@ def test_differences_are_said_one_by_one() -> None:
         "gone: removed",
     ]
     assert differences(new, tuple(reversed(new))) == ["order: new, voice"]
+
+
+def test_another_anchor_is_a_difference_and_saving_without_one_keeps_it() -> None:
+    home, none = section("voice", anchor="home"), section("voice")
+    assert differences((none,), (home,)) == ["voice: anchor any -> home"]
+    assert differences((home,), (section("voice", anchor="any"),)) == ["voice: anchor home -> any"]
+    assert differences((none,), (section("voice", anchor="any"),)) == []
+    assert with_assignment((home,), none)[0].anchor == "home"
+    assert with_assignment((home,), section("voice", anchor="any"))[0].anchor == "any"
+    assert with_assignment((home,), section("voice", policy="native"))[0].anchor is None
+    assert read_applications(written((home,)), "a.toml") == (home,)

@@ -197,3 +197,50 @@ def test_anchors_may_be_a_list_of_addresses_and_tables() -> None:
 )
 def test_what_is_wrong_with_several_anchors_is_named(text: str, complaint: str) -> None:
     assert refused(text).startswith(complaint)
+
+
+# --- an anchor for an application ---
+
+NAMED = SEVERAL.replace('"46.0.0.1"', '"46.0.0.1"\nname = "home"')
+
+
+def test_an_application_may_name_an_anchor_by_its_name_or_its_address() -> None:
+    config = read_mobile_host_config(NAMED + '[[application]]\nname = "a"\nanchor = "home"\n', "mh.toml")
+    assert config.application[-1].anchor == "home"
+    assert config.anchor_called("home") == ip_address("46.0.0.1")
+    assert config.anchor_called("45.0.0.1") == ip_address("45.0.0.1")
+    assert config.anchor_called("46.0.0.1") == ip_address("46.0.0.1")
+    assert config.anchor_called("any") is None
+    assert config.anchor_called(None) is None
+
+
+def test_the_flows_of_an_application_go_by_its_anchor() -> None:
+    text = '[[application]]\nname = "a"\nanchor = "home"\n[[application.flow]]\nport = 53\n'
+    config = read_mobile_host_config(NAMED + text, "mh.toml")
+    assert [part.anchor for part in config.application[-1].parts()] == ["home"]
+
+
+@pytest.mark.parametrize(
+    ("application", "complaint"),
+    [
+        ('name = "a"\nanchor = "away"', "anchor: there is no anchor 'away'; there are 45.0.0.1, home"),
+        ('name = "a"\nanchor = "46.0.0.2"', "anchor: there is no anchor '46.0.0.2'"),
+        ('name = "a"\npolicy = "native"\nanchor = "home"', "anchor: a native application needs none"),
+        ('name = "default"\nanchor = "home"', "anchor: the rest goes by the first anchor that answers"),
+        ('name = "a"\nanchor = "ho me"', "anchor: 'ho me' is not a name"),
+    ],
+)
+def test_an_anchor_that_cannot_be_is_named_with_its_line(application: str, complaint: str) -> None:
+    text = f"{NAMED}\n[[application]]\n{application}\n"
+    line = text[: text.index("anchor = ", len(NAMED))].count("\n") + 1
+    assert refused(text).startswith(f"mh.toml:{line}: application.1.{complaint}")
+
+
+def test_names_of_anchors_differ_and_any_is_none() -> None:
+    assert "anchors.1.name: '45.0.0.1' is there twice" in refused(NAMED.replace('"home"', '"45.0.0.1"'))
+    assert "name: 'any' stands for whichever anchor" in refused(NAMED.replace('"home"', '"any"'))
+
+
+def test_applications_may_name_any_and_that_is_none() -> None:
+    config = read_mobile_host_config(NAMED + '[[application]]\nname = "a"\nanchor = "any"\n', "mh.toml")
+    assert config.anchor_called(config.application[-1].anchor) is None

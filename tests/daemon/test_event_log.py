@@ -13,8 +13,8 @@ from wire_schema import unpublished
 from upmt_nf.daemon.event_log import EventLog
 from upmt_nf.linux import event_store
 from upmt_nf.mobility.commands import EventKind, Happened
+from upmt_nf.mobility.host_associations import HostAssociations
 from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationLocked
-from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.identity import ApplicationName, NetworkName
 
@@ -90,7 +90,7 @@ def test_a_budget_is_told_when_it_bars_and_when_it_does_not_any_more(tmp_path: P
     log, host = EventLog(str(tmp_path / "records.sqlite")), Host()
     for barred in ({}, {("call", "lte"): "1 GB/day is spent"}, {("call", "lte"): "1 GB/day is spent"}, {}):
         host.barred = barred
-        log.look_at_budgets(cast(MobileHost, host), 0.0)
+        log.look_at_budgets(cast(HostAssociations, host), 0.0)
     rows = [(row["application"], row["network"], row["from"], row["to"]) for row in log.events(0, 10)]
     assert rows == [("call", "lte", "open", "barred"), ("call", "lte", "barred", "open")]
 

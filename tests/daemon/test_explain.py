@@ -68,6 +68,13 @@ def test_what_would_change_it_are_commands_and_events() -> None:
     ]
 
 
+def test_what_is_locked_is_changed_by_a_release() -> None:
+    assert what_would_change(ApplicationName("call"), LTE, [], None, is_locked=True) == [
+        "upmt release call: its policy decides again",
+        "upmt lock call --to NETWORK",
+    ]
+
+
 def test_a_rule_is_called_by_its_costliest_condition() -> None:
     number = ApplicationId(2)
     network, port = parse_destination("[2001:db8::]/32")

@@ -55,11 +55,11 @@ def test_applications_are_named_once_and_again_after_a_change() -> None:
     told = Told()
     told.follow({})
     told.follow({})
-    assert told.named == [(2, ("voice", ("wifi",), True)), (3, ("video", ("any",), False))]
+    assert told.named == [(2, ("voice", ("wifi",), True, None)), (3, ("video", ("any",), False, None))]
     told.following.applications_changed()
     del told.applications[VIDEO.name]
     told.follow({})
-    assert told.named[2:] == [(2, ("voice", ("wifi",), True))]
+    assert told.named[2:] == [(2, ("voice", ("wifi",), True, None))]
 
 
 def test_tunnels_are_looked_at_each_time_and_those_that_are_up_are_well() -> None:

@@ -6,6 +6,7 @@ import pytest
 from mirrored_paft import OWNER, World
 from pretend_kernel import PretendLoop
 
+from upmt_nf.daemon.backlog import Backlog
 from upmt_nf.daemon.fast_plane import ADOPTING
 from upmt_nf.datapath.fast_layout import (
     COUNTS,
@@ -519,3 +520,28 @@ def test_an_end_that_two_tunnels_had_goes_back_to_the_one_that_stays() -> None:
     world.paft.remove_tunnel(TunnelId(2))
     world.pass_time(60.0)
     assert list(world.maps["ends"].rows.values()) == [NUMBER.pack(1)]
+
+
+def test_a_flow_is_not_the_kernels_before_the_agent_has_handed_on_what_it_had_of_it() -> None:
+    """Packets that wait in a socket would be overtaken by those that the kernel forwards."""
+    world, backlog = World(), Backlog()
+    world.fast.write_behind(backlog)
+    flow = FlowKey(UDP, OWNER, 1, ip_address("198.51.100.1"), 53).packed()
+    backlog.note(3, is_drained=False)
+    world.paft.insert(flow, ApplicationId(1), 0.0)
+    for _ in range(5):
+        world.loop.turn()
+        assert not world.maps["flows"].rows
+    backlog.note(4, is_drained=True)
+    assert not world.maps["flows"].rows, "another source has packets still"
+    backlog.note(3, is_drained=True)
+    assert set(world.maps["flows"].rows) == {flow_key(flow)}
+    # An agent that is never done keeps nobody waiting for long.
+    backlog.note(3, is_drained=False)
+    other = FlowKey(UDP, OWNER, 2, ip_address("198.51.100.1"), 53).packed()
+    world.paft.insert(other, ApplicationId(1), 0.0)
+    world.loop.now += 0.2
+    world.loop.turn()
+    assert flow_key(other) in world.maps["flows"].rows
+    backlog.forget(3)
+    assert not backlog.is_there

@@ -5,10 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from upmt_nf.daemon.host_plane import HostPlane
+from hypothesis import given
+from hypothesis import strategies as st
+
+from upmt_nf.daemon.host_plane import _MOST_ROUNDS_BEHIND, HostPlane
 from upmt_nf.model.flow import FlowBytes
 
 JUDGED, OTHER_MARK = 0x40, 0x12000
+BATCH = 64
 
 
 class Waiting:
@@ -45,12 +49,18 @@ class Queue:
 
     def repeat_all_with(self, mark: int, last: Waiting) -> None:
         for packet in self.packets[: last.number + 1]:
+            # The kernel judges in the order of the queue.
             self.verdicts.setdefault(packet.number, mark)
         self.messages += 1
 
 
 def verdicts(
-    queue: Queue, unknown: bytes = b"?", refused: bytes = b"!", *, is_associated: bool = True
+    queue: Queue,
+    unknown: bytes = b"?",
+    refused: bytes = b"!",
+    *,
+    is_associated: bool = True,
+    rounds_behind: int = 0,
 ) -> list[object]:
     """Of all packets, by a forwarder that has not heard enough of the flow `unknown` and refuses `refused`."""
 
@@ -59,17 +69,24 @@ def verdicts(
 
     plane: Any = HostPlane.__new__(HostPlane)
     plane.judged, plane._waiting, plane._loop = JUDGED, [], SimpleNamespace(time=lambda: 0.0)
+    plane._rounds_behind = rounds_behind
     plane._forwarder = SimpleNamespace(introduce=introduce) if is_associated else None
-    told: list[int] = []
-    plane.introduced = lambda: told.append(len(queue.verdicts))
-    queue_of_plane = SimpleNamespace(
-        drain=lambda: [plane._keep(packet) for packet in queue.packets],
-        repeat_all_with=queue.repeat_all_with,
-    )
-    plane._first_packets = queue_of_plane
-    plane._introduce()
-    # The kernel has them before one goes on.
-    assert told == [0]
+    batches = (queue.packets[at : at + BATCH] for at in range(0, len(queue.packets), BATCH))
+    taken: list[Waiting] = []
+
+    def drain() -> None:
+        taken[:] = next(batches, ())
+        for packet in taken:
+            plane._keep(packet)
+
+    def told() -> None:
+        # The kernel has their flows before one of them goes on.
+        assert not any(packet.number in queue.verdicts for packet in taken)
+
+    plane.introduced = told
+    plane._first_packets = SimpleNamespace(drain=drain, repeat_all_with=queue.repeat_all_with)
+    while len(queue.verdicts) < len(queue.packets):
+        plane._introduce()
     return [queue.verdicts[packet.number] for packet in queue.packets]
 
 
@@ -90,3 +107,37 @@ def test_before_the_host_is_associated_the_flows_of_an_earlier_daemon_are_left_t
     """The kernel asks once more about those that it let in by the rules of the earlier daemon."""
     queue = Queue((b"a", 0), (b"?", 0))
     assert verdicts(queue, is_associated=False) == ["on", "on"]
+
+
+def test_a_flow_stays_with_the_queue_while_packets_of_it_wait_there() -> None:
+    """As when the agent was held up: its next packet goes past the queue, and would overtake those in it."""
+    queue = Queue(*[(b"a", 0)] * 100)
+    assert verdicts(queue) == ["on"] * 99 + [JUDGED]
+    # More than are taken together: those of the first hundreds go on without the mark.
+    queue = Queue(*[(b"a", 0), (b"b", 0)] * 200)
+    found = verdicts(queue)
+    assert found[:-2] == ["on"] * 398
+    assert found[-2:] == [JUDGED, JUDGED]
+
+
+def test_a_queue_that_is_never_empty_does_not_keep_flows_for_ever() -> None:
+    queue = Queue(*[(b"a", 0)] * 1000)
+    found = verdicts(queue, rounds_behind=_MOST_ROUNDS_BEHIND - 2)
+    assert found[255] == "on"
+    assert found[511] == JUDGED
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from((b"a", b"b", b"?", b"!")), st.sampled_from((0, OTHER_MARK, JUDGED)))),
+    st.integers(0, _MOST_ROUNDS_BEHIND),
+)
+def test_packets_of_a_flow_go_on_in_their_order_and_each_once(
+    packets: list[tuple[bytes, int]], rounds_behind: int
+) -> None:
+    queue = Queue(*packets * 9)
+    verdicts(queue, rounds_behind=rounds_behind)
+    order = list(queue.verdicts)
+    for flow in (b"a", b"b"):
+        mine = [number for number in order if queue.packets[number].payload == flow]
+        assert mine == sorted(mine)
+    assert len(order) == len(queue.packets)

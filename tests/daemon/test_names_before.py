@@ -52,3 +52,11 @@ def test_what_is_declared_now_goes_by_what_it_says() -> None:
 def test_what_was_declared_and_is_no_more_is_nobodys() -> None:
     row = NamedRow("call", ("net1", "any"), is_declared=True)
     assert found(left(5, row, 5)) == ({}, {})
+
+
+def test_one_keeps_its_anchor_unless_something_else_is_declared_now() -> None:
+    row = NamedRow("call", DEFAULT, anchor="46.0.0.1")
+    for declared, anchor in (((), "46.0.0.1"), (("call",), None)):
+        applications = Applications([ApplicationSection(name=name) for name in declared])
+        names_before(left(5, row), applications, NETWORKS, DEFAULT)  # type: ignore[arg-type]
+        assert applications.by_name[ApplicationName("call")].anchor == anchor

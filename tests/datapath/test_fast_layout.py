@@ -220,7 +220,12 @@ def test_a_tunnel_over_ipv6_is_the_agents() -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [NamedRow("a"), NamedRow("Anrufe \u260e", ("net0", "any")), NamedRow("x" * 64, (), is_declared=True)],
+    [
+        NamedRow("a"),
+        NamedRow("Anrufe \u260e", ("net0", "any")),
+        NamedRow("x" * 64, (), is_declared=True),
+        NamedRow("a", ("any",), anchor="46.0.0.1"),
+    ],
 )
 def test_a_name_comes_back(row: NamedRow) -> None:
     assert NamedRow.unpacked(row.packed()) == row

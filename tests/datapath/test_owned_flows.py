@@ -69,6 +69,40 @@ def test_a_silent_flow_behind_many_busy_ones_is_found() -> None:
     assert owned.in_the_way(owner(1), 100.0) is silent
 
 
+def test_one_that_was_chosen_to_go_and_is_heard_again_stays() -> None:
+    owned = OwnedFlows(100, 100)
+    flows = filled(owned, *(flow(1, port, seen=float(port)) for port in range(1, 101)))
+    assert owned.in_the_way(owner(1), 200.0) is flows[0]
+    owned.leave(flows[0])
+    owned.enter(flow(1, 200, seen=200.0))
+    flows[1].last_seen = 199.0
+    assert owned.in_the_way(owner(1), 200.0) is flows[2]
+
+
+def test_a_flood_looks_at_a_few_flows_for_each_that_leaves() -> None:
+    class Seen(FlowEntry):
+        """Counts how often it is looked at."""
+
+        looks = 0
+
+        def is_idle(self, now: float, share: float = 1.0) -> bool:
+            Seen.looks += 1
+            return super().is_idle(now, share)
+
+    owned, most = OwnedFlows(4096, 4096), 4096
+    now = 100.0
+    for number in range(3 * most):
+        # All of them are busy: they began within the last moment.
+        now += 0.00001
+        key = FlowKey(UDP, ip_address("10.9.0.1"), 1 + number, ip_address("86.0.0.1"), 53).packed()
+        entry = Seen(key, ApplicationId(1), now, 0, "")
+        if (leaving := owned.in_the_way(entry.owner, now)) is not None:
+            owned.leave(leaving)
+        owned.enter(entry)
+    assert owned.number_of(owner(1)) == most
+    assert 2 * most < Seen.looks < 20 * most
+
+
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 30)), max_size=120))
 def test_neither_bound_is_ever_passed_and_only_known_flows_leave(course: list[tuple[int, int]]) -> None:
     owned, known = OwnedFlows(12, 5), dict[bytes, FlowEntry]()

@@ -41,7 +41,14 @@ VALUES = {
     "nat_ports": "40000-60999",
     "between_hosts": "",
 }
-NETWORKS = ({"network_interface": "if0", "network_port": "1500", "network_anchor_port": "1800"},)
+NETWORKS = (
+    {
+        "network_interface": "if0",
+        "network_port": "1500",
+        "network_anchor": "45.0.0.1",
+        "network_anchor_port": "1800",
+    },
+)
 APPLICATION = (
     "-A UPMT-CLASSIFY -m owner --uid-owner 7 -m mark --mark 0x0/0x1fff -j MARK --set-xmark 0x2/0x1fff"
 )

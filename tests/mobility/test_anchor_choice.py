@@ -153,6 +153,52 @@ def test_an_anchor_that_talks_but_carries_nothing_is_left_in_the_end() -> None:
     assert talked <= now - 10.0 <= talked + PATIENCE + GRACE + 2.0
 
 
+def test_a_reserved_anchor_is_passed_over() -> None:
+    choice = AnchorChoice(3)
+    assert choice.reserve(frozenset({1}), 0.0) == []
+    choice.appear(0.0)
+    assert choice.handle_timeout(PATIENCE) == [Ask(2)]
+    choice.reserve(frozenset(), 4.0)
+    assert choice.grant(2, 5.0) == [Use(2), Withdraw(0)]
+
+
+def test_with_the_others_reserved_silence_is_no_reason_for_doubt() -> None:
+    choice = settled(2)
+    choice.reserve(frozenset({1}), 1.0)
+    assert choice.watch(True, 2.0, is_proven=True) == []
+    assert choice.next_timeout() is None
+    assert choice.watch(True, 90.0, is_proven=True) == []
+    choice.reserve(frozenset(), 91.0)
+    assert choice.watch(True, 92.0, is_proven=True) == [AskAgain(0)]
+
+
+def test_an_anchor_that_was_asked_is_given_up_when_it_is_reserved() -> None:
+    choice = AnchorChoice(3)
+    choice.appear(0.0)
+    choice.handle_timeout(PATIENCE)
+    assert choice.reserve(frozenset({1}), 2.0) == [Withdraw(1)]
+    assert choice.reserve(frozenset({1}), 2.1) == []
+    assert choice.asked == {0}
+
+
+def test_the_one_in_use_cannot_be_reserved() -> None:
+    choice = settled(2)
+    assert choice.reserve(frozenset({0}), 1.0) == []
+    choice.lose_networks()
+    assert choice.appear(3.0) == []
+    assert choice.fail(0, 4.0, sends_us_on=True) == [Ask(1)]
+
+
+def test_another_that_has_answered_and_is_reserved_then_is_not_used() -> None:
+    choice = settled(3)
+    choice.watch(True, 10.0, is_proven=True)
+    choice.handle_timeout(10.0 + PATIENCE)
+    assert choice.grant(1, 12.0) == [AskAgain(0)]
+    assert choice.reserve(frozenset({1}), 12.1) == [Withdraw(1), Ask(2)]
+    assert choice.state is ChoiceState.DOUBTING
+    assert choice.handle_timeout(12.1 + GRACE) == []
+
+
 def test_answers_from_before_a_silence_do_not_make_an_anchor_hollow() -> None:
     choice = settled()
     for number in range(2 * HOLLOW_ANSWERS):

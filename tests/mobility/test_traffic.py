@@ -23,10 +23,10 @@ def tunnel(id: int) -> Tunnel:
 
 def test_bytes_on_the_wire_are_inner_bytes_and_the_headers_around_them() -> None:
     meter, path = TrafficMeter(WIFI, OwnTraffic(4), 0.0), tunnel(1)
-    meter.look(path, 1.0)
+    meter.look((path,), 1.0)
     path.packets_out, path.bytes_out, path.packets_in, path.bytes_in = 10, 1000, 20, 4000
-    assert meter.look(path, 2.0) == Carried(1000 + 10 * 28, 4000 + 20 * 28)
-    assert meter.look(path, 3.0) == Carried(0, 0)
+    assert meter.look((path,), 2.0) == Carried(1000 + 10 * 28, 4000 + 20 * 28)
+    assert meter.look((path,), 3.0) == Carried(0, 0)
 
 
 def test_probes_and_keepalives_are_paid_for_as_well() -> None:
@@ -35,27 +35,27 @@ def test_probes_and_keepalives_are_paid_for_as_well() -> None:
     own.sent(WIFI, 72)
     own.received(WIFI, 40)
     own.sent(NetworkName("lte"), 1000)
-    assert meter.look(None, 1.0) == Carried(100, 68)
+    assert meter.look((), 1.0) == Carried(100, 68)
 
 
 def test_headers_over_ipv6_are_longer_from_the_tunnel_on_that_has_them() -> None:
     own = OwnTraffic(4)
     meter, over4, over6 = TrafficMeter(WIFI, own, 0.0), tunnel(1), tunnel(2)
-    meter.look(over4, 1.0)
+    meter.look((over4,), 1.0)
     over4.packets_out, over4.bytes_out = 10, 1000
     own.goes_over(WIFI, 6)
     own.sent(WIFI, 100)
     over6.packets_out, over6.bytes_out = 10, 1000
-    assert meter.look(over6, 2.0) == Carried(1280 + 1480 + 148, 0)
+    assert meter.look((over6,), 2.0) == Carried(1280 + 1480 + 148, 0)
 
 
 def test_nothing_is_lost_or_counted_twice_when_a_tunnel_takes_anothers_place() -> None:
     meter, first, second = TrafficMeter(WIFI, OwnTraffic(4), 0.0), tunnel(1), tunnel(2)
-    meter.look(first, 1.0)
+    meter.look((first,), 1.0)
     first.packets_out, first.bytes_out = 1, 100
     second.packets_out, second.bytes_out = 2, 50
-    assert meter.look(second, 2.0) == Carried(128 + 50 + 56, 0)
-    assert meter.look(None, 3.0) == Carried(0, 0)
+    assert meter.look((second,), 2.0) == Carried(128 + 50 + 56, 0)
+    assert meter.look((), 3.0) == Carried(0, 0)
     assert meter.total == Carried(128 + 106, 0)
 
 

@@ -129,6 +129,15 @@ def test_no_network_at_all_still_keeps_the_anchor_out_of_the_tunnels() -> None:
     ]
 
 
+def test_every_anchor_that_tunnels_go_to_is_kept_out_of_them() -> None:
+    more = host_routing(VIPA, [], ANCHOR, further=[ip_address("46.0.0.1"), ip_address("47.0.0.1")])
+    added = [line for line in str(more).splitlines() if line not in str(host_routing(VIPA, [], ANCHOR))]
+    assert added == [
+        "ip rule add pref 4640 from all to 46.0.0.1/32 lookup main protocol 117",
+        "ip rule add pref 4640 from all to 47.0.0.1/32 lookup main protocol 117",
+    ]
+
+
 def test_the_order_in_which_networks_come_up_changes_no_rule() -> None:
     forth, back = host_routing(VIPA, [IF0, IF1], ANCHOR), host_routing(VIPA, [IF1, IF0], ANCHOR)
     assert forth.rules == back.rules

@@ -35,8 +35,18 @@ VALUES = {
 BY_QUEUE = {"queue_inbound": "7001", "judged": ""}
 """Without one."""
 NETWORKS = (
-    {"network_interface": "if0", "network_port": "1500", "network_anchor_port": "1800"},
-    {"network_interface": "if1", "network_port": "1501", "network_anchor_port": "1800"},
+    {
+        "network_interface": "if0",
+        "network_port": "1500",
+        "network_anchor": "45.0.0.1",
+        "network_anchor_port": "1800",
+    },
+    {
+        "network_interface": "if1",
+        "network_port": "1501",
+        "network_anchor": "45.0.0.1",
+        "network_anchor_port": "1800",
+    },
 )
 
 

@@ -116,6 +116,10 @@ def assign(
         OnNoNetwork | None,
         typer.Option("--on-no-network", help="What becomes of its packets when no allowed network is left."),
     ] = None,
+    anchor: Annotated[
+        str | None,
+        typer.Option("--anchor", help="The anchor that it goes by, by name; any: whichever the host uses."),
+    ] = None,
     save: Annotated[bool, typer.Option("--save", help="Keep it for the daemon's next start, too.")] = False,
     remove: Annotated[
         bool,
@@ -148,7 +152,7 @@ def assign(
             "--destination, --destination-name, --port, --dscp or --app"
         )
     if remove:
-        if to is not None or on_no_network is not None:
+        if to is not None or on_no_network is not None or anchor is not None:
             raise UsageError("--remove ends an assignment: it goes with conditions or --app, and --save")
         ended = call("take_back", application=app, match=match, save=save)
         if json:
@@ -159,6 +163,8 @@ def assign(
     if to is None:
         raise UsageError("say where to: --to NETWORK, a policy or native; or --remove")
     more: dict[str, Any] = {"on_no_network": on_no_network.value} if on_no_network is not None else {}
+    if anchor is not None:
+        more["anchor"] = anchor
     answer = call("assign", application=app, match=match, networks=to.split(","), save=save, **more)
     if json:
         print_json(answer)

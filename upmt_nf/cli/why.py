@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -49,7 +50,7 @@ def _lines(value: dict[str, Any]) -> list[str]:
         "",
         f"application     {application['name']}, id {application['id']}"
         + (", a handover is under way" if application["is_moving"] else ""),
-        f"  policy        {', '.join(application['policy'])}",
+        f"  policy        {_policy_of(application)}",
         *(f"  match         {condition}" for condition in application["match"]),
         "",
         *_networks(value["networks"]),
@@ -59,6 +60,12 @@ def _lines(value: dict[str, Any]) -> list[str]:
     if value["changes"]:
         lines += ["", "what would change it", *(f"  {line}" for line in value["changes"])]
     return lines + [f"note: {line}" for line in value["notes"]]
+
+
+def _policy_of(application: Mapping[str, Any]) -> str:
+    networks = ", ".join(application["policy"])
+    named = f"{application['policy_name']} ({networks})" if application["policy_name"] else networks
+    return f"{named}, locked to {application['locked']}" if application["locked"] else named
 
 
 def _process(process: dict[str, Any]) -> list[str]:

@@ -13,6 +13,8 @@ from upmt_nf.config.policy_sections import NetworkOrder
 from upmt_nf.config.values import Name
 from upmt_nf.model.identity import DEFAULT_APPLICATION
 
+ANY_ANCHOR = "any"
+"""In place of an anchor's name: whichever the host uses."""
 TUNNEL, NATIVE = "tunnel", "native"
 NO_POLICY = (TUNNEL, NATIVE)
 """What `application.policy` may say beside the name of a policy."""
@@ -126,6 +128,8 @@ class ApplicationSection(Section):
     on_no_network: Literal["hold", "reject", "native"] | None = None
     """The kill switch: hold or refuse packets when no allowed network is left, also when the daemon has died; or
     let new flows leave as if UPMT were not there. By default held while there is an association."""
+    anchor: Name | None = None
+    """The name of the anchor that it goes by; `any`, as by default: whichever one the host uses for the rest."""
     resolver: (
         Literal["system"] | Annotated[tuple[IPvAnyAddress, ...], Field(min_length=1, max_length=3)] | None
     ) = None
@@ -154,12 +158,18 @@ class ApplicationSection(Section):
         for place, flow in enumerate(self.flow):
             given = flow.model_fields_set & {"networks", "policy"}
             yield ApplicationSection.model_construct(
-                given | {"name", "on_no_network"},
+                given | {"name", "on_no_network", "anchor"},
                 name=self.part_name(place),
                 networks=flow.networks,
                 policy=flow.policy,
                 on_no_network=self.on_no_network,
+                anchor=self.anchor,
             )
+
+
+def named_anchor(section: ApplicationSection | None) -> str | None:
+    """The name of the anchor that an application goes by; None: whichever the host uses."""
+    return section.anchor if section is not None and section.anchor != ANY_ANCHOR else None
 
 
 def with_parts(sections: tuple[ApplicationSection, ...]) -> tuple[ApplicationSection, ...]:

@@ -13,7 +13,15 @@ from typing import Any, Literal
 
 from pydantic import IPvAnyAddress
 
-from upmt_nf.config.application_sections import NATIVE, TUNNEL, ApplicationSection, FlowSection, MatchSection
+from upmt_nf.config.application_sections import (
+    ANY_ANCHOR,
+    NATIVE,
+    TUNNEL,
+    ApplicationSection,
+    FlowSection,
+    MatchSection,
+    named_anchor,
+)
 from upmt_nf.config.checked import Section, checked
 from upmt_nf.config.mobile_host import MobileHostConfig, contradictions, read_mobile_host_config
 from upmt_nf.model.errors import UsageError
@@ -87,11 +95,14 @@ def differences(old: Sequence[ApplicationSection], new: Sequence[ApplicationSect
 def _changes(name: str, old: ApplicationSection | None, new: ApplicationSection) -> Iterator[str]:
     if old is None:
         yield f"{name}: added, {_policy(new)}"
-        old = new.model_copy(update={"match": (), "flow": (), "on_no_network": None, "resolver": None})
+        none = {"match": (), "flow": (), "on_no_network": None, "anchor": None, "resolver": None}
+        old = new.model_copy(update=none)
     elif _policy(old) != _policy(new):
         yield f"{name}: {_policy(old)} -> {_policy(new)}"
     if old.on_no_network != new.on_no_network:
         yield f"{name}: on_no_network {old.on_no_network or 'none'} -> {new.on_no_network or 'none'}"
+    if named_anchor(old) != named_anchor(new):
+        yield f"{name}: anchor {named_anchor(old) or ANY_ANCHOR} -> {named_anchor(new) or ANY_ANCHOR}"
     if old.resolver != new.resolver:
         yield f"{name}: resolver {_servers(old.resolver)} -> {_servers(new.resolver)}"
     yield from (f"{name}: match added: {_said(match)}" for match in new.match if match not in old.match)
@@ -134,6 +145,7 @@ def with_assignment(sections: Sections, assigned: ApplicationSection) -> Section
                 "match": assigned.match + kept,
                 "flow": assigned.flow or (known.flow if assigned.policy != "native" else ()),
                 "on_no_network": choice or (known.on_no_network if assigned.policy != "native" else None),
+                "anchor": assigned.anchor or (known.anchor if assigned.policy != "native" else None),
                 "resolver": known.resolver,
             }
         )

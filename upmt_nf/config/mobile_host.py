@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyAddress, PlainValidator, model_validator
 
 from upmt_nf.config.application_sections import (
+    ANY_ANCHOR,
     NATIVE,
     NO_POLICY,
     ApplicationSection,
     FlowSection,
     contradictory_flows,
+    named_anchor,
     with_parts,
 )
 from upmt_nf.config.checked import Complaint, Section, checked
@@ -33,7 +35,7 @@ from upmt_nf.config.values import (
     check_ipv6_address,
     check_tunnel_ports,
 )
-from upmt_nf.model.flow import Endpoint
+from upmt_nf.model.flow import Endpoint, IPAddress
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import MAX_NETWORKS, SIGNALLING_PORT, TUNNEL_PORT
 from upmt_nf.policy.network import NetworkFacts, Protection
@@ -115,6 +117,8 @@ class AnchorAddress(Section):
     """`[anchor]`, or one of `anchors`: where an anchor is, and who this host is towards it."""
 
     address: IPvAnyAddress
+    name: Name | None = None
+    """By which applications name it; by default its address."""
     ipv6_address: IPv6Address | None = None
     """For access networks that have no IPv4; `address` stays what it is known by."""
     tunnel_port: Port = TUNNEL_PORT
@@ -132,6 +136,11 @@ class AnchorAddress(Section):
         if self.further_tunnel_ports:
             check_tunnel_ports((self.tunnel_port, *self.further_tunnel_ports), self.signalling_port)
         return self
+
+    @property
+    def called(self) -> str:
+        """Its name, or its address for want of one."""
+        return self.name or str(self.address)
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -258,6 +267,11 @@ class MobileHostConfig(Section):
     def anchor(self) -> AnchorAddress:
         """The one that is asked first."""
         return self.anchors[0]
+
+    def anchor_called(self, name: str | None) -> IPAddress | None:
+        """The address of the anchor of that name or address, if there is one."""
+        known = (each.address for each in self.anchors if name in (each.name, str(each.address)))
+        return next(known, None) if name is not None else None
 
     def identity_at(self, anchor: AnchorAddress) -> str:
         """Who this host is towards an anchor."""
@@ -415,6 +429,23 @@ def _anchor_contradictions(config: MobileHostConfig) -> Iterator[Complaint]:
             yield ("anchors", index, "address"), "is of another address family than the first anchor"
         if (anchor.ipv6_address is None) != (anchors[0].ipv6_address is None):
             yield ("anchors", index, "ipv6_address"), "is to be said of all anchors, or of none"
+        named: KeyPath = ("anchors", index, "name") if config.several is not None else ("anchor", "name")
+        others = [other for other in anchors if other is not anchor]
+        if anchor.name in [name for other in others for name in (other.called, str(other.address))]:
+            yield named, f"{anchor.name!r} is there twice"
+        if anchor.name == ANY_ANCHOR:
+            yield named, "'any' stands for whichever anchor the host uses and cannot be the name of one"
+    known = [anchor.called for anchor in anchors]
+    for index, application in enumerate(config.application):
+        if (name := named_anchor(application)) is None:
+            continue
+        place = ("application", index, "anchor")
+        if config.anchor_called(name) is None:
+            yield place, f"there is no anchor {name!r}; there are {', '.join(known)}"
+        elif application.policy == NATIVE:
+            yield place, "a native application needs none"
+        elif application.name == DEFAULT_APPLICATION:
+            yield place, "the rest goes by the first anchor that answers: put the wanted one first"
 
 
 def _twice(table: str, key: str, values: list[str]) -> Iterator[Complaint]:

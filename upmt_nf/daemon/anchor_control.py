@@ -59,7 +59,7 @@ class AnchorControl:
                     "identity": association.identity,
                     "virtual_address": str(association.virtual_address),
                     "tunnels": len(association.tunnels),
-                    "flows": len(daemon.paft.flows_owned_by(association.virtual_address)),
+                    "flows": daemon.paft.number_owned_by(association.virtual_address),
                     "expires_in_s": round(association.expires_at - now, 1),
                     "contacts": [uri for uri, end in association.contacts if end > now],
                 }
@@ -81,7 +81,9 @@ class AnchorControl:
         """The flows of all hosts. Applications, programs and processes are the hosts' own business."""
         daemon = self._daemon
         daemon.count()
-        return [flow_report(entry, daemon.paft, lambda _: None) for entry in daemon.paft.flows.values()]
+        return [
+            flow_report(entry, entry, daemon.paft, lambda _: None) for entry in daemon.paft.flows.values()
+        ]
 
     async def rules(self, _: Mapping[str, Any], __: int) -> dict[str, Any]:
         """The netfilter rules that are in place, in iptables-save syntax."""

@@ -166,6 +166,8 @@ class AnchorDaemon:
         for each in self._signalling.values():
             loop.add_reader(each.fileno(), self._read_sip, each)
         fast = self.datapath.fast
+        if fast is not None:
+            fast.write_behind(self.plane.backlog)
         self.shortcut = Shortcut(config.shortcut, None if fast is None else fast.programs)
         self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair, self.shortcut.look)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)

@@ -11,6 +11,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
+from upmt_nf.daemon.backlog import Backlog
 from upmt_nf.datapath.anchor_forwarder import AnchorForwarder
 from upmt_nf.datapath.gathering import Gathering
 from upmt_nf.datapath.outer import EndpointBytes
@@ -65,6 +66,7 @@ class AnchorPlane:
         self._gathering = Gathering(self._send_all)
         self._tun = tun
         self._queues: tuple[PacketQueue, ...] = ()
+        self.backlog = Backlog()
         self._remote: tuple[SocketAddress, EndpointBytes] = (("", 0), b"")
         if tun is not None:
             for (_, by), made in self._sockets.items():
@@ -141,12 +143,14 @@ class AnchorPlane:
                 elif verdict.probe is not None:
                     self._probed(*verdict.probe, by)
         self._gathering.flush()
+        self.backlog.note(read.fileno(), is_drained=read.is_drained)
 
     def _read_tun(self, tun: TunDevice) -> None:
         """What the world answers, on to the tunnels."""
-        now = self._loop.time()
+        now, is_drained = self._loop.time(), False
         for _ in range(_BATCH):
             if (left := tun.read()) is None:
+                is_drained = True
                 break
             packet, offload = left
             verdict = self._forwarder.downlink(packet, now, offload)
@@ -154,6 +158,7 @@ class AnchorPlane:
             if verdict.error is not None:
                 inject(verdict.error)
         self._gathering.flush()
+        self.backlog.note(tun.fileno(), is_drained=is_drained)
 
     # --- without one: netfilter's queues have every packet ---
 

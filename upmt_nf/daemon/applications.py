@@ -21,7 +21,12 @@ from upmt_nf.classify.rules import (
     netfilter_lines,
     netfilter_part,
 )
-from upmt_nf.config.application_sections import ApplicationSection, MatchSection, with_parts
+from upmt_nf.config.application_sections import (
+    ApplicationSection,
+    MatchSection,
+    named_anchor,
+    with_parts,
+)
 from upmt_nf.daemon.flow_owners import UNASKED, FlowOwners, Owner
 from upmt_nf.daemon.flow_policies import FlowPolicies, check
 from upmt_nf.daemon.matches import conditions_said, rule_of
@@ -52,6 +57,8 @@ class Application:
     """Left alone, as if UPMT were not there."""
     on_no_network: str | None = None
     """`hold`, `reject` or `native`; None: held while there is an association, left alone without."""
+    anchor: str | None = None
+    """The name of the one that it goes by, or its address; None: whichever the host uses."""
     resolver: tuple[str, ...] | None = None
     """Name servers that what `upmt run` starts asks itself; none in the tuple: the system's way."""
     is_stranded: bool = False
@@ -187,6 +194,7 @@ class Applications:
         if application.name != DEFAULT_APPLICATION:
             application.is_native = section is not None and section.policy == "native"
         self.set_on_no_network(application, section.on_no_network if section is not None else None)
+        application.anchor = named_anchor(section)
         application.resolver = _resolver_of(section)
 
     @property
@@ -206,6 +214,18 @@ class Applications:
             self.refusing.add(application.id)
         else:
             self.refusing.discard(application.id)
+
+    def set_anchor(self, application: Application, anchor: str | None) -> list[Application]:
+        """It goes by this anchor, and so do its parts; gives those for which that is another one than before."""
+        whole_of = self.flow_policies.whole_of
+        changed = [
+            each
+            for each in self.by_name.values()
+            if whole_of(each.id) == application.id and each.anchor != anchor
+        ]
+        for each in changed:
+            each.anchor = anchor
+        return changed
 
     def note_stranded(self, names: Container[ApplicationName]) -> bool:
         """These have no network now; gives whether that changes what is left alone."""
@@ -441,7 +461,13 @@ class Applications:
 
 
 def _settings(section: ApplicationSection | None) -> object:
-    return section and (section.networks, section.policy, section.on_no_network, section.resolver)
+    return section and (
+        section.networks,
+        section.policy,
+        section.on_no_network,
+        section.anchor,
+        section.resolver,
+    )
 
 
 def _resolver_of(section: ApplicationSection | None) -> tuple[str, ...] | None:

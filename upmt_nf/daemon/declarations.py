@@ -136,6 +136,7 @@ class Declarations:
         policy: Policy | tuple[str, ...] | None,
         on_no_network: str | None,
         rule: ApplicationRule | None,
+        anchor: str | None = None,
     ) -> None:
         """Keep an assignment for the daemon's next start; `policy` None: native. Raises UsageError."""
         if rule is not None and rule.pid is not None:
@@ -146,6 +147,7 @@ class Declarations:
                 "name": application.name,
                 **_policy_fields(policy),
                 "on_no_network": on_no_network,
+                "anchor": anchor,
                 "match": match,
             }
         )
@@ -231,10 +233,12 @@ class Declarations:
     def _tell(self, name: ApplicationName, policy: tuple[str, ...] | None) -> None:
         daemon = self._daemon
         chosen = daemon.policy_of(name) or policy or daemon.config.default_networks
-        if name in daemon.machine.applications:
+        known, application = daemon.machine.applications.get(name), daemon.applications.by_name[name]
+        anchor = daemon.anchor_of(application)
+        if known is None or known.anchor != anchor:
+            daemon.take(ApplicationDefined(name, application.id, chosen, anchor))
+        if known is not None:
             daemon.take(ApplicationAssigned(name, chosen))
-        else:
-            daemon.take(ApplicationDefined(name, daemon.applications.by_name[name].id, chosen))
 
     def _kept(self) -> Sections:
         if self._file is None or not (kept := self._file.with_name(SAVED)).exists():

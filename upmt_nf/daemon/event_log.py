@@ -9,7 +9,7 @@ from typing import Any
 
 from upmt_nf.linux.event_store import EventStore
 from upmt_nf.mobility.commands import EventKind, Happened
-from upmt_nf.mobility.mobile_host import MobileHost
+from upmt_nf.mobility.host_associations import HostAssociations
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.identity import ApplicationName, NetworkName
 
@@ -41,7 +41,7 @@ class EventLog:
         where = {key: record[key] for key in ("application", "from", "to")}
         self._keep({"event": kind.value, "network": None, **where, "reason": reason})
 
-    def look_at_budgets(self, machine: MobileHost, now: float) -> None:
+    def look_at_budgets(self, machine: HostAssociations, now: float) -> None:
         """Note which budgets keep whom from where, as far as that is new."""
         barred = machine.spent_budgets(now)
         for (application, network), reason in {**self._barred, **barred}.items():

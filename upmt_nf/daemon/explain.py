@@ -115,18 +115,18 @@ class Explainer:
         application = daemon.applications.by_name[name]
         status = daemon.machine.applications[name]
         current = status.network
-        if kind == "flow" and entries[0].pinned is not None:
-            current = entries[0].pinned.network
+        if kind == "flow" and (pinned := daemon.machine.carrier_of(entries[0])[0].pinned) is not None:
+            current = pinned.network
         # A flow that is known began by a tunnel and stays there; of the rest it is the new flows that count.
         is_left_alone = application.goes_native and kind != "flow"
         current = None if is_left_alone else current
         verdicts = network_verdicts(
-            status.policy, current, daemon.machine.networks, daemon.config.mobile_host.return_after
+            status.policy, current, daemon.machine.networks_of(name), daemon.config.mobile_host.return_after
         )
-        for verdict in verdicts:
-            reason = daemon.machine.bar(name, verdict["name"], daemon.now())
-            if reason is not None and not verdict["is_chosen"]:
-                verdict["why"] = f"not allowed: {reason}"
+        for row in verdicts:
+            reason = daemon.machine.verdict(name, row["name"], daemon.now())
+            if reason is not None and row["state"] in ("up", "suspect") and current == status.network:
+                row["why"] = reason
         return {
             "kind": kind,
             "subject": subject,
@@ -140,15 +140,22 @@ class Explainer:
                 "network": status.network,
                 "match": application.conditions,
                 "is_moving": status.is_moving,
+                "anchor": str(status.anchor) if status.anchor is not None else None,
             },
             "flows": [self._flow(entry) for entry in entries[-_MOST_FLOWS:]],
             "flow_count": len(entries),
             "networks": [] if application.is_native and kind != "flow" else verdicts,
-            "path": self._left_alone() if is_left_alone else self._path(application.id, current),
+            "path": self._left_alone() if is_left_alone else self._path(name, application.id, current),
             "changes": (
                 [f"upmt assign --app {name} --to NETWORK: by the tunnels"]
                 if application.is_native
-                else what_would_change(name, current, verdicts, subject if kind == "flow" else None)
+                else what_would_change(
+                    name,
+                    current,
+                    verdicts,
+                    subject if kind == "flow" else None,
+                    is_locked=status.locked is not None,
+                )
             ),
             "notes": notes_on(application),
         }
@@ -160,17 +167,18 @@ class Explainer:
         reason = entry.why if isinstance(entry.why, Reason) else Reason(Decider.AGENT)
         if reason.decider is Decider.NETFILTER:
             reason = Reason(Decider.NETFILTER, self._rule_behind_mark(entry, socket, facts, rules))
-        tunnel = daemon.paft.tunnel_of(entry)
+        carried, paft = daemon.machine.carrier_of(entry)
+        tunnel = paft.tunnel_of(carried)
         return {
             "flow": str(entry.flow),
             "process": process_report(facts) or _remembered(entry),
             "socket": {"inode": socket.inode, "uid": socket.uid} if socket is not None else None,
             "classification": self._classification(reason, entry.mark, rules),
             "application": daemon.applications.by_id[entry.application_id].name,
-            "is_pinned": entry.pinned is not None,
+            "is_pinned": carried.pinned is not None,
             "network": tunnel.network if tunnel is not None else None,
             "tunnel_id": tunnel.id if tunnel is not None else None,
-            "packets": entry.packets_in + entry.packets_out,
+            "packets": carried.packets_in + carried.packets_out,
             "idle_s": round(max(0.0, daemon.now() - entry.last_seen), 1),
         }
 
@@ -227,10 +235,14 @@ class Explainer:
             "tunnel": None,
         }
 
-    def _path(self, application: ApplicationId, network: NetworkName | None) -> dict[str, Any]:
+    def _path(
+        self, name: ApplicationName, application: ApplicationId, network: NetworkName | None
+    ) -> dict[str, Any]:
         """The kernel's part of the way: by the virtual interface to the agent, by the network's table to the wire."""
         daemon = self._daemon
         routing = daemon.kernel.routing
+        further = daemon.further.sockets_to(daemon.machine.elsewhere.get(application))
+        sockets = further or daemon.sockets
         inner = next(
             (
                 rule
@@ -247,15 +259,15 @@ class Explainer:
             "inner_rule": str(inner) if inner is not None else None,
             "inner_route": _default_of(routing, inner.table) if inner is not None else None,
             "virtual_interface": daemon.kernel.interface.name,
-            "anchor": str(daemon.kernel.anchor.address),
+            "anchor": str(sockets.anchor.address),
             "tunnel": None,
         }
-        status = daemon.machine.networks.get(network) if network is not None else None
+        status = daemon.machine.networks_of(name).get(network) if network is not None else None
         if network is None or status is None:
             return path
         mark = outer_mark(status.index)
         outer = next((rule for rule in routing.rules if rule.mark == mark), None)
-        local = daemon.plane.local_of(network)
+        local = sockets.local_of(network)
         path["tunnel"] = {
             "tunnel_id": status.tunnel_id,
             "network": network,
@@ -263,7 +275,7 @@ class Explainer:
             "care_of_address": str(status.care_of_address) if status.care_of_address else None,
             "local": str(local) if local else None,
             "reflexive": str(status.reflexive) if status.reflexive else None,
-            "remote": str(daemon.kernel.anchor),
+            "remote": str(sockets.remote_of(network)),
             "outer_mark": f"{mark:#x}/{MARK_MASK:#x}",
             "outer_rule": str(outer) if outer is not None else None,
             "outer_route": _default_of(routing, network_table(status.index)),
@@ -346,8 +358,12 @@ def what_would_change(
     current: NetworkName | None,
     verdicts: Iterable[Mapping[str, Any]],
     flow: str | None,
+    *,
+    is_locked: bool = False,
 ) -> list[str]:
     """Commands, and events, after which it would go another way."""
+    if is_locked:
+        return [f"upmt release {name}: its policy decides again", f"upmt lock {name} --to NETWORK"]
     rows = list(verdicts)
     said: list[str] = []
     for row in rows:

@@ -40,5 +40,10 @@ class FastFollowing:
         if not self._is_named:
             self._is_named = True
             for each in applications().values():
-                fast.name(each.id, NamedRow(each.name, tuple(each.policy), is_declared(each.name)))
+                fast.name(each.id, _row(each, is_declared=is_declared(each.name)))
         fast.settle([network.tunnel_id for network in networks if network.state == "up"])
+
+
+def _row(status: ApplicationStatus, *, is_declared: bool) -> NamedRow:
+    anchor = str(status.anchor) if status.anchor is not None else None
+    return NamedRow(status.name, tuple(status.policy), is_declared, anchor)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+from upmt_nf.daemon.backlog import Backlog
 from upmt_nf.daemon.doomed import Doomed
 from upmt_nf.daemon.flow_sweep import FlowSweep
 from upmt_nf.daemon.tunnel_counts import TunnelCounts
@@ -51,6 +52,8 @@ ADOPTING = 15.0
 """Seconds that what an earlier daemon left goes on by itself, until the association and its tunnels are back."""
 LONGEST_ADOPTING = 300.0
 """The tunnels of it at an anchor, as long as hosts go on coming back: each of very many waits for its turn."""
+_BEHIND = 0.1
+"""Seconds that new flows wait at most for an agent that has packets to hand on."""
 _ENDED_PER_TICK, _LOOKED_AT_PER_TICK = 5000, 64
 
 
@@ -96,6 +99,8 @@ class FastPlane:
         self._grace = grace
         self._permits = permits
         self._unwritten: dict[FlowBytes, FlowEntry] = {}
+        self._write_by = 0.0
+        self._backlog = Backlog()
         self._doomed_flows: Doomed[FlowBytes] = Doomed()
         self._doomed_tunnels: Doomed[TunnelId] = Doomed()
         self._adopting_until = self._tunnels_until = self._tunnels_longest = 0.0
@@ -149,6 +154,11 @@ class FastPlane:
         """Who is told of flows that the kernel has let in by itself and PAFT does not know."""
         self._sweep.let_in = tell
 
+    def write_behind(self, backlog: Backlog) -> None:
+        """New flows are written when it is cleared: the packets that the agent has go on before."""
+        self._backlog = backlog
+        backlog.cleared = self.write_new
+
     def attach(self, interface: str) -> None:
         """Take tunnel packets off an access interface. One that cannot have a program stays with the agent."""
         try:
@@ -187,17 +197,24 @@ class FastPlane:
                 self._flows.delete(key)
         elif not is_known:
             if not self._unwritten:
-                self._loop.call_soon(self.write_new)
+                self._write_by = self._loop.time() + _BEHIND
+                self._loop.call_soon(self._write_soon)
             self._unwritten[entry.key] = entry
         elif (key := flow_key(entry.key)) is not None:
             self._write_flow(key, entry)
 
+    def _write_soon(self) -> None:
+        if self._unwritten and self._backlog.is_there and self._loop.time() < self._write_by:
+            self._loop.call_soon(self._write_soon)
+        else:
+            self.write_new()
+
     def write_new(self) -> None:
         """Write the flows that are new, once the agent has handed on what it had of them.
 
-        A second packet that overtook the first in the kernel would get a connection of its own in the anchor's
-        conntrack, with another port of the NAT: one of the two is lost then. Who lets first packets go on by the kernel
-        calls this before.
+        A later packet that overtook the first in the kernel would be out of order, and might get a connection of its
+        own in the anchor's conntrack, with another port of the NAT: one of the two is lost then. So who reads packets
+        calls this when it has handed on all that waited, and before first packets go on by the kernel.
         """
         new, self._unwritten = self._unwritten, {}
         for entry in new.values():
@@ -447,8 +464,9 @@ class FastPlane:
         """See `Mirror`."""
         if (key := flow_key(entry.key)) is None or (packed := self._flows.lookup(key)) is None:
             return None
-        self._sweep.count([(key, packed)])
         row = FlowRow.unpacked(packed)
+        if row.counts != entry.offloaded:
+            self._sweep.take(entry, row)
         carrier = self._rows.get(TunnelId(self._resolved(row)))
         if carrier is None or not carrier.is_kernels:
             return None

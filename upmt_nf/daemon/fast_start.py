@@ -37,7 +37,7 @@ def host_fast_plane(loop: asyncio.AbstractEventLoop, daemon: HostDaemon) -> Fast
     """The mobile host's. Raises FacilityError."""
 
     def near(tunnel: Tunnel) -> Near | None:
-        place, local = daemon.networks.place_of(tunnel.network), daemon.plane.local_of(tunnel.network)
+        place, local = daemon.networks.place_of(tunnel.network), daemon.sockets.local_of(tunnel.network)
         routing = daemon.networks.routing_of(tunnel.network)
         if place is None or local is None or routing is None:
             return None
@@ -82,8 +82,8 @@ def names_before(
 ) -> tuple[dict[int, ApplicationId], dict[ApplicationName, tuple[str, ...]]]:
     """What the numbers of an earlier daemon's applications are now, and the lists of those that were named at run time.
 
-    Those are named again, unless nothing of them is left: no flow, and a list that is everybody's. Whoever was declared
-    and taken back since is such a one.
+    Those are named again, with their anchors, unless nothing of them is left: no flow, no anchor, and a list that is
+    everybody's. Whoever was declared and taken back since is such a one.
     """
     numbers: dict[int, ApplicationId] = {}
     lists: dict[ApplicationName, tuple[str, ...]] = {}
@@ -94,7 +94,7 @@ def names_before(
         name, number = ApplicationName(row.name), fast_layout.NUMBER.unpack(key)[0]
         known = tuple(each for each in row.networks if each in networks)
         if name not in applications.by_name and not row.is_declared:
-            if known in ((), tuple(default)):
+            if known in ((), tuple(default)) and row.anchor is None:
                 if with_flows is None:
                     rows = (value for part in maps["flows"].items() for _, value in part)
                     with_flows = {fast_layout.FlowRow.unpacked(value).application for value in rows}
@@ -107,6 +107,8 @@ def names_before(
                 continue
         if not row.is_declared and known:
             lists[name] = known
+        if not row.is_declared and row.anchor is not None and applications.section_of(name) is None:
+            applications.by_name[name].anchor = row.anchor
         if name in applications.by_name:
             numbers[number] = applications.by_name[name].id
     return numbers, lists

@@ -33,7 +33,9 @@ _PAUSE, _PAUSE_WHEN_URGENT = 0.02, 0.005
 """Seconds between two parts."""
 _REST, _REST_WHEN_URGENT = 100.0, 20.0
 """From the beginning of one round to that of the next so many times what the round took: of very many flows, too, the
-sweep is no more than a hundredth, or a twentieth, of what a core does."""
+sweep is no more than a hundredth, or a twentieth, of what a core does, if the rest is not too long."""
+_LONGEST_REST = 10.0
+"""Seconds, however long a round took: what names and counts are made of must not be too old."""
 _PART_SECONDS = 0.001
 _ROWS = 256
 """Read by one call to the kernel."""
@@ -102,7 +104,7 @@ class FlowSweep:
 
     def _is_due(self, now: float, *, is_urgent: bool) -> bool:
         """Whether the next round may begin."""
-        rest = self._spent * (_REST_WHEN_URGENT if is_urgent else _REST)
+        rest = min(_LONGEST_REST, self._spent * (_REST_WHEN_URGENT if is_urgent else _REST))
         return now >= self._began + (rest if is_urgent else max(ROUND, rest))
 
     def _begin_round(self, now: float) -> None:
@@ -133,18 +135,24 @@ class FlowSweep:
                 continue
             if FLOW_COUNTS.unpack_from(packed, FLOW_COUNTS_AT) == entry.offloaded:
                 continue
-            row = FlowRow.unpacked(packed)
-            if row.socket not in (0, ANY_SOCKET, entry.socket):
-                # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
-                continue
-            before = entry.offloaded
-            entry.packets_out += row.packets_out - before[0]
-            entry.bytes_out += row.bytes_out - before[1]
-            entry.packets_in += row.packets_in - before[2]
-            entry.bytes_in += row.bytes_in - before[3]
-            entry.offloaded = row.counts
-            entry.last_seen = max(entry.last_seen, boot + row.last_seen / 1e9)
-            self._take_learnt(entry, row)
+            self._take(entry, FlowRow.unpacked(packed), boot)
+
+    def take(self, entry: FlowEntry, row: FlowRow) -> None:
+        """Bring a flow that PAFT knows up to date."""
+        self._take(entry, row, self._heard_as(0))
+
+    def _take(self, entry: FlowEntry, row: FlowRow, boot: float) -> None:
+        if row.socket not in (0, ANY_SOCKET, entry.socket):
+            # Let in by the kernel, in place of one that is over: PAFT hears of it soon.
+            return
+        before = entry.offloaded
+        entry.packets_out += row.packets_out - before[0]
+        entry.bytes_out += row.bytes_out - before[1]
+        entry.packets_in += row.packets_in - before[2]
+        entry.bytes_in += row.bytes_in - before[3]
+        entry.offloaded = row.counts
+        entry.last_seen = max(entry.last_seen, boot + row.last_seen / 1e9)
+        self._take_learnt(entry, row)
 
     def _take_unknown(self, key: FlowBytes, row: FlowRow) -> None:
         """Of a host that started anew, whose new tunnel the kernel has learnt before us; or let in by the kernel."""

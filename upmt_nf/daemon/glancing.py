@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from upmt_nf.daemon.wake_up import WakeUp
 from upmt_nf.mobility.glances import BUSY_LOOK
+from upmt_nf.mobility.host_associations import HostAssociations
 from upmt_nf.mobility.host_commands import HostCommand
-from upmt_nf.mobility.mobile_host import MobileHost
 
 TOLD_LATE = 1.1
 """Seconds after a change of a link in which the kernel may keep the next one to itself, and a little more."""
@@ -25,7 +25,7 @@ class Glancing:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        machine: MobileHost,
+        machine: HostAssociations,
         count: Callable[[], None],
         perform: Callable[[list[HostCommand]], None],
     ) -> None:

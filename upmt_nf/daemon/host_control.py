@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from upmt_nf.config.application_sections import ANY_ANCHOR
 from upmt_nf.daemon.adoption import claimed
 from upmt_nf.daemon.applications import Application
 from upmt_nf.daemon.control_server import Handler
@@ -25,7 +26,13 @@ from upmt_nf.mobility.host_events import ApplicationAssigned, ApplicationDefined
 from upmt_nf.mobility.selection import ranked
 from upmt_nf.model.errors import UpmtError, UsageError
 from upmt_nf.model.flow import FlowKey
-from upmt_nf.model.identity import DEFAULT_APPLICATION_ID, ApplicationId, ApplicationName, NetworkName
+from upmt_nf.model.identity import (
+    DEFAULT_APPLICATION,
+    DEFAULT_APPLICATION_ID,
+    ApplicationId,
+    ApplicationName,
+    NetworkName,
+)
 from upmt_nf.policy.policy import Policy
 
 if TYPE_CHECKING:
@@ -88,6 +95,7 @@ class HostControl:
                 "socket_ends_lost": daemon.watch.ends.lost,
                 **daemon.paft.counters.as_dict(),
                 **daemon.machine.counters,
+                **self._further_counters(forwarder.counters.as_dict() if forwarder is not None else {}),
                 "rules_repaired": daemon.repairs.done if daemon.repairs is not None else 0,
             },
         }
@@ -104,17 +112,16 @@ class HostControl:
         """The tunnels that are set up."""
         daemon = self._daemon
         daemon.count()
-        states = daemon.machine.networks
-        return [
-            tunnel_report(
-                tunnel,
-                daemon.plane.local_of(tunnel.network),
-                states[tunnel.network].state,
-                states[tunnel.network].reflexive,
-                states[tunnel.network],
-            )
-            for tunnel in daemon.paft.tunnels.values()
-        ]
+        rows = []
+        for anchor, machine in daemon.machine.machines():
+            sockets = daemon.sockets if anchor is None else daemon.further.sockets_to(anchor)
+            paft = daemon.paft if anchor is None else daemon.machine.further[anchor].paft
+            states = machine.networks
+            for tunnel in paft.tunnels.values():
+                status = states[tunnel.network]
+                local = sockets.local_of(tunnel.network) if sockets is not None else None
+                rows.append(tunnel_report(tunnel, local, status.state, status.reflexive, status))
+        return rows
 
     async def flows(self, _: Mapping[str, Any], __: int) -> list[dict[str, Any]]:
         """Every flow."""
@@ -123,7 +130,7 @@ class HostControl:
         daemon.applications.owners.name_processes(daemon.paft.flows.values(), self._now())
         return [
             {
-                **flow_report(entry, daemon.paft, self._name_of),
+                **flow_report(entry, *daemon.machine.carrier_of(entry), self._name_of),
                 **classification_report(entry, daemon.applications.mechanism_of(entry)),
             }
             for entry in daemon.paft.flows.values()
@@ -168,6 +175,11 @@ class HostControl:
             for name, status in daemon.machine.applications.items()
         ]
 
+    def _further_counters(self, usual: Mapping[str, int]) -> dict[str, int]:
+        """Of the forwarders of further associations, together with the usual one's."""
+        further = self._daemon.further.counters()
+        return {reason: count + usual.get(reason, 0) for reason, count in further.items()}
+
     def _name_of(self, id: ApplicationId) -> ApplicationName | None:
         application = self._daemon.applications.by_id.get(id)
         return application.name if application is not None else None
@@ -196,7 +208,10 @@ class HostControl:
         is_native = networks == [NATIVE]
         policy = None if is_native else self._policy(networks)
         choice = self._on_no_network(arguments.get("on_no_network"), is_native=is_native)
+        anchor = self._anchor(arguments.get("anchor"), is_native=is_native)
         name, match = arguments.get("application"), arguments.get("match", {})
+        if anchor is not None and name == DEFAULT_APPLICATION:
+            raise UsageError("the rest goes by the anchor that the host uses: give another application one")
         if not isinstance(match, dict) or not (name is None or isinstance(name, str)):
             raise UsageError("assign takes the name of an application and its conditions")
         if "destination_name" in match:
@@ -207,18 +222,19 @@ class HostControl:
         application.is_native = is_native
         if choice is not None:
             daemon.applications.set_on_no_network(application, choice)
+        turned = self._turn_to(application, anchor)
         is_new = self._introduce(application, policy)
         daemon.update_rules()
         failure = None
         if not is_new and policy is not None:
-            if not isinstance(policy, Policy):
+            if not isinstance(policy, Policy) and application not in turned:
                 failure = await self._move_to_best(application, policy)
             daemon.take(ApplicationAssigned(application.name, policy))
         if rule is not None and policy is not None:
             moved = claimed(daemon.applications, daemon.paft, rule)
             daemon.take(FlowsAdopted(application.name, tuple(moved)))
         if arguments.get("save"):
-            daemon.declarations.save(application, policy, choice, rule)
+            daemon.declarations.save(application, policy, choice, rule, anchor)
         if failure is not None:
             raise UpmtError(f"{application.name} has its new policy now, but {failure}")
         await daemon.settled(application.name)
@@ -256,8 +272,35 @@ class HostControl:
         """Tell the machine of an application; False when it knows it."""
         if application.name in self._daemon.machine.applications:
             return False
-        self._daemon.take(ApplicationDefined(application.name, application.id, policy))
+        anchor = self._daemon.anchor_of(application)
+        self._daemon.take(ApplicationDefined(application.name, application.id, policy, anchor))
         return True
+
+    def _turn_to(self, application: Application, anchor: str | None) -> list[Application]:
+        """Let it go by another anchor, if one is named; gives whom that moves: what it has open breaks."""
+        if anchor is None:
+            return []
+        daemon, named = self._daemon, anchor if anchor != ANY_ANCHOR else None
+        turned = daemon.applications.set_anchor(application, named)
+        known = daemon.machine.applications
+        for each in turned:
+            if each.name in known:
+                policy = daemon.machine.policy_of(each.name)
+                daemon.take(ApplicationDefined(each.name, each.id, policy, daemon.anchor_of(each)))
+        return turned
+
+    def _anchor(self, name: Any, *, is_native: bool) -> str | None:
+        config = self._daemon.config
+        known = [anchor.called for anchor in config.anchors]
+        is_known = name in (None, ANY_ANCHOR) or (
+            isinstance(name, str) and config.anchor_called(name) is not None
+        )
+        if not is_known:
+            raise UsageError(f"there is no anchor {name!r}; there are {', '.join(known)}, and {ANY_ANCHOR!r}")
+        if name is not None and is_native:
+            raise UsageError("what is left alone needs no anchor: say an anchor or native, not both")
+        assert name is None or isinstance(name, str)
+        return name
 
     def _policy(self, networks: Any) -> Policy | tuple[str, ...]:
         """A policy's name, or networks in order. Raises UsageError."""
@@ -288,7 +331,7 @@ class HostControl:
     async def _move_to_best(self, application: Application, policy: tuple[str, ...]) -> str | None:
         """Move to the best network of a new policy that is up; gives why that failed."""
         machine = self._daemon.machine
-        networks = machine.networks
+        networks = machine.networks_of(application.name)
         current = machine.applications[application.name].network
         best = next((name for name in ranked(policy, list(networks)) if networks[name].state == "up"), None)
         if best is None or current is None or best == current:

@@ -10,13 +10,13 @@ import logging
 from collections import deque
 from pathlib import Path
 from random import SystemRandom
-from secrets import randbelow
 
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.config.system_resolver import declared_applications
 from upmt_nf.daemon.admission import Admission
-from upmt_nf.daemon.applications import Applications
+from upmt_nf.daemon.applications import Application, Applications
 from upmt_nf.daemon.asked_handovers import AskedHandovers
+from upmt_nf.daemon.backlog import Backlog
 from upmt_nf.daemon.binding_probes import BindingProbes
 from upmt_nf.daemon.control_server import ControlServer
 from upmt_nf.daemon.datapath_choice import Choice, choose_with
@@ -25,6 +25,7 @@ from upmt_nf.daemon.event_log import EventLog
 from upmt_nf.daemon.fast_following import FastFollowing
 from upmt_nf.daemon.fast_plane import ADOPTING, FastPlane
 from upmt_nf.daemon.fast_start import host_admission, host_fast_plane
+from upmt_nf.daemon.further_associations import FurtherAssociations
 from upmt_nf.daemon.glancing import Glancing
 from upmt_nf.daemon.host_control import READING, HostControl
 from upmt_nf.daemon.host_kernel import HostKernel
@@ -46,10 +47,11 @@ from upmt_nf.daemon.policy_control import PolicyControl
 from upmt_nf.daemon.portal_probe import PortalProbes
 from upmt_nf.daemon.repairs import Repairs
 from upmt_nf.daemon.steering import socket_marks, steering_of
+from upmt_nf.daemon.tunnel_sockets import TunnelSockets
+from upmt_nf.daemon.usual_association import UsualAssociation
 from upmt_nf.daemon.wake_up import WakeUp
-from upmt_nf.datapath.copies import RUNS
 from upmt_nf.datapath.host_forwarder import HostForwarder
-from upmt_nf.datapath.paft import Paft
+from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.verdict import TunnelSignal
 from upmt_nf.linux.host_state import HostState
 from upmt_nf.linux.link_monitor import LinkMonitor
@@ -57,7 +59,9 @@ from upmt_nf.linux.tun_device import TunDevice
 from upmt_nf.linux.users import read_secret
 from upmt_nf.mobility.commands import Announce, Happened, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
+from upmt_nf.mobility.host_associations import HostAssociations
 from upmt_nf.mobility.host_commands import (
+    ByAnchor,
     CheckPortal,
     CloseBindingProbe,
     CloseTunnel,
@@ -84,11 +88,10 @@ from upmt_nf.mobility.host_events import (
     SipDatagramReceived,
     TunnelSignalReceived,
 )
-from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.tallies import Counted
 from upmt_nf.mobility.traffic import OwnTraffic
 from upmt_nf.model.errors import UpmtError
-from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
+from upmt_nf.model.flow import FlowBytes, IPAddress
 from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationName, NetworkName
 from upmt_nf.model.names import QUEUE_FIRST, VIRTUAL_INTERFACE
 from upmt_nf.policy.policy import Policy
@@ -102,13 +105,15 @@ class HostDaemon:
     """One mobile host, from `start` to the end of `run` (see `daemon.lifetime`)."""
 
     admission: Admission | None
-    machine: MobileHost
+    further: FurtherAssociations
+    machine: HostAssociations
     networks: HostNetworks
     policies: HostPolicies
     measurements: HostMeasurements
     events: EventLog
     lease_portals: LeasePortals
     plane: HostPlane
+    sockets: TunnelSockets
     _wake_up: WakeUp
     _glancing: Glancing
     _monitor: LinkMonitor
@@ -122,7 +127,7 @@ class HostDaemon:
         self._secrets: list[str | None] = []
         """Shared with each anchor, in the order of the file."""
         self.paft = Paft(max_flows=config.mobile_host.max_flows)
-        self.forwarder: HostForwarder | None = None
+        self.usual = UsualAssociation(self)
         self._events: deque[HostEvent] = deque()
         self._is_working = False
         self._own = OwnTraffic(config.anchor.address.version)
@@ -133,7 +138,6 @@ class HostDaemon:
         self.asked_handovers = AskedHandovers(self.take)
         self.repairs: Repairs | None = None
         self._rules_in_place: tuple[object, ...] | None = None
-        self._signalling_port = config.anchor.signalling_port
         control = HostControl(self)
         handlers = (control, PolicyControl(self), NetworkControl(self))
         commands = {name: each for some in handlers for name, each in some.commands().items()}
@@ -151,7 +155,7 @@ class HostDaemon:
         self._secrets = [read_secret(Path(file)) if file is not None else None for file in files]
         self.policies = HostPolicies(self.config)
         self.events = EventLog(self.config.mobile_host.records)
-        self.measurements = HostMeasurements(self.config, self._own, self.paft, self._count_tunnels)
+        self.measurements = HostMeasurements(self.config, self._own, self.tunnels, self._count_tunnels)
         self.kernel = HostKernel(self.config)
         self.applications = Applications(
             declared_applications(self.config),
@@ -192,7 +196,7 @@ class HostDaemon:
             is_sealed = any(network.protection == "sealed" for network in self.config.network)
             self.kernel.interface.limit_packets(for_agent=is_sealed or self.datapath.fast is None)
         self.admission = host_admission(loop, self)
-        self.plane = HostPlane(
+        self.sockets = TunnelSockets(
             loop,
             self.kernel.anchor,
             tun,
@@ -201,16 +205,24 @@ class HostDaemon:
             narrowed=self._narrow_path,
             own=self._own,
             reached=self.kernel.addresses.at,
+            backlog=Backlog(),
             merges=self.datapath.fast is None,
+        )
+        self.plane = HostPlane(
+            loop,
+            tun,
+            self.sockets,
+            heard=self._hear,
             is_left_alone=self.applications.is_left_alone,
         )
         if self.datapath.fast is not None:
             self.plane.introduced = self.datapath.fast.write_new
-        self.networks = HostNetworks(self.config, self.kernel, self.plane, self._hear_sip, self._own)
+            self.datapath.fast.write_behind(self.plane.backlog)
+        self.networks = HostNetworks(self.config, self.kernel, self.sockets, self._hear_sip, self._own)
         if left is not None and self.datapath.fast is not None:
             self.networks.virtual_address = left.virtual_address
             self.networks.ports_before = self.datapath.fast.ports_before()
-            loop.call_later(ADOPTING, self._end_adoption)
+            loop.call_later(ADOPTING, self.usual.end_adoption)
         self._state = HostState(Path(self.config.mobile_host.state))
         settings = host_settings(
             self.config,
@@ -219,7 +231,23 @@ class HostDaemon:
             self.policies.default,
             self.policies.ledger(loop.time()),
         )
-        self.machine = MobileHost(settings, self.paft, SystemRandom())
+        flows = self.config.mobile_host.max_flows
+        self.machine = HostAssociations(settings, self.paft, SystemRandom(), lambda: Paft(max_flows=flows))
+        self.further = FurtherAssociations(
+            loop,
+            self.machine,
+            self.networks,
+            self.plane,
+            tun,
+            self._own,
+            self.kernel.addresses.at,
+            self.paft,
+            take=self.take,
+            changed=self._follow_further,
+            classify_incoming=self.applications.classify_incoming,
+            stray=self.adopt_stray,
+            refusing=self.applications.refusing,
+        )
         self._wake_up = WakeUp(loop, lambda: self.take(TimeoutReached()))
         if self.kernel.steering.guards:
             # Netfilter's part of the kill switch first; then what a killed daemon left may go.
@@ -229,7 +257,7 @@ class HostDaemon:
         for name, application in self.applications.by_name.items():
             if name != DEFAULT_APPLICATION or name in policies:
                 policy = self.policy_of(name) or self.networks_before.get(name)
-                self.take(ApplicationDefined(name, application.id, policy))
+                self.take(ApplicationDefined(name, application.id, policy, self.anchor_of(application)))
         self.policies.begin(self.take, lambda: self.machine.ledger)
         self.measurements.begin(self.machine, self.events)
         self._probes = BindingProbes(
@@ -282,6 +310,7 @@ class HostDaemon:
             self._portals.close()
             self._metering.close()
             self.networks.close()
+            self.further.close()
             self.plane.stop()
             if self.admission is not None:
                 self.admission.close()
@@ -309,6 +338,15 @@ class HostDaemon:
         """What is declared for an application; None: nothing."""
         section = self.applications.section_of(name)
         return self.policies.config.choice_of(section) if section is not None else None
+
+    def anchor_of(self, application: Application) -> IPAddress | None:
+        """Where the anchor is that it names. One that is in no file any more is nobody's: then as the rest."""
+        return self.config.anchor_called(application.anchor)
+
+    @property
+    def forwarder(self) -> HostForwarder | None:
+        """Decides on the packets of all applications, while there is a virtual address."""
+        return self.usual.forwarder
 
     async def settled(self, name: ApplicationName) -> None:
         """Wait until the anchor knows where an application is, but not for ever."""
@@ -383,6 +421,7 @@ class HostDaemon:
             fast.count_tunnels(self.paft.tunnels.values())
 
     def _follow_machine(self) -> None:
+        self.further.attach(self.forwarder, self.networks.virtual_address)
         self._note_stranded()
         if (fast := self.datapath.fast) is not None:
             self._mind(fast)
@@ -445,7 +484,8 @@ class HostDaemon:
         self.take(PathNarrowed(network, mtu))
         self._fit_mtu()
 
-    def _adopt_stray(self, key: FlowBytes) -> None:
+    def adopt_stray(self, key: FlowBytes) -> None:
+        """A flow that nothing of ours will ever teach the anchor is where its application is."""
         entry = self.paft.flows[key]
         application = self.applications.by_id.get(entry.application_id)
         if application is not None:
@@ -456,7 +496,7 @@ class HostDaemon:
     def _perform(self, command: HostCommand) -> None:
         match command:
             case SendTunnelSignal(network, port, payload):
-                self.plane.send_signal(network, port, payload)
+                self.sockets.send_signal(network, port, payload)
             case SendSip(network, destination, data):
                 self.networks.send_sip(network, destination, data)
             case OpenTunnel(network, tunnel_id, _, _):
@@ -470,9 +510,11 @@ class HostDaemon:
                 self.networks.rebind(network, anchor_port)
                 self.update_rules()
             case UseAnchor(tunnels, signalling):
-                self._use_anchor(tunnels, signalling)
+                self.usual.use_anchor(tunnels, signalling)
+            case ByAnchor(anchor, what):
+                self.further.perform(anchor, what)
             case KeepNatMapping(network):
-                self.plane.keep_mapping(network)
+                self.sockets.keep_mapping(network)
             case SendBindingProbe():
                 self._probes.send(command)
             case CloseBindingProbe(network, flows):
@@ -483,9 +525,9 @@ class HostDaemon:
             case RememberBindingTime(place, known):
                 self._state.keep_binding_time(place, known)
             case ConfigureVirtualAddress(address):
-                self._configure(address)
+                self.usual.configure(address)
             case ReleaseVirtualAddress():
-                self._release()
+                self.usual.release()
             case HandoverFinished():
                 self.events.note_handover(self.policies.note(command))
                 self.asked_handovers.finish(command)
@@ -498,65 +540,19 @@ class HostDaemon:
             case Stopped():
                 self._stopped.set()
 
-    def _configure(self, address: IPAddress) -> None:
-        """Address before routes: a route may name it as source. Both before the first packet can come.
-
-        An address before it goes last: without its route, which goes with it, packets would leave natively.
-        """
-        forwarder = HostForwarder(
-            self.paft,
-            address,
-            self.kernel.anchor.address,
-            self.applications.classify,
-            self._signalling_port,
-            classify_incoming=self.applications.classify_incoming,
-            stray=self._adopt_stray,
-            refusing=self.applications.refusing,
-            run=randbelow(RUNS),
-        )
-        for tunnel in self.paft.tunnels.values():
-            forwarder.use_tunnel(tunnel.network, tunnel)
-        self._use(forwarder)
-        before = self.networks.virtual_address
-        self.kernel.interface.set_addresses((address,) if before is None else (before, address))
-        self.networks.virtual_address = address
-        self.networks.apply_routing()
-        if self.applications.is_any_native:
-            self.update_rules()
-        if before not in (None, address):
-            self.kernel.interface.set_addresses((address,))
-
-    def _use(self, forwarder: HostForwarder | None) -> None:
-        self.forwarder = forwarder
-        self.plane.use(forwarder)
-        if self.admission is not None:
-            self.admission.use(forwarder)
-
-    def _use_anchor(self, tunnels: Endpoint, signalling: Endpoint) -> None:
-        """Rules and routes for the new anchor are there before those for the old one go."""
-        self.plane.use_anchor(tunnels)
-        self.networks.use_anchor()
-        self._use(None)
-        self.kernel.anchor, self._signalling_port = tunnels, signalling.port
-        self.networks.apply_routing()
-        self.update_rules()
-
-    def _end_adoption(self) -> None:
-        """No association came back in time: without one nothing may go by the virtual interface."""
-        if self.forwarder is None and self.networks.virtual_address is not None:
-            self._release()
-
-    def _release(self) -> None:
-        self.networks.virtual_address = None
-        self.networks.apply_routing()
-        self.kernel.interface.set_addresses(())
-        self._use(None)
-
     def _fit_mtu(self) -> None:
         """Applications see the smallest of the tunnels that they may be moved to."""
-        mtus = [tunnel.mtu for tunnel in self.paft.tunnels.values()]
+        mtus = [tunnel.mtu for tunnel in self.tunnels()]
         if mtus:
             self.kernel.set_mtu(min(mtus))
+
+    def tunnels(self) -> list[Tunnel]:
+        """All tunnels, to whichever anchor."""
+        return [*self.paft.tunnels.values(), *self.further.tunnels()]
+
+    def _follow_further(self) -> None:
+        self._fit_mtu()
+        self.update_rules()
 
     def update_rules(self) -> None:
         """Bring netfilter and policy routing into line with the tunnels' ports and the applications.
@@ -573,9 +569,10 @@ class HostDaemon:
         leaves_alone = applications.is_any_native
         address = self.networks.virtual_address if leaves_alone else None
         lines, lines_ipv6 = applications.netfilter_lines(4, QUEUE_FIRST), applications.netfilter_lines(6)
-        wanted = (self.kernel.anchor, self.networks.ports, lines, lines_ipv6, address, leaves_alone)
+        ports, further = self.networks.ports, self.networks.further_ports
+        wanted = (self.kernel.anchor, ports, further, lines, lines_ipv6, address, leaves_alone)
         if wanted != self._rules_in_place:
-            self.kernel.set_rules(self.networks.ports, lines, address, leaves_alone=leaves_alone)
+            self.kernel.set_rules(ports, lines, address, leaves_alone=leaves_alone, further=further)
             self.kernel.set_rules_ipv6(lines_ipv6, leaves_alone=leaves_alone)
             self.plane.judged = self.kernel.judged
             self._rules_in_place = wanted

@@ -54,11 +54,13 @@ def host_rules(
     *,
     leaves_alone: bool = False,
     admits: bool = False,
+    further: Iterable[tuple[str, int, Endpoint]] = (),
 ) -> RuleSet:
     """The mobile host's rules. `ports` maps an access interface to the local port of its tunnel and the anchor's.
 
     `kind` is that of the virtual interface, `judged` the conntrack mark of flows that the agent knows; with
-    `leaves_alone` something is, or may become, left alone by name; `admits`: the kernel lets flows in by itself.
+    `leaves_alone` something is, or may become, left alone by name; `admits`: the kernel lets flows in by itself;
+    `further` are tunnels to other anchors: access interface, local port, the anchor's end.
     """
     by_queue = kind != "tun"
     values = {
@@ -76,9 +78,15 @@ def host_rules(
         "virtual_address": str(virtual_address or ""),
         **_marks_of_left_alone(leaves_alone),
     }
+    ends = [(name, port, Endpoint(anchor.address, there)) for name, (port, there) in ports.items()]
     networks = [
-        {"network_interface": name, "network_port": str(port), "network_anchor_port": str(there)}
-        for name, (port, there) in ports.items()
+        {
+            "network_interface": name,
+            "network_port": str(port),
+            "network_anchor": str(there.address),
+            "network_anchor_port": str(there.port),
+        }
+        for name, port, there in (*ends, *further)
     ]
     return read_rules("mobile-host", values, networks, application_lines)
 
@@ -157,6 +165,7 @@ class HostKernel:
         virtual_address: IPAddress | None = None,
         *,
         leaves_alone: bool = False,
+        further: tuple[tuple[str, int, Endpoint], ...] = (),
     ) -> None:
         """Bring netfilter into line. When it names applications differently, all flows are looked at once more."""
         lines = list(application_lines)
@@ -164,16 +173,20 @@ class HostKernel:
             self._application_lines = lines
             self._generation += 1
         try:
-            self._install(ports, virtual_address, leaves_alone)
+            self._install(ports, virtual_address, leaves_alone, further)
         except UpmtError as reason:
             if not self._programs:
                 raise
             self._give_up_admission(reason)
-            self._install(ports, virtual_address, leaves_alone)
+            self._install(ports, virtual_address, leaves_alone, further)
         self._is_guarding = True
 
     def _install(
-        self, ports: Mapping[str, tuple[int, int]], virtual_address: IPAddress | None, leaves_alone: bool
+        self,
+        ports: Mapping[str, tuple[int, int]],
+        virtual_address: IPAddress | None,
+        leaves_alone: bool,
+        further: tuple[tuple[str, int, Endpoint], ...],
     ) -> None:
         self.rules = host_rules(
             self.anchor,
@@ -184,6 +197,7 @@ class HostKernel:
             virtual_address,
             leaves_alone=leaves_alone,
             admits=self.admits,
+            further=further,
         )
         netfilter.install(self.rules, self.journal)
 
@@ -242,19 +256,25 @@ class HostKernel:
         networks: Iterable[NetworkRouting],
         *,
         removes: bool = True,
+        further_anchors: tuple[IPAddress, ...] = (),
     ) -> None:
         """Bring policy routing into line; without `removes` nothing goes yet."""
         places = list(networks)
         try:
-            self._route(virtual_address, places, removes=removes)
+            self._route(virtual_address, places, further_anchors, removes=removes)
         except KernelError as reason:
             if not self._programs or virtual_address is None:
                 raise
             self._give_up_admission(reason)
-            self._route(virtual_address, places, removes=removes)
+            self._route(virtual_address, places, further_anchors, removes=removes)
 
     def _route(
-        self, virtual_address: IPAddress | None, networks: list[NetworkRouting], *, removes: bool
+        self,
+        virtual_address: IPAddress | None,
+        networks: list[NetworkRouting],
+        further_anchors: tuple[IPAddress, ...],
+        *,
+        removes: bool,
     ) -> None:
         self.routing = host_routing(
             virtual_address,
@@ -263,7 +283,8 @@ class HostKernel:
             self.steering,
             further=[
                 each
-                for each in self.addresses.on_the_wire(self.anchor.address)
+                for anchor in (self.anchor.address, *further_anchors)
+                for each in self.addresses.on_the_wire(anchor)
                 if each != self.anchor.address
             ],
             has_other_family=self._has_other_family,

@@ -10,10 +10,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from upmt_nf.config.mobile_host import MobileHostConfig, NetworkSection
 from upmt_nf.daemon.host_kernel import HostKernel
-from upmt_nf.daemon.host_plane import HostPlane
+from upmt_nf.daemon.tunnel_sockets import TunnelSockets
 from upmt_nf.linux.link_monitor import InterfaceState
 from upmt_nf.linux.tunnel_socket import SignallingSocket
 from upmt_nf.mobility.host_events import NetworkAppeared, NetworkVanished
@@ -37,6 +38,14 @@ class _Present:
     port: int
 
 
+class FurtherEnd(NamedTuple):
+    """Our end of a tunnel to another anchor than the usual one: the access interface, our port, the anchor's end."""
+
+    interface: str
+    port: int
+    anchor: Endpoint
+
+
 class HostNetworks:
     """All configured access networks. `heard` gets SIP of our anchors that comes outside the tunnels."""
 
@@ -44,12 +53,13 @@ class HostNetworks:
         self,
         config: MobileHostConfig,
         kernel: HostKernel,
-        plane: HostPlane,
+        sockets: TunnelSockets,
         heard: Callable[[NetworkName, bytes, IPAddress], None],
         own: OwnTraffic,
     ) -> None:
         self._kernel = kernel
-        self._plane = plane
+        self._sockets = sockets
+        self._further: dict[IPAddress, TunnelSockets] = {}
         self._heard = heard
         self._own = own
         self._loop = asyncio.get_running_loop()
@@ -74,10 +84,41 @@ class HostNetworks:
         """Access interface -> local port of its tunnel, and the anchor's; of those with the first address's version."""
         interface_of = {section.name: name for name, (_, section) in self._by_interface.items()}
         return {
-            interface_of[network]: (present.port, self._plane.remote_of(network).port)
+            interface_of[network]: (present.port, self._sockets.remote_of(network).port)
             for network, present in self._present.items()
             if present.routing.address.version == self._kernel.anchor.address.version
         }
+
+    @property
+    def further_ports(self) -> tuple[FurtherEnd, ...]:
+        """The same of the tunnels to other anchors than the usual one."""
+        return tuple(
+            FurtherEnd(present.routing.interface, local.port, sockets.remote_of(network))
+            for sockets in self._further.values()
+            for network, present in self._present.items()
+            if (local := sockets.local_of(network)) is not None
+            and local.address.version == self._kernel.anchor.address.version
+        )
+
+    def add_anchor(self, sockets: TunnelSockets) -> None:
+        """Tunnels go to another anchor, too, from now on: by every network that is there or comes."""
+        self._further[sockets.anchor.address] = sockets
+        for network, present in self._present.items():
+            self._open_further(network, present.routing)
+        self.apply_routing()
+
+    def remove_anchor(self, anchor: IPAddress) -> None:
+        """They do no more."""
+        self._further.pop(anchor).close_all()
+        self.apply_routing()
+
+    def _open_further(self, network: NetworkName, routing: NetworkRouting) -> None:
+        for sockets in self._further.values():
+            if sockets.local_of(network) is None:
+                try:
+                    sockets.open(network, routing.index, routing.interface, routing.address.ip, 0)
+                except UpmtError as reason:
+                    log.warning("network %s, anchor %s: %s", network, sockets.anchor.address, reason)
 
     def update(self, state: InterfaceState) -> NetworkAppeared | NetworkVanished:
         """An interface is like this now: bring its sockets into line and say what it means."""
@@ -129,9 +170,9 @@ class HostNetworks:
             self._loop.add_reader(signalling.fileno(), self._read, network, signalling)
         self.apply_routing()
         present = self._present[network]
-        if self._plane.local_of(network) is None:
+        if self._sockets.local_of(network) is None:
             port = section.tunnel_port or self.ports_before.get(at, 0)
-            present.port = self._plane.open(
+            present.port = self._sockets.open(
                 network,
                 routing.index,
                 section.interface,
@@ -139,6 +180,7 @@ class HostNetworks:
                 port,
                 self._anchor_ports.get(network, 0),
             )
+        self._open_further(network, routing)
 
     def rebind(self, network: NetworkName, anchor_port: int) -> None:
         """A new source port for a network's tunnel, to that port of the anchor; the old one if the kernel refuses."""
@@ -147,7 +189,7 @@ class HostNetworks:
             return
         routing = present.routing
         try:
-            present.port = self._plane.open(
+            present.port = self._sockets.open(
                 network, routing.index, routing.interface, routing.address.ip, 0, anchor_port
             )
             self._anchor_ports[network] = anchor_port
@@ -160,7 +202,7 @@ class HostNetworks:
 
     def apply_routing(self) -> None:
         """Bring policy routing into line with what is there. Raises KernelError."""
-        self._kernel.route(self.virtual_address, self.routings)
+        self._kernel.route(self.virtual_address, self.routings, further_anchors=tuple(self._further))
 
     def place_of(self, network: NetworkName) -> tuple[int, int] | None:
         """The index of a network's interface and its number among the networks, while it is there."""
@@ -203,7 +245,8 @@ class HostNetworks:
             return False
         self._loop.remove_reader(present.signalling.fileno())
         present.signalling.close()
-        self._plane.close(network)
+        for sockets in (self._sockets, *self._further.values()):
+            sockets.close(network)
         return True
 
     def _read(self, network: NetworkName, signalling: SignallingSocket) -> None:

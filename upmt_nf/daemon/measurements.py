@@ -8,19 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.event_log import EventLog
 from upmt_nf.daemon.wall_clock import local_offset
-from upmt_nf.datapath.paft import Paft
+from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.linux.measurement_store import MeasurementStore
 from upmt_nf.linux.radio_signal import RadioSignal, radio_signal
 from upmt_nf.mobility.history import SAMPLE_EVERY, History, Measurements, Sample
+from upmt_nf.mobility.host_associations import HostAssociations
 from upmt_nf.mobility.host_status import NetworkStatus
-from upmt_nf.mobility.mobile_host import MobileHost
 from upmt_nf.mobility.traffic import OwnTraffic, TrafficMeter
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.identity import NetworkName
@@ -36,15 +36,21 @@ _USABLE = ("up", "suspect")
 
 
 class HostMeasurements:
-    """`own` counts what the daemon itself says; `count` brings the tunnels' counters up to date."""
+    """`own` counts what the daemon itself says, `tunnels` gives all that there are; `count` brings their counters up to
+    date.
+    """
 
     def __init__(
-        self, config: MobileHostConfig, own: OwnTraffic, paft: Paft, count: Callable[[], None]
+        self,
+        config: MobileHostConfig,
+        own: OwnTraffic,
+        tunnels: Callable[[], Sequence[Tunnel]],
+        count: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._path = config.mobile_host.records
         self._sections = {NetworkName(section.name): section for section in config.network}
-        self._paft = paft
+        self._tunnels = tunnels
         self._count = count
         now = self._loop.time()
         self._meters = {name: TrafficMeter(name, own, now) for name in self._sections}
@@ -56,7 +62,7 @@ class HostMeasurements:
         self._save_at = now + SAVE_EVERY
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, machine: MobileHost, events: EventLog) -> None:
+    def begin(self, machine: HostAssociations, events: EventLog) -> None:
         """Look from now on."""
         self._machine, self._events = machine, events
         self._timer = self._loop.call_later(LOOK_EVERY, self._tick)
@@ -131,9 +137,9 @@ class HostMeasurements:
     def _look(self) -> None:
         self._count()
         now, wall = self._loop.time(), self._time()
-        present = {tunnel.network: tunnel for tunnel in self._paft.tunnels.values()}
+        present = self._tunnels()
         for name, meter in self._meters.items():
-            new = meter.look(present.get(name), now)
+            new = meter.look((tunnel for tunnel in present if tunnel.network == name), now)
             self._book.add(name, new.up, new.down, self._sections[name].cost, wall)
         if self._store is None:
             return

@@ -114,10 +114,13 @@ def metrics_text(
     add(
         "tunnel_bytes_total",
         "counter",
-        "Bytes by the network's present tunnel.",
+        "Bytes by the network's present tunnels.",
         (
-            ({"network": row["network"], "way": way}, row[key])
-            for row in tunnels
+            (
+                {"network": network, "way": way},
+                sum(row[key] for row in tunnels if row["network"] == network),
+            )
+            for network in dict.fromkeys(row["network"] for row in tunnels)
             for way, key in (("up", "bytes_out"), ("down", "bytes_in"))
         ),
     )

@@ -31,6 +31,7 @@ def association_report(status: AssociationStatus, now: float) -> dict[str, Any]:
                 "state": anchor.state,
                 "reason": anchor.reason,
                 "in_use": anchor.is_used,
+                "applications": list(anchor.applications),
                 "virtual_address": str(anchor.virtual_address) if anchor.virtual_address else None,
             }
             for anchor in status.anchors
@@ -86,6 +87,7 @@ def application_report(status: ApplicationStatus, flows: int, known: Application
         "locked": status.locked,
         "copies_on": status.copies_on,
         "on_no_network": known.on_no_network,
+        "anchor": str(status.anchor) if status.anchor is not None else None,
         "resolver": None if known.resolver is None else list(known.resolver) or "system",
         "is_left_alone": known.goes_native,
         "flows": flows,
@@ -108,6 +110,7 @@ def tunnel_report(
         "local": str(local) if local else None,
         "reflexive": str(reflexive) if reflexive else None,
         "remote": str(tunnel.remote),
+        "anchor": str(tunnel.remote.address) if tunnel.network else None,
         "state": state,
         "mtu": tunnel.mtu,
         "packets_in": tunnel.packets_in,
@@ -119,10 +122,16 @@ def tunnel_report(
 
 
 def flow_report(
-    entry: FlowEntry, paft: Paft, name_of: Callable[[ApplicationId], ApplicationName | None]
+    entry: FlowEntry,
+    carried: FlowEntry,
+    paft: Paft,
+    name_of: Callable[[ApplicationId], ApplicationName | None],
 ) -> dict[str, Any]:
-    """One of `flows`. Packets and bytes are those of both directions together."""
-    flow, tunnel = entry.flow, paft.tunnel_of(entry)
+    """One of `flows`. Packets and bytes are those of both directions together.
+
+    `carried`: its entry in `paft`, that of the association which it goes by; `entry` itself in the usual one.
+    """
+    flow, tunnel = entry.flow, paft.tunnel_of(carried)
     return {
         "protocol": flow.protocol_name,
         "source": str(flow.source),
@@ -134,9 +143,9 @@ def flow_report(
         "command": entry.command or None,
         "network": tunnel.network or None if tunnel is not None else None,
         "tunnel_id": tunnel.id if tunnel is not None else None,
-        "copies_by": [other.id for other in _copies_of(entry, paft) if other is not tunnel],
-        "packets": entry.packets_in + entry.packets_out,
-        "bytes": entry.bytes_in + entry.bytes_out,
+        "copies_by": [other.id for other in _copies_of(carried, paft) if other is not tunnel],
+        "packets": carried.packets_in + carried.packets_out,
+        "bytes": carried.bytes_in + carried.bytes_out,
     }
 
 

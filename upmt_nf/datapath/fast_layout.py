@@ -146,10 +146,14 @@ class NamedRow(NamedTuple):
     is_declared: bool = False
     """In the configuration, or kept beside it: else its name is known nowhere but here."""
 
+    anchor: str | None = None
+    """The address of the one that it goes by whichever the others use."""
+
     def packed(self) -> bytes:
         """As the map holds it; networks that there is no room for are left out."""
+        more = [self.anchor] if self.anchor is not None else []
         for networks in (self.networks, ()):
-            said = json.dumps([self.name, networks, self.is_declared], ensure_ascii=False).encode()
+            said = json.dumps([self.name, networks, self.is_declared, *more], ensure_ascii=False).encode()
             if len(said) <= NAMED_BYTES:
                 break
         return said.ljust(NAMED_BYTES, b"\0")
@@ -161,6 +165,10 @@ class NamedRow(NamedTuple):
             match json.loads(row.rstrip(b"\0")):
                 case [str(name), [*networks], bool(is_declared)] if all(isinstance(n, str) for n in networks):
                     return cls(name, tuple(networks), is_declared)
+                case [str(name), [*networks], bool(is_declared), str(anchor)] if all(
+                    isinstance(n, str) for n in networks
+                ):
+                    return cls(name, tuple(networks), is_declared, anchor)
         except ValueError:
             pass
         return None

@@ -5,7 +5,7 @@ The Tunnel Forwarding Agent of the paper (section VI) without its sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from upmt_nf.datapath.admission_layout import Begun
@@ -71,6 +71,16 @@ class Classifier(Protocol):
         ...
 
 
+class Elsewhere(Protocol):
+    """Where packets go that leave by another anchor (`datapath.other_anchor`)."""
+
+    def outbound(
+        self, packet: bytes, entry: FlowEntry, now: float, offload: Offload | None = None, /
+    ) -> Outbound:
+        """Never raises."""
+        ...
+
+
 class Path(NamedTuple):
     """One access network's way to the anchor, which is there before its tunnel has an id."""
 
@@ -120,6 +130,8 @@ class HostForwarder:
         self._over: set[FlowBytes] = set()
         self.catch_up: Callable[[], None] = lambda: None
         """Is called before a flow is taken for unknown: the kernel may have let it in by itself (`begun`)."""
+        self.elsewhere: Mapping[ApplicationId, Elsewhere | None] = {}
+        """Applications that go by another anchor, and the way there while there is one. Set by the owner."""
         self.counters = Counters()
         self._sender = Sender(virtual_address, self.counters, ErrorBudget())
         self._outgoing = Reassembler(self.counters)
@@ -258,6 +270,9 @@ class HostForwarder:
             return DROPPED_OUT
         entry.bytes_out += size
         entry.last_seen = now
+        if self.elsewhere and (way := self.elsewhere.get(entry.application_id)) is not None:
+            entry.packets_out += 1
+            return way.outbound(packet, entry, now, offload)
         tunnel = entry.pinned or self._paft.applications.get(entry.application_id)
         if self._paft.doubles and tunnel is not None and entry.pinned is None:
             others = self._paft.doubles.get(entry.application_id)
@@ -450,6 +465,8 @@ class HostForwarder:
         if entry is None and key is not None and not is_icmp_error(inner):
             entry = self._begun_by_other(reverse(key), now)
         if entry is not None:
+            if entry.application_id in self.elsewhere:
+                return self._drop("for_another_anchors_application", packets)
             entry.packets_in += packets
             entry.bytes_in += size
             entry.last_seen = now

@@ -30,6 +30,7 @@ COPY_SILENCE, COPY_MISSED = 1.0, 8
 """A tunnel that brought none of so many packets of a redundant flow, for so many seconds, gets no copies any more."""
 
 _AGED_PER_CALL = 2000
+_EVICTION_TRIES = 8
 _DOUBTFUL_AFTER = 0.9
 """Of a flow's idle limit: the other end may forget it a little sooner than we do."""
 
@@ -393,13 +394,29 @@ class Paft:
         self, key: FlowBytes, application_id: ApplicationId, now: float, pid: int, command: str
     ) -> FlowEntry:
         entry = FlowEntry(key, application_id, now, pid, command)
-        if (leaving := self.owned.in_the_way(entry.owner, now)) is not None:
-            self.forget(leaving.key)
-            self.counters.add("evicted")
+        self._make_room(entry.owner, now)
         self.flows[key] = entry
         self.owned.enter(entry)
         self.membership.join(entry)
         return entry
+
+    def _make_room(self, owner: bytes, now: float) -> None:
+        """For one more flow of an owner. What goes is silent in the mirror, too, if any of the first few is."""
+        for tries_left in reversed(range(_EVICTION_TRIES)):
+            if (leaving := self.owned.in_the_way(owner, now)) is None:
+                return
+            if not (tries_left and self._is_heard_by_mirror(leaving)):
+                self.forget(leaving.key)
+                self.counters.add("evicted")
+                return
+
+    def _is_heard_by_mirror(self, entry: FlowEntry) -> bool:
+        """Whether a mirror had a packet of it that we have not heard of yet: now we have."""
+        if self.mirror is None or not entry.is_mirrored:
+            return False
+        seen = entry.last_seen
+        self.mirror.look_at(entry)
+        return entry.last_seen != seen
 
     def learn(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
         """An uplink packet of this flow came by `tunnel`: answers go the same way (paper section V, data transfer).
@@ -408,7 +425,7 @@ class Paft:
         """
         entry = self.flows.get(key)
         if entry is None:
-            entry = self.insert(key, ApplicationId(0), now)
+            entry = self._add(key, ApplicationId(0), now, 0, "")
             entry.pinned = tunnel
             self.changed(entry)
             return entry
@@ -546,7 +563,7 @@ class Paft:
         aged = 0
         for key in keys:
             entry = self.flows.get(key)
-            if entry is not None and entry.is_idle(now):
+            if entry is not None and entry.is_idle(now) and not self._is_heard_by_mirror(entry):
                 self.forget(key)
                 aged += 1
             elif entry is not None and entry.told is Told.YES and entry.is_idle(now, _DOUBTFUL_AFTER):

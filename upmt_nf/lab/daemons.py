@@ -61,10 +61,11 @@ refuse_private = false
     known = "".join(
         f"""
 {"[anchor]" if anchors == 1 else "[[anchors]]"}
+name = "{name}"
 address = "{address}"
 tunnel_port = {TUNNEL_PORT}
 """
-        for address in (ANCHOR, SECOND_ANCHOR)[:anchors]
+        for name, address in (("an", ANCHOR), ("an2", SECOND_ANCHOR))[:anchors]
     )
     networks = "".join(
         f"""

@@ -196,12 +196,14 @@ class TunnelSocket:
                 self.dropped += 1
 
     def receive(self) -> Iterator[Arrival]:
-        """At most one batch of what waits."""
+        """At most one batch of what waits; `is_drained` says then whether that was all."""
         buffer, view = self._buffer, self._view
+        self.is_drained = False
         for _ in range(_BATCH):
             try:
                 size, ancillary, _, remote = self._socket.recvmsg_into((buffer,), _TOS_AND_SIZE)
             except BlockingIOError:
+                self.is_drained = True
                 return
             except OSError as reason:
                 # An ICMP error about something that was sent earlier: the probes find out whether the path is dead.

@@ -34,8 +34,9 @@ from upmt_nf.policy.events import (
     TimePassed,
 )
 from upmt_nf.policy.network import NetworkFacts
-from upmt_nf.policy.policy import Policy
+from upmt_nf.policy.policy import Kind, Policy
 from upmt_nf.policy.quality import NO_LIMITS, UNMEASURED, Quality
+from upmt_nf.policy.verdicts import verdict
 
 SHORTEST_INTERVAL = 1.0
 """Seconds between two probes of a tunnel that an application with thresholds uses, at least."""
@@ -83,6 +84,10 @@ class Advisor:
         # The first one: it shall choose among all networks, not take the first that it hears of.
         self._look_at_tunnels(now)
         self._ids[name] = id
+        if policy.kind is Kind.BLOCK:
+            # What its flows carry from now on goes by no network of ours, wherever it was last.
+            self.count(now)
+            self._last.pop(name, None)
         has_budgets = bool(policy.budgets or any(other.budgets for _, other in policy.by_time))
         if has_budgets or self._has_budgets:
             self._begin_counting(now)
@@ -119,6 +124,15 @@ class Advisor:
         if lock not in (None, network):
             return f"it is locked to {lock}"
         return self.engine.bar(name, network, now)
+
+    def verdict(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
+        """Why an application is on a network, or is not; None where a list of networks says it."""
+        if self.guides(name) and not self.goes_by_list(name):
+            return verdict(self.engine, name, network, now)
+        if self.lock_of(name) == network:
+            return f"it is locked to {network}"
+        reason = self.bar(name, network, now)
+        return f"not allowed: {reason}" if reason is not None else None
 
     def spent_budgets(self, now: float) -> dict[tuple[ApplicationName, NetworkName], str]:
         """Which budgets keep whom from where."""

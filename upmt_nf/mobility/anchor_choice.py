@@ -10,7 +10,7 @@ one anchor it asks that one and has nothing else to decide.
     wavering: another one has answered  the one in use gets GRACE, as flows survive only there
 
 Moving to another anchor breaks flows: nothing but silence or a refusal of the one in use leads to it, and nothing
-leads back to a better one while the one in use answers.
+leads back to a better one while the one in use answers. Anchors that are reserved for others are not asked.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ class AnchorChoice:
         self.asked: set[int] = set()
         """Those that we want or have something of; the one in use is among them."""
         self._count = count
+        self._reserved: frozenset[int] = frozenset()
         self._queue: list[int] = []
         """Those still to be asked in this round."""
         self._rival: int | None = None
@@ -187,6 +188,17 @@ class AnchorChoice:
             return self._ask_next(now)
         return []
 
+    def reserve(self, anchors: frozenset[int], now: float) -> list[ChoiceCommand]:
+        """Others have associations with these: from now on we have none with them, unless one is in use already."""
+        self._reserved = anchors - {self.used}
+        commands: list[ChoiceCommand] = [Withdraw(other) for other in sorted(self.asked & self._reserved)]
+        self.asked -= self._reserved
+        if self._rival in self._reserved:
+            self._enter(ChoiceInput.RIVAL_LOST)
+            self._rival = None
+            commands += self._ask_next(now)
+        return commands
+
     def watch(self, is_cut_off: bool, now: float, *, is_proven: bool = False) -> list[ChoiceCommand]:
         """Whether networks are there and none of them has a tunnel; `is_proven`: each was found dead, not just new."""
         if not is_cut_off:
@@ -239,7 +251,7 @@ class AnchorChoice:
         commands: list[ChoiceCommand] = []
         while self._queue and not commands:
             anchor = self._queue.pop(0)
-            if anchor not in self.asked:
+            if anchor not in self.asked | self._reserved:
                 commands.append(Ask(anchor))
                 self.asked.add(anchor)
         self._next_at = now + PATIENCE if self._queue else None
@@ -268,6 +280,6 @@ class AnchorChoice:
         return [Withdraw(other) for other in others]
 
     def _doubt_at(self) -> float | None:
-        if self._count == 1 or self._cut_off_since is None:
+        if self._count - len(self._reserved) == 1 or self._cut_off_since is None:
             return None
         return max(self._cut_off_since + SETUP_PATIENCE, self._no_doubt_until)

@@ -6,7 +6,7 @@ means to tunnels and the virtual address; that there are others shows only in `A
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -159,6 +159,14 @@ class HostAnchors:
     def watch(self, is_cut_off: bool, now: float, *, is_proven: bool) -> None:
         """Whether the networks that are there are all without a tunnel; see `AnchorChoice.watch`."""
         self._obey(self._choice.watch(is_cut_off, now, is_proven=is_proven), now)
+
+    def reserve(self, addresses: Collection[IPAddress], now: float) -> None:
+        """Anchors with which this host has another association: they hear nothing of us, not even a goodbye."""
+        numbers = [number for number, anchor in enumerate(self.all) if anchor.address in addresses]
+        self._obey(self._choice.reserve(frozenset(numbers), now), now)
+        for number in numbers:
+            if (anchor := self.all[number]) is not self.used:
+                self._finish_farewell(anchor)
 
     # --- the one in use ---
 

@@ -175,6 +175,16 @@ class HandoverFinished:
     """`Counted` with this number follows."""
 
 
+@dataclass(frozen=True, slots=True)
+class ByAnchor:
+    """Do this for an association beside the usual one, that with `anchor`. It begins with `UseAnchor` and ends with
+    `Stopped`; its virtual address is configured nowhere, but packets are translated to it and back.
+    """
+
+    anchor: IPAddress
+    what: HostCommand
+
+
 HostCommand = (
     SendSip
     | SendTunnelSignal
@@ -193,5 +203,6 @@ HostCommand = (
     | Counted
     | Announce
     | Happened
+    | ByAnchor
     | Stopped
 )

@@ -119,6 +119,8 @@ class ApplicationDefined:
     id: ApplicationId
     policy: Policy | tuple[str, ...] | None = None
     """None: the default policy."""
+    anchor: IPAddress | None = None
+    """The one that it goes by; None: whichever the host uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,14 @@ class FlowsAdopted:
     flows: tuple[FlowKey, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class HeardByAnchor:
+    """This happened to a tunnel of an association beside the usual one, that with `anchor`."""
+
+    anchor: IPAddress
+    what: HostEvent
+
+
 HostEvent = (
     NetworkAppeared
     | NetworksRedescribed
@@ -186,6 +196,7 @@ HostEvent = (
     | ClockRead
     | HandoverAsked
     | FlowsAdopted
+    | HeardByAnchor
     | StopAsked
     | TimeoutReached
 )

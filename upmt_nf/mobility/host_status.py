@@ -25,6 +25,8 @@ class AnchorStatus:
     is_used: bool
     virtual_address: IPAddress | None
     """Leased by it now, or the last time."""
+    applications: tuple[ApplicationName, ...] = ()
+    """Those that go by it whichever one the others use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class ApplicationStatus:
     """A person wants it there and nowhere else."""
     copies_on: NetworkName | None = None
     """The network by which its packets go as well."""
+    anchor: IPAddress | None = None
+    """The one that it goes by whichever the others use."""
 
 
 def association_status(anchors: HostAnchors) -> AssociationStatus:

@@ -6,7 +6,7 @@ owner performs the commands in order, calls again at `next_timeout`, and may rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from random import Random
 
 from upmt_nf.datapath.paft import Paft
@@ -161,6 +161,11 @@ class MobileHost:
         return association_status(self._anchors)
 
     @property
+    def anchor(self) -> IPAddress:
+        """Where the anchor in use is."""
+        return self._anchors.used.address
+
+    @property
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
         paths = self._advisor.engine.paths
@@ -186,6 +191,10 @@ class MobileHost:
     def bar(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
         """Why an application's policy or lock forbids it a network; None when it may be there."""
         return self._advisor.bar(name, network, now)
+
+    def verdict(self, name: ApplicationName, network: NetworkName, now: float) -> str | None:
+        """Why an application is on a network that works, or is not, by its policy or lock; None: its list says it."""
+        return self._advisor.verdict(name, network, now)
 
     def is_testing(self, network: NetworkName) -> bool:
         """Whether a test of a network is under way."""
@@ -284,6 +293,10 @@ class MobileHost:
         commands, self._commands = self._commands, []
         self._speaking.charge_sent(commands)
         return commands
+
+    def reserve(self, anchors: Collection[IPAddress], now: float) -> None:
+        """Anchors with which this host has another association are not asked by this one."""
+        self._anchors.reserve(anchors, now)
 
     def next_glance(self, now: float) -> float:
         """When `glance` should come (seconds)."""
@@ -492,16 +505,12 @@ class MobileHost:
                 case Granted(is_new):
                     self._on_granted(is_new, now)
                 case AssociationLost(reason):
-                    self._say(Level.WARNING, f"no association with anchor {self._anchor}: {reason}")
+                    self._say(Level.WARNING, f"no association with anchor {self.anchor}: {reason}")
                     self._drop_tunnels(now)
                 case GoodbyeSaid():
                     self._leave(now)
                 case Announce():
                     self._commands.append(event)
-
-    @property
-    def _anchor(self) -> IPAddress:
-        return self._anchors.used.address
 
     def _on_granted(self, is_new: bool, now: float) -> None:
         address = self._association.virtual_address
@@ -510,7 +519,7 @@ class MobileHost:
             self._commands += commands
             self._placement.running.newcomers = newcomers_of(address)
         if is_new:
-            self._say(Level.INFO, f"associated with anchor {self._anchor} as {address}")
+            self._say(Level.INFO, f"associated with anchor {self.anchor} as {address}")
             self._placement.running.tallies.start_over(now)
             self._placement.running.naming.start_over()
             self._drop_tunnels(now)

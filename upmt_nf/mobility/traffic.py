@@ -6,6 +6,7 @@ Passive: fed from counters that are kept anyway. Knows neither where they come f
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import exp
 
@@ -82,7 +83,7 @@ class OwnTraffic:
 
 
 class TrafficMeter:
-    """One network's, over all of its tunnels one after the other. `total` is what was counted since the start."""
+    """One network's, over all tunnels that it has and had. `total` is what was counted since the start."""
 
     def __init__(self, network: NetworkName, own: OwnTraffic, now: float) -> None:
         self.up, self.down = Throughput(), Throughput()
@@ -92,17 +93,18 @@ class TrafficMeter:
         self._version = own.version_of(network)
         """Of what the present tunnel's packets are in."""
         self._looked_at = now
-        self._tunnel: Tunnel | None = None
+        self._tunnels: tuple[Tunnel, ...] = ()
         self._done = Carried(0, 0)
         """By tunnels that are gone."""
 
-    def look(self, tunnel: Tunnel | None, now: float) -> Carried:
-        """What passed since the last look; `tunnel` is the network's present one."""
-        if tunnel is not self._tunnel:
-            # What the former one carried last is in its counters still.
-            self._done = self._with(self._tunnel)
-            self._tunnel, self._version = tunnel, self._own.version_of(self._network)
-        current, before = self._with(tunnel), self.total
+    def look(self, tunnels: Iterable[Tunnel], now: float) -> Carried:
+        """What passed since the last look; `tunnels` are the network's present ones, one for each anchor in use."""
+        present = tuple(tunnels)
+        # What a former one carried last is in its counters still.
+        self._done = self._with(each for each in self._tunnels if each not in present)
+        if present != self._tunnels:
+            self._tunnels, self._version = present, self._own.version_of(self._network)
+        current, before = self._with(present), self.total
         own = Carried(self._own.up[self._network], self._own.down[self._network])
         self.total = Carried(current.up + own.up, current.down + own.down)
         new = Carried(max(0, self.total.up - before.up), max(0, self.total.down - before.down))
@@ -112,11 +114,10 @@ class TrafficMeter:
             self.down.take(new.down, seconds, now)
         return new
 
-    def _with(self, tunnel: Tunnel | None) -> Carried:
-        if tunnel is None:
-            return self._done
-        overhead = tunnel.format.overhead(self._version)
-        return Carried(
-            self._done.up + tunnel.bytes_out + overhead * tunnel.packets_out,
-            self._done.down + tunnel.bytes_in + overhead * tunnel.packets_in,
-        )
+    def _with(self, tunnels: Iterable[Tunnel]) -> Carried:
+        up, down = self._done.up, self._done.down
+        for tunnel in tunnels:
+            overhead = tunnel.format.overhead(self._version)
+            up += tunnel.bytes_out + overhead * tunnel.packets_out
+            down += tunnel.bytes_in + overhead * tunnel.packets_in
+        return Carried(up, down)

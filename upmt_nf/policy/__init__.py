@@ -8,6 +8,7 @@ policy        one application's policy as a value: the kinds of the authors, thr
 profiles      ready-made policies: voice, video-call, interactive, bulk, backup, streaming, gaming
 standing      an application's memory of one network: good or bad since when, how often left
 engine        events in, at most one decision per application out
+verdicts      why an application is on a network or not, in words, for `upmt why`
 trace         a recorded or written course of events, as JSON lines
 replay        a trace against policies with a pretend clock: handovers, flaps, bytes, cost, time out of profile
 drawing       a replay as SVG, on a `canvas` that the history of a network is drawn on as well

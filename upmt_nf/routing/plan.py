@@ -2,7 +2,7 @@
 
 prio 4600  fwmark 0x1000+N  -> table 7000+N   outer packets, by their own network
 prio 4620  fwmark 0x1fff    -> 4710           left alone; main where nothing is steered
-prio 4640  to ANCHOR        -> main           no loops
+prio 4640  to ANCHOR        -> main           no loops; a rule for each anchor that tunnels go to
 prio 4644  fwmark GUARDED, main, suppress_prefixlength 0
 prio 4648  fwmark GUARDED   -> table 7000     a kill switch: by the tunnels or not at all
 prio 4660  from CARE-OF     -> table 7000+N   bound to a care-of address: by that network
@@ -258,7 +258,7 @@ def host_routing(
     """What a mobile host wants. Without a virtual address nothing is sent to the virtual interface.
 
     `program`: what looks at the packets that are sent there (`RouteSpec.program`). `further`: addresses of the anchor
-    in the other family, for access networks that have only that.
+    in the other family, for access networks that have only that, and of other anchors that tunnels go to.
 
     `has_other_family`: the kernel has the family that the tunnels do not carry, too. What would go by the tunnels is
     unreachable in it, so that programs take the one that works, and nothing goes past the tunnels. Raises UsageError

@@ -77,7 +77,7 @@ def _fitting(costs: list[int], room: int) -> tuple[int, int]:
 
 
 def _size(value: object) -> int:
-    return len(json.dumps(value, separators=(",", ":")))
+    return len(_COMPACT.encode(value))
 
 
 def flows_in_groups(flows: tuple[FlowKey, ...], max_bytes: int) -> list[tuple[FlowKey, ...]]:
