@@ -168,7 +168,7 @@ class AnchorDaemon:
         fast = self.datapath.fast
         if fast is not None:
             fast.write_behind(self.plane.backlog)
-        self.shortcut = Shortcut(config.shortcut, None if fast is None else fast.programs)
+        self.shortcut = Shortcut(loop, config.shortcut, None if fast is None else fast.programs)
         self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair, self.shortcut.look)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
 
@@ -226,6 +226,7 @@ class AnchorDaemon:
             self._wake_up.cancel()
             self._portal_answers.close()
             self._repairs.close()
+            self.shortcut.close()
             for each in self._signalling.values():
                 self._loop.remove_reader(each.fileno())
                 each.close()

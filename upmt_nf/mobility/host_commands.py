@@ -8,6 +8,7 @@ from enum import Enum
 from upmt_nf.mobility.binding_time import BindingTime
 from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.commands import Announce, Happened, Stopped
+from upmt_nf.mobility.handover_steps import Step
 from upmt_nf.mobility.tallies import Counted
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TunnelId
@@ -157,6 +158,8 @@ class Receipt:
     """When it was decided, seconds of the host's clock."""
     moved_ms: float | None = None
     """From the decision until the new path began to carry what we send."""
+    steps: tuple[Step, ...] = ()
+    """When each step came; `Counted` has those that the packets tell of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,8 @@ class HostTunnel:
         self.widest = 0
         """What the interface's own MTU would allow, bytes."""
         self.tunnel: Tunnel | None = None
+        self.heard_before: float | None = None
+        """When the tunnel that was there before was heard last."""
         self.reflexive: Endpoint | None = None
         self.rtt: float | None = None
         """Round-trip time, seconds, EWMA."""
@@ -220,6 +222,11 @@ class HostTunnel:
             self.loss -= EWMA * self.loss
         self._late.discard(sequence)
         return self.prove_alive(now)
+
+    @property
+    def last_heard(self) -> float | None:
+        """When something came out of its tunnel last, also when that is closed by now."""
+        return self.tunnel.heard if self.tunnel is not None else self.heard_before
 
     def prove_alive(self, now: float) -> list[TunnelAction]:
         """The anchor answered something that we sent in this tunnel."""

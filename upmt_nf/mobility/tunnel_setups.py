@@ -184,6 +184,7 @@ class TunnelSetups:
         """Forget a tunnel, if it is there."""
         if tunnel.tunnel is not None:
             self._paft.remove_tunnel(tunnel.tunnel.id)
+            tunnel.heard_before = tunnel.tunnel.heard
             tunnel.tunnel = None
             tunnel.reflexive = None
             self._perform(CloseTunnel(tunnel.network))
