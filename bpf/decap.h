@@ -75,9 +75,13 @@ static __always_inline void watch(struct flow *flow, __u32 id, __u32 packets)
 	if (before && now > before && now - before > flow->gap)
 		flow->gap = now - before;
 	flow->last_arrival = now;
-	if (id == flow->watched)
-		flow->has_come = 1;
-	else if (flow->has_come)
+	if (id == flow->watched) {
+		if (!flow->first_arrival)
+			flow->first_arrival = now;
+		return;
+	}
+	flow->last_elsewhere = now;
+	if (flow->first_arrival)
 		__sync_fetch_and_add(&flow->late, packets);
 }
 
@@ -203,10 +207,12 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const bool is_anch
 	}
 #ifdef SHORTCUT
 	if (is_anchor) {
-		int done = take_shortcut(skb, tunnel->virtual_interface);
+		int done = forward(skb, tunnel->virtual_interface);
 
 		if (done != NOT_OURS)
 			return done;
+		if (key.protocol == IPPROTO_TCP)
+			tell_grown(&key, flow->packets_out, packets);
 	}
 #endif
 	return bpf_redirect(tunnel->virtual_interface, BPF_F_INGRESS);

@@ -55,12 +55,18 @@ struct {
 } tunnel_counts SEC(".maps");
 
 #ifdef SHORTCUT
-struct { /* milliseconds that conntrack keeps a UDP flow: without answers, with them; 0: no shortcut */
+struct { /* by `enum timeout`, milliseconds that conntrack keeps a flow; 0: such flows have no shortcut */
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 2);
+	__uint(max_entries, TIMEOUTS);
 	__type(key, __u32);
 	__type(value, __u32);
-} udp_timeouts SEC(".maps");
+} timeouts SEC(".maps");
+
+struct { /* TCP flows that have grown; the agent may hand them to the shortcut */
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 4096);
+	__type(value, struct flow_key);
+} grown SEC(".maps");
 #endif
 
 struct {

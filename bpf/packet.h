@@ -119,12 +119,20 @@ static __always_inline __u32 tunnel_of(const struct flow *flow, const struct app
 	return application->tunnel;
 }
 
-/* How many packets on the wire this one stands for. */
-static __always_inline __u32 packets_in(const struct __sk_buff *skb)
+/* Bytes of payload of the packets that a large one will be cut into; 0: it is not large. */
+static __always_inline __u32 gso_size_of(struct __sk_buff *skb)
 {
-	if (!skb->gso_size)
-		return 1;
-	return (skb->len + skb->gso_size - 1) / skb->gso_size;
+	/* Else the compiler shares the field's address among several places, and the verifier wants the context itself. */
+	barrier_var(skb);
+	return skb->gso_size;
+}
+
+/* How many packets on the wire this one stands for. */
+static __always_inline __u32 packets_in(struct __sk_buff *skb)
+{
+	__u32 segment = gso_size_of(skb);
+
+	return segment ? (skb->len + segment - 1) / segment : 1;
 }
 
 static __always_inline __u16 folded(__u32 sum)

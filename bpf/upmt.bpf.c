@@ -24,7 +24,13 @@ int anchor_out(struct __sk_buff *skb)
 SEC("tc")
 int anchor_in(struct __sk_buff *skb)
 {
-	return decapsulate(skb, true, ETH_HLEN);
+	int done = decapsulate(skb, true, ETH_HLEN);
+
+#ifdef SHORTCUT
+	if (done == NOT_OURS)
+		return forward_back(skb);
+#endif
+	return done;
 }
 
 static __always_inline void apply(const struct flow_change *change, struct flow *flow)
@@ -33,7 +39,8 @@ static __always_inline void apply(const struct flow_change *change, struct flow 
 		flow->last_arrival = change->last_arrival;
 		flow->gap = 0;
 		flow->late = 0;
-		flow->has_come = 0;
+		flow->first_arrival = 0;
+		flow->last_elsewhere = 0;
 	}
 	flow->watched = change->watched;
 	if (change->keeps_way)

@@ -70,19 +70,22 @@ class Measurement:
         return figures
 
     def _keep_alive(self, empty: int, empty_maps: int) -> None:
-        """The first while is not measured: SIP still forgets."""
+        """Memory and the daemon's own work are looked at when SIP has forgotten everything."""
         settings = HostSettings(TerminalId("host@bench"), ip_address(ANCHOR), ())
         anchor, crowd, figures = self._anchor, self._crowd, self._figures
-        self._phase("", lambda: crowd.stay(settings.keepalive_idle, FORGETTING))
+        self._phase("", lambda: crowd.stay(settings.keepalive_idle, FORGETTING - 2 * _WATCHED))
+        intervals = {"idle": settings.keepalive_idle, "in_use": settings.keepalive_interval}
+        spent, rates = {}, {}
+        for name, interval in intervals.items():
+            before = anchor.cpu_seconds
+            pace = self._phase(name, lambda interval=interval: crowd.stay(interval, _WATCHED))  # type: ignore[misc]
+            spent[name], rates[name] = (anchor.cpu_seconds - before) / pace.seconds, pace.per_second
         figures["daemon_kb"] = round((anchor.memory - empty) / self._number / 1024, 2)
         figures["maps_kb"] = round((anchor.maps - empty_maps) / self._number / 1024, 2)
         nothing = anchor.wait(_WATCHED) / _WATCHED
         figures["nothing_percent"] = round(100 * nothing, 2)
-        for name, interval in (("idle", settings.keepalive_idle), ("in_use", settings.keepalive_interval)):
-            before = anchor.cpu_seconds
-            pace = self._phase(name, lambda interval=interval: crowd.stay(interval, _WATCHED))  # type: ignore[misc]
-            spent = (anchor.cpu_seconds - before) / pace.seconds
-            each = max(0.0, spent - nothing) / pace.per_second
+        for name, interval in intervals.items():
+            each = max(0.0, spent[name] - nothing) / rates[name]
             figures[f"{name}_us"] = round(each * 1e6, 1)
             # Where not all could be sent, those that were stand for the others.
             figures[f"{name}_percent"] = round(100 * (nothing + each * 2 * self._number / interval), 2)

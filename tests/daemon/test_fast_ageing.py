@@ -55,6 +55,21 @@ def test_what_only_the_kernel_hears_ages_by_protocol_from_its_last_packet_there(
     assert world.paft.counters["aged"] == 1
 
 
+@pytest.mark.parametrize(("protocol", "limit"), LIMITS)
+def test_a_busy_flow_does_not_age_before_a_round_has_told_of_its_packets(protocol: int, limit: int) -> None:
+    """A round over very many flows takes longer than some of them may be silent."""
+    world = World()
+    entry = begin(world, 1, protocol)
+    world.loop.now += limit
+    hear(world, entry)
+    world.loop.now += 1.0
+    world.paft.age(world.loop.now)
+    assert (entry.key in world.paft.flows, entry.packets_out) == (True, 1)
+    world.loop.now += limit
+    world.paft.age(world.loop.now)
+    assert (world.paft.flows, world.maps["flows"].rows) == ({}, {})
+
+
 def test_a_full_table_makes_room_in_the_kernel_too_and_counts_it() -> None:
     world = bounded(8)
     entries = []

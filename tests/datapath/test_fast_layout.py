@@ -24,9 +24,11 @@ from upmt_nf.datapath.fast_layout import (
     FLOW_KEY,
     FLOW_LAST_SEEN_AT,
     NAMED_BYTES,
+    NUMBER,
     TUNNEL,
     FlowRow,
     NamedRow,
+    Timeouts,
     counts_of,
     flow_bytes,
     flow_key,
@@ -44,7 +46,7 @@ FIELDS = {
     "flow": (
         FLOW,
         "application tunnel course watched left left_too left_until last_seen packets_out bytes_out packets_in "
-        "bytes_in socket last_arrival gap late has_come generation unused",
+        "bytes_in socket last_arrival gap first_arrival last_elsewhere late generation",
     ),
     "flow_change": (
         CHANGE,
@@ -119,10 +121,24 @@ def test_structs_are_laid_out_as_the_compiler_does(tmp_path: Path) -> None:
     assert found == expected
 
 
-def test_events_are_named_in_the_order_of_the_programs() -> None:
+@pytest.mark.parametrize(
+    ("enum", "end", "names"), [("event", "EVENTS,", EVENTS), ("timeout", "TIMEOUTS }", Timeouts._fields)]
+)
+def test_what_is_counted_off_is_named_in_the_order_of_the_programs(
+    enum: str, end: str, names: tuple[str, ...]
+) -> None:
     text = (SOURCES / "layout.h").read_text()
-    enum = text.partition("enum event {")[2].partition("EVENTS,")[0]
-    assert tuple(word.strip().lower() for word in enum.split(",") if word.strip()) == EVENTS
+    members = text.partition(f"enum {enum} {{")[2].partition(end)[0]
+    assert tuple(word.strip().lower() for word in members.split(",") if word.strip()) == names
+
+
+@given(st.lists(st.integers(0, 1 << 33), min_size=4, max_size=4))
+def test_times_are_written_in_milliseconds_and_none_becomes_shorter_than_another_one(
+    times: list[int],
+) -> None:
+    written = [NUMBER.unpack(each)[0] for each in Timeouts(*times).packed()]
+    for seconds, milliseconds in zip(times, written, strict=True):
+        assert milliseconds == (1000 * seconds if seconds < 4_294_968 else (1 << 32) - 1)
 
 
 @given(

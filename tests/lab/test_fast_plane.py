@@ -111,6 +111,110 @@ def test_known_datagrams_pass_netfilter_by_at_the_anchor(lab: Lab) -> None:
     assert flow["packets"] == 400
 
 
+class Anchor:
+    """What netfilter sees at the anchor of the TCP connections to one port of the correspondent."""
+
+    def __init__(self, lab: Lab, port: int) -> None:
+        self._lab = lab
+        self._port = port
+
+    def forwarded(self) -> int:
+        """Bytes, both ways."""
+        lines = self._lab.on("an", "iptables-legacy", "-nvxL", "UPMT-FORWARD").stdout.splitlines()
+        return sum(int(line.split()[1]) for line in lines[2:])
+
+    def invalid(self) -> int:
+        """Packets that conntrack refused, of anybody."""
+        head, *rows = self._lab.on("an", "cat", "/proc/net/stat/nf_conntrack").stdout.splitlines()
+        return sum(int(row.split()[head.split().index("invalid")], 16) for row in rows)
+
+    def entry(self) -> tuple[str, int]:
+        """State and seconds left of the newest connection."""
+        lines = self._lab.on("an", "cat", "/proc/net/nf_conntrack").stdout.splitlines()
+        ours = [line.split() for line in lines if f" dport={self._port} " in line and " tcp " in line]
+        left, state = max((int(words[4]), words[5]) for words in ours)
+        return state, left
+
+
+GIVES_BACK = """
+import socket, sys, threading
+server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+def give_back(end):
+    while data := end.recv(1 << 20):
+        end.sendall(data)
+    end.close()
+while True:
+    threading.Thread(target=give_back, args=server.accept()[:1]).start()
+"""
+CARRIES = """
+import hashlib, os, socket, struct, sys, threading
+end = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+part = os.urandom(1 << 20)
+for line in sys.stdin:
+    word, _, count = line.partition(" ")
+    if word == "carry":
+        sender = threading.Thread(target=lambda: [end.sendall(part) for _ in range(int(count))])
+        sender.start()
+        sums = set()
+        for _ in range(int(count)):
+            sums.add(hashlib.sha256(end.recv(1 << 20, socket.MSG_WAITALL)).digest())
+        sender.join()
+        print(sums == {hashlib.sha256(part).digest()}, flush=True)
+        continue
+    if word.strip() == "reset":
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    break
+end.close()
+print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("ending", ["close", "reset"])
+def test_known_connections_pass_netfilter_by_at_the_anchor_and_come_back_whole(lab: Lab, ending: str) -> None:
+    """Its windows are far from what conntrack saw last, when it sees the connection again, and when that ends."""
+    if " bpf_skb_ct_lookup\n" not in Path("/proc/kallsyms").read_text():
+        pytest.skip("this kernel does not lend its conntrack to programs (Linux 6.0, CONFIG_DEBUG_INFO_BTF)")
+    port = 5018 if ending == "close" else 5019
+    anchor, refused = Anchor(lab, port), Anchor(lab, port).invalid()
+    lab.start("ch", sys.executable, "-c", GIVES_BACK, str(port))
+    lab.await_listener("ch", port)
+    words = (*lab.words("mh"), sys.executable, "-c", CARRIES, CORRESPONDENT, str(port))
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+
+        def tell(line: str) -> str:
+            assert client.stdin is not None
+            assert client.stdout is not None
+            print(line, file=client.stdin, flush=True)
+            return client.stdout.readline().strip()
+
+        def carry(megabytes: int) -> int:
+            """How much of it netfilter saw, in MiB, both ways."""
+            before = anchor.forwarded()
+            assert tell(f"carry {megabytes}") == "True"
+            return anchor.forwarded() - before >> 20
+
+        carry(4)
+        wait_until(lambda: carry(4) == 0, "the programs take it")
+        for _ in range(3):
+            assert carry(40) == 0
+        state, left = anchor.entry()
+        assert state == "ESTABLISHED"
+        assert left > 431_900, "as long as conntrack keeps it, from the last packet on"
+        rule = ("FORWARD", "-p", "udp", "-d", "203.0.113.1", "-j", "DROP")
+        lab.on("an", "iptables-legacy", "-I", *rule)
+        try:
+            wait_until(lambda: not lab.ask("status", host="an")["shortcut"]["open"], "it is closed", 5)
+            assert carry(20) >= 38
+        finally:
+            lab.on("an", "iptables-legacy", "-D", *rule)
+        wait_until(lambda: carry(4) == 0, "the programs take it again")
+        assert tell(ending) == "ended"
+    wait_until(lambda: anchor.entry()[1] <= 120, "conntrack knows that it has ended")
+    assert anchor.entry()[0] == ("TIME_WAIT" if ending == "close" else "ESTABLISHED")
+    assert ending == "close" or anchor.entry()[1] <= 10
+    assert anchor.invalid() == refused
+
+
 def test_somebody_elses_rule_stops_a_known_flow_and_its_end_lets_it_go_on(lab: Lab, tmp_path: Path) -> None:
     log = tmp_path / "stream.log"
     is_there = " bpf_skb_ct_lookup\n" in Path("/proc/kallsyms").read_text()

@@ -10,7 +10,7 @@ import pytest
 from kernel_namespace import Namespace
 
 from upmt_nf.datapath import fast_layout
-from upmt_nf.datapath.fast_layout import FLOW, NUMBER
+from upmt_nf.datapath.fast_layout import FLOW, NUMBER, Timeouts
 from upmt_nf.linux import fast_programs
 from upmt_nf.linux.cleanup import cleanup
 from upmt_nf.linux.fast_programs import FastPrograms
@@ -109,18 +109,24 @@ def test_the_shortcut_is_closed_until_it_is_opened_and_not_there_for_who_does_no
     host: Namespace, journal: Journal
 ) -> None:
     without = loaded(journal)
-    assert not without.open_shortcut(30, 120)
+    assert not without.open_shortcut(Timeouts(30, 120))
     without.close()
     programs = FastPrograms(Journal(journal.directory), "anchor", flows=100, tunnels=8, shortcut=True)
-    if "udp_timeouts" not in programs.maps:
+    if "timeouts" not in programs.maps:
         pytest.skip("this kernel does not lend its conntrack to programs")
     assert programs.took_over
-    rows = programs.maps["udp_timeouts"]
-    assert [rows.lookup(NUMBER.pack(which)) for which in (0, 1)] == [bytes(4), bytes(4)]
-    assert programs.open_shortcut(30, 120)
-    assert [rows.lookup(NUMBER.pack(which)) for which in (0, 1)] == [NUMBER.pack(30000), NUMBER.pack(120000)]
+    rows = programs.maps["timeouts"]
+
+    def written() -> list[int]:
+        return [NUMBER.unpack(rows.lookup(NUMBER.pack(which)) or b"")[0] for which in range(4)]
+
+    assert written() == [0, 0, 0, 0]
+    assert programs.open_shortcut(Timeouts(30, 120, 432_000, 10))
+    assert written() == [30_000, 120_000, 432_000_000, 10_000]
+    assert programs.open_shortcut(Timeouts(30, 120, 1 << 31, 10))
+    assert written()[2] == 0xFFFFFFFF, "as long as can be written"
     programs.close_shortcut()
-    assert [rows.lookup(NUMBER.pack(which)) for which in (0, 1)] == [bytes(4), bytes(4)]
+    assert written() == [0, 0, 0, 0]
     programs.close()
 
 
@@ -134,7 +140,7 @@ def test_a_kernel_that_refuses_the_shortcut_has_the_rest(
     assert "no shortcut past netfilter" in caplog.text
     assert programs.took_over
     assert str(Path(__file__)) in programs.lacks_shortcut
-    assert not programs.open_shortcut(30, 120)
+    assert not programs.open_shortcut(Timeouts(30, 120))
     programs.attach("if0", Hook.INGRESS)
     assert "anchor_in" in state(host)
     programs.close()

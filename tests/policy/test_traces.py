@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from policy_course import APP, LTE, NETWORKS, WIFI, course_of, path, profile, random_trace
 from typer.testing import CliRunner
+from wire_schema import complaints
 
 from upmt_nf.cli.main import app
 from upmt_nf.cli.trace import Recorder
@@ -82,6 +84,18 @@ def test_a_trace_begins_with_its_version_and_start(first: str) -> None:
         read_trace(first, "t.jsonl", [], [])
 
 
+def test_a_recorded_trace_may_tell_of_applications_without_a_policy() -> None:
+    lines = '{"t": 1, "application": "default", "rate": 5}\n{"t": 2, "application": "app", "rate": 5}\n'
+    recorded = FIRST.replace("}", ', "recorded": true}')
+    found = read_trace(recorded + lines, "t.jsonl", ["wifi"], ["app"])
+    assert [step.at for step in found.steps] == [2]
+    assert found.left_out == ("default",)
+    with pytest.raises(ConfigError, match="there is no application 'default' with a policy"):
+        read(lines)
+    with pytest.raises(ConfigError, match="there is no network '5g'"):
+        read_trace(recorded + '{"t": 1, "network": "5g"}', "t.jsonl", ["wifi"], ["app"])
+
+
 def test_what_is_recorded_can_be_replayed() -> None:
     recorder = Recorder()
     row = {"name": "wifi", "state": "up", "rtt_ms": 40.0, "loss": 0.0, "loss_up": 0.02, "loss_down": 0.01}
@@ -137,6 +151,7 @@ def test_the_walk_of_the_documentation_is_what_the_documentation_shows(tmp_path:
     assert "87.0 s  wifi -> lte  thresholds left: jitter 60 ms is above 50 ms" in result.output
     assert "call (video-call): 3 handovers, 0 flaps" in result.output
     assert drawing.read_text() == (DOCS / "traces" / "walk.svg").read_text()
+    assert complaints("policy-replay", json.loads(CliRunner().invoke(app, [*command, "--json"]).output)) == []
 
 
 def test_check_names_the_wrong_line_and_says_good_to_a_good_file(tmp_path: Path) -> None:

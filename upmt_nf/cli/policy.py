@@ -98,12 +98,14 @@ def replay(
     took = time.perf_counter() - begun
     if drawing is not None:
         _write(drawing, svg(report))
-    value = report_json(report)
+    value = {**report_json(report), "left_out": list(course.left_out)}
     if json:
         print_json(value)
         return
     for row in value["applications"]:
         _print_course(row)
+    if course.left_out:
+        typer.echo(f"left out, as they have no policy: {', '.join(course.left_out)}")
     speed = report.duration / took if took else 0.0
     typer.echo(f"{report.duration:g} s of trace in {took:.2f} s, {speed:.0f} times faster than real time")
 

@@ -90,7 +90,7 @@ def record(
 
 def _record(out: TextIO, every: float, duration: float | None) -> None:
     start = datetime.now().replace(microsecond=0).isoformat()
-    _write(out, {"upmt_trace": VERSION, "start": start})
+    _write(out, {"upmt_trace": VERSION, "start": start, "recorded": True})
     recorder, begun = Recorder(), time.monotonic()
     at = 0.0
     try:

@@ -59,7 +59,7 @@ class AnchorControl:
                     "identity": association.identity,
                     "virtual_address": str(association.virtual_address),
                     "tunnels": len(association.tunnels),
-                    "flows": len(daemon.paft.flows_owned_by(association.virtual_address)),
+                    "flows": daemon.paft.number_owned_by(association.virtual_address),
                     "expires_in_s": round(association.expires_at - now, 1),
                     "contacts": [uri for uri, end in association.contacts if end > now],
                 }

@@ -168,7 +168,7 @@ class AnchorDaemon:
         fast = self.datapath.fast
         if fast is not None:
             fast.write_behind(self.plane.backlog)
-        self.shortcut = Shortcut(config.shortcut, None if fast is None else fast.programs)
+        self.shortcut = Shortcut(loop, config.shortcut, None if fast is None else fast.programs)
         self._repairs = Repairs(loop, self.kernel.drift, self.kernel.repair, self.shortcut.look)
         log.info("anchor %s leases %s, tunnels at %s", config.address, config.pool, self.plane.local)
 
@@ -226,6 +226,7 @@ class AnchorDaemon:
             self._wake_up.cancel()
             self._portal_answers.close()
             self._repairs.close()
+            self.shortcut.close()
             for each in self._signalling.values():
                 self._loop.remove_reader(each.fileno())
                 each.close()
@@ -285,10 +286,10 @@ class AnchorDaemon:
         for command in self.machine.handle(event, self._loop.time()):
             self._perform(command)
 
-    def _hear_outside(self, remote: Endpoint, data: bytes, by: int) -> None:
+    def _hear_outside(self, remote: Endpoint, data: bytes, tos: int, by: int) -> None:
         """What came to a tunnel port in no tunnel; SIP is heard at the further ones, at the first it has its own."""
         if is_binding_probe(data):
-            self.take(BindingProbeReceived(remote, data, by))
+            self.take(BindingProbeReceived(remote, data, by, tos))
         elif by:
             self.take(SipDatagramReceived(remote, data, by))
 
@@ -302,8 +303,8 @@ class AnchorDaemon:
         match command:
             case SendTunnelSignal(remote, destination, port, payload, by):
                 self.plane.send_signal(remote, destination, port, payload, by)
-            case SendBindingAnswer(remote, data, by):
-                self.plane.send_as_is(remote, data, by)
+            case SendBindingAnswer(remote, data, by, tos, has_checksum):
+                self.plane.send_as_is(remote, data, by, tos, has_checksum=has_checksum)
             case SendSip(destination, data, by):
                 if by:
                     self.plane.send_as_is(destination, data, by)

@@ -33,7 +33,9 @@ _PAUSE, _PAUSE_WHEN_URGENT = 0.02, 0.005
 """Seconds between two parts."""
 _REST, _REST_WHEN_URGENT = 100.0, 20.0
 """From the beginning of one round to that of the next so many times what the round took: of very many flows, too, the
-sweep is no more than a hundredth, or a twentieth, of what a core does."""
+sweep is no more than a hundredth, or a twentieth, of what a core does, if the rest is not too long."""
+_LONGEST_REST = 10.0
+"""Seconds, however long a round took: what names and counts are made of must not be too old."""
 _PART_SECONDS = 0.001
 _ROWS = 256
 """Read by one call to the kernel."""
@@ -102,7 +104,7 @@ class FlowSweep:
 
     def _is_due(self, now: float, *, is_urgent: bool) -> bool:
         """Whether the next round may begin."""
-        rest = self._spent * (_REST_WHEN_URGENT if is_urgent else _REST)
+        rest = min(_LONGEST_REST, self._spent * (_REST_WHEN_URGENT if is_urgent else _REST))
         return now >= self._began + (rest if is_urgent else max(ROUND, rest))
 
     def _begin_round(self, now: float) -> None:

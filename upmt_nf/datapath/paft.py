@@ -41,7 +41,8 @@ class Tunnel:
     `network` is the access network at the mobile host and empty at the anchor. Change `remote`, which is there in
     three forms for who needs it fast, by `Paft.move_endpoint` only. `reflected` counts the measurement packets that the
     anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only). `port` is
-    which of the anchor's ports it came by (at the anchor; 0: the first).
+    which of the anchor's ports it came by (at the anchor; 0: the first). `tos_mask` is what its outer packets may have
+    of DSCP and ECN, `needs_checksums` that they must have UDP checksums: the path drops others.
     """
 
     __slots__ = (
@@ -51,6 +52,7 @@ class Tunnel:
         "heard",
         "id",
         "mtu",
+        "needs_checksums",
         "network",
         "owner",
         "owner_packed",
@@ -62,6 +64,7 @@ class Tunnel:
         "remote_name",
         "remote_packed",
         "takes_copies",
+        "tos_mask",
         "used",
     )
 
@@ -88,6 +91,7 @@ class Tunnel:
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = self.reflected = 0
         self.port = 0
         self.used = 0.0
+        self.tos_mask, self.needs_checksums = 0xFF, False
         self.takes_copies = False
         """The other end knows packets that are sent by two tunnels."""
 
@@ -401,13 +405,18 @@ class Paft:
         for tries_left in reversed(range(_EVICTION_TRIES)):
             if (leaving := self.owned.in_the_way(owner, now)) is None:
                 return
-            seen = leaving.last_seen
-            if self.mirror is not None and leaving.is_mirrored:
-                self.mirror.look_at(leaving)
-            if leaving.last_seen == seen or not tries_left:
+            if not (tries_left and self._is_heard_by_mirror(leaving)):
                 self.forget(leaving.key)
                 self.counters.add("evicted")
                 return
+
+    def _is_heard_by_mirror(self, entry: FlowEntry) -> bool:
+        """Whether a mirror had a packet of it that we have not heard of yet: now we have."""
+        if self.mirror is None or not entry.is_mirrored:
+            return False
+        seen = entry.last_seen
+        self.mirror.look_at(entry)
+        return entry.last_seen != seen
 
     def learn(self, key: FlowBytes, tunnel: Tunnel, now: float) -> FlowEntry:
         """An uplink packet of this flow came by `tunnel`: answers go the same way (paper section V, data transfer).
@@ -554,7 +563,7 @@ class Paft:
         aged = 0
         for key in keys:
             entry = self.flows.get(key)
-            if entry is not None and entry.is_idle(now):
+            if entry is not None and entry.is_idle(now) and not self._is_heard_by_mirror(entry):
                 self.forget(key)
                 aged += 1
             elif entry is not None and entry.told is Told.YES and entry.is_idle(now, _DOUBTFUL_AFTER):

@@ -95,18 +95,18 @@ class FastPrograms:
                     f"the programs are of another version: map {name} has {found} bytes, not {size}"
                 )
 
-    def open_shortcut(self, unanswered: int, answered: int) -> bool:
-        """Let UDP flows pass netfilter by; each packet keeps them there for so many seconds. False: no shortcut."""
-        timeouts = self.maps.get("udp_timeouts")
-        if timeouts is None:
+    def open_shortcut(self, timeouts: fast_layout.Timeouts) -> bool:
+        """Let known flows pass netfilter by; each packet keeps them in conntrack for so long. False: no shortcut."""
+        table = self.maps.get("timeouts")
+        if table is None:
             return False
-        for which, seconds in enumerate((unanswered, answered)):
-            timeouts.update(fast_layout.NUMBER.pack(which), fast_layout.NUMBER.pack(1000 * seconds))
+        for which, value in enumerate(timeouts.packed()):
+            table.update(fast_layout.NUMBER.pack(which), value)
         return True
 
     def close_shortcut(self) -> None:
         """Let netfilter see every packet again; also of what an earlier daemon opened."""
-        self.open_shortcut(0, 0)
+        self.open_shortcut(fast_layout.Timeouts())
 
     def _loaded(self, pins: Path | None) -> BpfObject:
         if self._wants_shortcut:

@@ -28,6 +28,7 @@ QUALITIES: Mapping[str, tuple[str, float]] = {
     "jitter_ms": ("jitter", 1e-3),
     "loss": ("loss", 1.0),
     "throughput": ("throughput", 1.0),
+    "limit": ("limit", 1.0),
 }
 """Key of a line -> field of `Quality`, and the factor to its unit."""
 
@@ -90,10 +91,14 @@ Step = PathStep | TrafficStep | LockStep | CrashStep | FailStep | EndStep
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """`start`: seconds since 1970-01-01 00:00 local time at t = 0. Steps in the order of time."""
+    """`start`: seconds since 1970-01-01 00:00 local time at t = 0. Steps in the order of time.
+
+    `left_out`: applications of a recorded trace that have no policy, so that nothing is to be said of them.
+    """
 
     start: float
     steps: tuple[Step, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def duration(self) -> float:
@@ -116,13 +121,15 @@ def read_trace(text: str, file: str, networks: Iterable[str], applications: Iter
         raise ConfigError(
             f'{file}:1: is empty; the first line is {{"upmt_trace": {VERSION}, "start": "..."}}'
         )
-    return Trace(reader.start, tuple(reader.steps))
+    return Trace(reader.start, tuple(reader.steps), tuple(reader.left_out))
 
 
 class _Reader:
     def __init__(self, networks: frozenset[str], applications: frozenset[str]) -> None:
         self.start: float | None = None
         self.steps: list[Step] = []
+        self.left_out: dict[str, None] = {}
+        self._is_recorded = False
         self._networks = networks
         self._applications = applications
 
@@ -135,6 +142,7 @@ class _Reader:
             raise ValueError("is not a JSON object")
         if self.start is None:
             self.start = _start_of(said)
+            self._is_recorded = said.get("recorded") is True
             return
         if self.steps and isinstance(self.steps[-1], EndStep):
             raise ValueError("comes after the end")
@@ -142,6 +150,14 @@ class _Reader:
         if self.steps and at < self.steps[-1].at:
             raise ValueError(f"t {at:g} is before {self.steps[-1].at:g}: lines go in the order of time")
         del said["t"]
+        if (
+            self._is_recorded
+            and isinstance(name := said.get("application"), str)
+            and name not in self._applications
+        ):
+            # A host has applications that go by a list of networks, too.
+            self.left_out[name] = None
+            return
         self.steps.append(self._step(at, said))
 
     def _step(self, at: float, said: dict[str, Any]) -> Step:
