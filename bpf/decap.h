@@ -75,9 +75,13 @@ static __always_inline void watch(struct flow *flow, __u32 id, __u32 packets)
 	if (before && now > before && now - before > flow->gap)
 		flow->gap = now - before;
 	flow->last_arrival = now;
-	if (id == flow->watched)
-		flow->has_come = 1;
-	else if (flow->has_come)
+	if (id == flow->watched) {
+		if (!flow->first_arrival)
+			flow->first_arrival = now;
+		return;
+	}
+	flow->last_elsewhere = now;
+	if (flow->first_arrival)
 		__sync_fetch_and_add(&flow->late, packets);
 }
 

@@ -46,10 +46,10 @@ struct flow {
 	__u64 socket;       /* at the host: the cookie of its socket, when the kernel itself let it in ... */
 	__u64 last_arrival; /* while watched, in nanoseconds of CLOCK_MONOTONIC */
 	__u64 gap;          /* the longest time between two packets, nanoseconds */
+	__u64 first_arrival;  /* by the watched tunnel, likewise; 0: none came yet */
+	__u64 last_elsewhere; /* the last that came by another one, likewise */
 	__u32 late;         /* packets that came by another tunnel after the first by the watched one */
-	__u32 has_come;     /* one came by that */
 	__u32 generation;   /* ... by the application rules of that generation (admission.h) */
-	__u32 unused;
 };
 
 /* Read by several words: first what late packets are judged by, then where to, in one word with the course. */

@@ -39,7 +39,8 @@ static __always_inline void apply(const struct flow_change *change, struct flow 
 		flow->last_arrival = change->last_arrival;
 		flow->gap = 0;
 		flow->late = 0;
-		flow->has_come = 0;
+		flow->first_arrival = 0;
+		flow->last_elsewhere = 0;
 	}
 	flow->watched = change->watched;
 	if (change->keeps_way)

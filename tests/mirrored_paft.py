@@ -89,7 +89,7 @@ class World:
         row, names = FlowRow.unpacked(packed), FlowRow._fields[3:4] if fields[9] else FlowRow._fields[:7]
         row = row._replace(**{name: fields[FlowRow._fields.index(name)] for name in names})
         if fields[8]:
-            row = row._replace(last_arrival=fields[7], gap=0, late=0, has_come=0)
+            row = row._replace(last_arrival=fields[7], gap=0, late=0, first_arrival=0, last_elsewhere=0)
         return self.maps["flows"].update(key, row.packed())
 
     def start_again(self) -> None:

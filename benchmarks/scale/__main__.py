@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def main() -> None:
     parts = PARTS if chosen.parts is None else tuple(chosen.parts.split(","))
     if unknown := set(parts) - set(PARTS):
         options.error(f"there is no part {', '.join(sorted(unknown))}")
+    # Whoever has waited long enough does not leave a lab behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     cores = os.sched_getaffinity(0)
     print(f"load average {os.getloadavg()[0]:.1f}, {len(cores)} cores", flush=True)
     found = [] if chosen.beside is None else json.loads(chosen.beside.read_text())[:1]

@@ -32,20 +32,20 @@ def test_a_move_is_watched_in_the_kernel_and_looked_at_when_somebody_asks() -> N
     entry = world.add_flow(1)
     world.slept = 10.0
     old.heard = 50.0
-    world.kernel_counts(entry, gap=9, late=9, has_come=1)
+    world.kernel_counts(entry, gap=9, late=9, first_arrival=9, last_elsewhere=9)
     world.fast.watch([entry], new, old, 60.0)
     watched = world.row(entry)
     assert (watched.watched, watched.last_arrival) == (2, 40 * 10**9)
-    assert (watched.gap, watched.late, watched.has_come) == (0, 0, 0)
+    assert (watched.gap, watched.late, watched.first_arrival, watched.last_elsewhere) == (0, 0, 0, 0)
     world.paft.pin(entry.key, TunnelId(2))
     assert world.row(entry).watched == 2
-    world.kernel_counts(entry, packets_out=7, packets_in=5, gap=250_000_000, late=2, has_come=1)
+    world.kernel_counts(entry, packets_out=7, packets_in=5, gap=250_000_000, late=2, first_arrival=51 * 10**9)
     assert (entry.packets_out, entry.packets_in) == (0, 0)
-    assert world.fast.look_at(entry) == (2, 0.25)
+    assert world.fast.look_at(entry) == (2, 0.25, 61.0, None)
     assert (entry.packets_out, entry.packets_in) == (7, 5)
     world.fast.watch([entry], None, None, 70.0)
     assert world.row(entry).watched == 0
-    assert world.fast.look_at(entry) == (2, 0.25)
+    assert world.fast.look_at(entry) == (2, 0.25, 61.0, None)
     assert (entry.packets_out, entry.packets_in) == (7, 5)
 
 
@@ -55,7 +55,7 @@ def test_flows_that_the_kernel_does_not_forward_are_not_its_to_tell_of() -> None
     entry = world.add_flow(1)
     assert world.fast.look_at(entry) is None  # by no tunnel
     world.paft.steer(ApplicationId(1), TunnelId(1))
-    assert world.fast.look_at(entry) == (0, 0.0)
+    assert world.fast.look_at(entry) == (0, 0.0, None, None)
     tunnel.format = Sealed(bytes(32), bytes(32))
     world.fast.refresh([tunnel])
     assert world.fast.look_at(entry) is None

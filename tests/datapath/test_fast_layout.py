@@ -46,7 +46,7 @@ FIELDS = {
     "flow": (
         FLOW,
         "application tunnel course watched left left_too left_until last_seen packets_out bytes_out packets_in "
-        "bytes_in socket last_arrival gap late has_come generation unused",
+        "bytes_in socket last_arrival gap first_arrival last_elsewhere late generation",
     ),
     "flow_change": (
         CHANGE,

@@ -64,13 +64,17 @@ def test_a_rule_that_needs_the_process_loses_no_flow_under_a_flood(lab: Lab) -> 
     assert (result["failed"], result["answered"]) == (0, 5000)
 
 
-def test_later_packets_of_a_flow_do_not_overtake_the_first_ones_that_a_held_up_agent_has(lab: Lab) -> None:
-    # The process of a flow counts, so its first packets are the agent's.
+@pytest.mark.parametrize("held_up", ["mh", "an"])
+def test_later_packets_of_a_flow_do_not_overtake_the_first_ones_that_a_held_up_agent_has(
+    lab: Lab, held_up: str
+) -> None:
+    # The process of a flow counts, so its first packets are the agent's at the host, too.
     lab.ask("assign", "--command", "no-such-command", "--to", "net1")
-    receiver = lab.start("ch", sys.executable, "-c", RECEIVER, "6003")
-    lab.await_listener("ch", 6003)
-    (daemon,) = [pid for pid in namespaces.processes_in(lab.name, "mh") if is_daemon(pid)]
-    sender = lab.start("mh", sys.executable, "-c", SENDER, "6003")
+    port = {"mh": "6003", "an": "6004"}[held_up]
+    receiver = lab.start("ch", sys.executable, "-c", RECEIVER, port)
+    lab.await_listener("ch", int(port))
+    (daemon,) = [pid for pid in namespaces.processes_in(lab.name, held_up) if is_daemon(pid)]
+    sender = lab.start("mh", sys.executable, "-c", SENDER, port)
     assert sender.stdout is not None
     assert sender.stdout.readline() == "ready\n"
     os.kill(daemon, signal.SIGSTOP)

@@ -31,6 +31,26 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
         lab.upmt("lab", "down", "--name", lab.name)
 
 
+NEARLY = 30
+"""Milliseconds: a program sees a packet on a busy machine later than the wire has it."""
+
+
+def agree(row: dict[str, Any], captured: dict[str, dict[str, int]]) -> None:
+    """A receipt and what was captured of the same time."""
+    for way, wire in captured.items():
+        course = row["counts"][way]
+        assert wire["doubled"] == 0
+        assert course["duplicated"] in (0, None)
+        assert abs(course["late"] - wire["late"]) <= 1, (way, row, captured)
+        assert abs(course["gap_ms"] - wire["gap_ms"]) <= NEARLY, (way, row, captured)
+
+
+def steps_of(row: dict[str, Any]) -> dict[str, float]:
+    times = [step["ms"] for step in row["steps"]]
+    assert times == sorted(times)
+    return {step["step"]: step["ms"] for step in row["steps"]}
+
+
 def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wire(
     lab: Lab, tmp_path: Path
 ) -> None:
@@ -40,8 +60,17 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
         return [row for row in found if row["application"] == "call" and row["counts"] is not None]
 
     def told(tap: subprocess.Popen[str]) -> dict[str, dict[str, int]]:
-        found: dict[str, dict[str, int]] = json.loads(tap.communicate("\n", timeout=30)[0])
+        assert tap.stdin is not None
+        assert tap.stdout is not None
+        tap.stdin.write("\n")
+        tap.stdin.flush()
+        found: dict[str, dict[str, int]] = json.loads(tap.stdout.readline())
         return found
+
+    def seen() -> dict[str, dict[str, int]]:
+        """What came at either end since the last time: up at the anchor, down at the host."""
+        host, anchor = (told(tap) for tap in taps)
+        return {"up": anchor["to"], "down": host["from"]}
 
     taps = [
         subprocess.Popen(
@@ -55,6 +84,8 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
     for tap in taps:
         assert tap.stdout is not None
         assert tap.stdout.readline() == "ready\n"
+    # What goes by net0 is overtaken by what goes by net1.
+    lab.upmt("lab", "shape", "--name", lab.name, "net0", "--delay", "70ms", "--loss", "0%")
     lab.start("ch", *STREAM, "echo", str(PORT), str(tmp_path / "echo.log"))
     lab.await_listener("ch", PORT)
     log = tmp_path / "call.log"
@@ -63,6 +94,7 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
         *STREAM, "send", "86.0.0.1", str(PORT), "50", "300", str(log),
     )  # fmt: skip
     wait_until(lambda: log.exists() and log.stat().st_size, "the stream runs")
+    seen()
     lab.ask("handover", "call", "--to", "net1")
     (planned,) = wait_until(rows, "the planned move is counted")
     assert planned["mode"] == "make-before-break"
@@ -74,13 +106,27 @@ def test_receipts_of_a_planned_move_and_of_a_cut_agree_with_a_capture_at_the_wir
         # The kernel's packets pass while both ends are read: those of a round trip each time.
         assert course["lost_at_most"] <= (10 if is_fast else 0), planned
         assert course["duplicated"] in ((0, None) if is_fast else (0,))
+    captured = seen()
+    agree(planned, captured)
+    assert captured["up"]["late"] > 0
+    assert captured["down"]["late"] > 0
+    kinds = steps_of(planned)
+    assert kinds["decided"] <= kinds["asked"] < kinds["answered"] <= kinds["steered"]
+    assert kinds["asked"] < kinds["first-packet"] < kinds["old-drained"] < kinds["counted"]
+    lab.upmt("lab", "shape", "--name", lab.name, "net0")
     lab.link("net1", "blackhole")
     wait_until(lambda: len(rows()) == 2, "the cut is counted")
     cut = rows()[1]
     assert cut["counts"]["reason"] is None
+    agree(cut, seen())
+    kinds = steps_of(cut)
+    assert kinds["old-heard"] < kinds["decided"] <= kinds["steered"] <= kinds["asked"] < kinds["answered"]
+    assert kinds["decided"] < kinds["first-packet"] < kinds["counted"]
     stream.terminate()
     stream.wait(timeout=30)
     host, anchor = (told(tap) for tap in taps)
+    for tap in taps:
+        tap.communicate()
     lost_up = host["to"]["out"] - anchor["to"]["in"]
     lost_down = anchor["from"]["out"] - host["from"]["in"]
     assert lost_up > 0, (host, anchor)

@@ -6,11 +6,12 @@ from random import Random
 
 import pytest
 from mobility_terminal import NET0, NET1
-from mobility_world import World, associated
+from mobility_world import World, associated, network_at_anchor
 
 from upmt_nf.mobility.host_events import ApplicationDefined
 from upmt_nf.mobility.silence import HELD, LEAST_TIMEOUT, LONGEST, Quiet, SilenceWatch
-from upmt_nf.model.identity import ApplicationId, ApplicationName
+from upmt_nf.model.flow import FlowKey
+from upmt_nf.model.identity import DEFAULT_APPLICATION, ApplicationId, ApplicationName
 from upmt_nf.policy.policy import Policy
 from upmt_nf.policy.profiles import PROFILES
 
@@ -32,9 +33,11 @@ def watched(world: World) -> World:
     return world
 
 
-def stream(world: World, pause: float, *, answered: bool) -> None:
+def stream(
+    world: World, pause: float, *, answered: bool, name: ApplicationName = DEFAULT_APPLICATION
+) -> FlowKey:
     """An application that sends each `pause` seconds, and a correspondent that sends as much, or nothing."""
-    flow = world.host.open_flow()
+    flow = world.host.open_flow(name)
 
     def send() -> None:
         world.host.send(flow)
@@ -43,6 +46,7 @@ def stream(world: World, pause: float, *, answered: bool) -> None:
         world.after(pause, send)
 
     send()
+    return flow
 
 
 def terminal_counts_packets(world: World) -> None:
@@ -79,6 +83,29 @@ def test_a_black_hole_is_left_at_once_whenever_it_opens(seed: int, answered: boo
     assert world.until(lambda: world.host.network_of() == NET1, 20) <= within
     assert world.host.machine.counters["given_up_silent"] == 1
     assert world.host.machine.counters["given_up_wrongly"] == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("answered", "within"), [(True, 0.1), (False, 0.2)])
+def test_twenty_applications_without_thresholds_are_out_of_a_black_hole_as_soon_as_one_both_ways(
+    seed: int, answered: bool, within: float
+) -> None:
+    """At default settings, until the anchor sends by the other network, too."""
+    world = running(seed, 0.02, answered=answered)
+    flows = []
+    for number in range(20):
+        name = ApplicationName(f"app{number}")
+        world.host.define(name, ApplicationId(number + 2))
+        flows.append(stream(world, 0.02, answered=answered, name=name))
+        world.run(0.001)
+    world.run(1 + world.random.random())
+    world.host.links[NET0].is_black_hole = True
+
+    def is_over() -> bool:
+        return all(world.host.flow_network(flow) == NET1 == network_at_anchor(world, flow) for flow in flows)
+
+    assert world.until(is_over, 20) <= within
+    assert world.host.machine.counters["given_up_silent"] == 1
 
 
 @pytest.mark.parametrize("delay", [0.01, 0.04, 0.1])

@@ -23,6 +23,7 @@ VALUES = {
     "judged": "0x1f07",
     "admitted": "",
     "unanswered": "",
+    "unfinished": "",
     "marks_of_admitted": "0x1ffe",
     "mark_mask": "0x1fff",
     "virtual_address": "",

@@ -40,12 +40,21 @@ def release(application: Application, json: Json = False) -> None:
 def handovers(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they happen.")] = False,
     last: Annotated[int, typer.Option("--last", min=0, max=1000, help="So many, the newest.")] = 20,
+    long: Annotated[
+        bool, typer.Option("--long", "-l", help="Also the numbers behind each, and its steps.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """The last handovers with their causes. With --follow and --json: one JSON object a line."""
     rows = call("handovers", most=last) if last else []
+    line = _long if long else _line
     if not follow:
-        print_json(rows) if json else _print_table(rows)
+        if json:
+            print_json(rows)
+        elif long:
+            typer.echo("\n".join(map(_long, rows)))
+        else:
+            _print_table(rows)
         return
     newest = max((row["number"] for row in rows), default=0)
     with suppress(KeyboardInterrupt):
@@ -53,7 +62,7 @@ def handovers(
             for row in rows:
                 if row["is_counting"]:
                     break  # shown, and those behind it, when it is complete
-                typer.echo(json_format.dumps(row) if json else _line(row))
+                typer.echo(json_format.dumps(row) if json else line(row))
                 newest = max(newest, row["number"])
             time.sleep(_LOOK_EVERY)
             rows = call("handovers", after=newest, most=1000)
@@ -74,6 +83,25 @@ def _line(row: dict[str, Any]) -> str:
     rule = f"  [{row['rule']}]" if row["rule"] else ""
     way = f"{row['from'] or 'none'} -> {row['to']}"
     return f"{row['time']}  {what}: {way}  {row['cause']}{rule}  {_cost(row)}".rstrip()
+
+
+def _long(row: dict[str, Any]) -> str:
+    """The line, and below it what it was decided by and when each step came, in ms since it was decided."""
+    lines = [_line(row)]
+    if row["numbers"]:
+        numbers = (
+            f"{name} {'unknown' if value is None else value}" for name, value in row["numbers"].items()
+        )
+        lines.append("    " + ", ".join(numbers))
+    if row["steps"]:
+        lines.append("    ms: " + ", ".join(map(_step, row["steps"])))
+    return "\n".join(lines)
+
+
+def _step(step: dict[str, Any]) -> str:
+    """`answered 12.4`, or `anchor-steered 6.2 +- 6.1`."""
+    within = f" +- {step['within_ms']:.1f}" if step["within_ms"] else ""
+    return f"{step['step']} {step['ms']:.1f}{within}"
 
 
 def _cost(row: dict[str, Any]) -> str:

@@ -470,7 +470,8 @@ class FastPlane:
         carrier = self._rows.get(TunnelId(self._resolved(row)))
         if carrier is None or not carrier.is_kernels:
             return None
-        return Seen(row.late, row.gap / 1e9)
+        times = (self._heard_as(at) if at else None for at in (row.first_arrival, row.last_elsewhere))
+        return Seen(row.late, row.gap / 1e9, *times)
 
     def _tick(self) -> None:
         """Some of the tunnels each time: whether they were heard decides on their lives."""

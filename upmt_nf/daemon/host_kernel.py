@@ -73,6 +73,7 @@ def host_rules(
         "judged": "" if by_queue else f"{judged:#x}",
         "admitted": f"{MARK_ADMITTED:#x}" if admits else "",
         "unanswered": f"{MARK_UNANSWERED:#x}" if admits else "",
+        "unfinished": f"{judged:#x}" if admits and not by_queue else "",
         "marks_of_admitted": f"{MARK_MASK & ~(MARK_ADMITTED ^ MARK_UNANSWERED):#x}",
         "mark_mask": f"{MARK_MASK:#x}",
         "virtual_address": str(virtual_address or ""),

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from upmt_nf.config.mobile_host import MobileHostConfig
 from upmt_nf.daemon.wall_clock import local_offset
 from upmt_nf.linux.record_store import RecordStore
+from upmt_nf.mobility.handover_steps import Step
 from upmt_nf.mobility.host_commands import HandoverFinished
 from upmt_nf.mobility.host_events import ClockRead, HostEvent
 from upmt_nf.mobility.tallies import Counted
@@ -42,8 +43,8 @@ class HostPolicies:
         self._timer: asyncio.TimerHandle | None = None
         self._offset: float | None = None
         self._saved: object = None
-        self._uncounted: dict[int, tuple[int, dict[str, Any]]] = {}
-        """Records that wait for their counts, by the number of `Counted`."""
+        self._uncounted: dict[int, tuple[int, dict[str, Any], float]] = {}
+        """Records that wait for their counts, and when they were decided, by the number of `Counted`."""
         self._store = self._open()
 
     # --- for the machine's settings ---
@@ -107,22 +108,25 @@ class HostPolicies:
         if self._store is not None:
             number = self._store.keep_handover(record)
             if finished.number is not None and number:
-                self._uncounted[finished.number] = number, record
+                started = finished.receipt.started if finished.receipt is not None else 0.0
+                self._uncounted[finished.number] = number, record, started
         return record
 
     def note_counts(self, counted: Counted) -> None:
         """Complete a handover's record by what it cost."""
-        number, record = self._uncounted.pop(counted.number, (0, {}))
+        number, record, started = self._uncounted.pop(counted.number, (0, {}, 0.0))
         if self._store is not None and number:
-            self._store.complete_handover(number, {**record, "counts": counts_report(counted)})
+            steps = [*record["steps"], *steps_report(counted.steps, started)]
+            whole = {**record, "counts": counts_report(counted), "steps": sorted(steps, key=_when)}
+            self._store.complete_handover(number, whole)
 
     def handovers(self, after: int, most: int) -> list[dict[str, Any]]:
         """The newest, oldest first."""
         if self._store is None:
             raise UpmtError(f"there are no records: {self.config.mobile_host.records} could not be opened")
-        waiting = {number for number, _ in self._uncounted.values()}
+        waiting = {number for number, *_ in self._uncounted.values()}
         rows = self._store.handovers(after, most)
-        return [{"counts": None, **row, "is_counting": row["number"] in waiting} for row in rows]
+        return [{"counts": None, "steps": [], **row, "is_counting": row["number"] in waiting} for row in rows]
 
     def close(self, ledger: Ledger) -> None:
         """Save, and end."""
@@ -165,7 +169,8 @@ def handover_record(finished: HandoverFinished, time_of_day: str) -> dict[str, A
     keys = ["application", "from", "to", "flow", "mode", "flows", "signalling_ms", "moved_ms"]
     keys += ["cause", "rule", "numbers"]
     if receipt is None:
-        return {**record, **dict.fromkeys(keys), "application": finished.application, "to": finished.target}
+        known: dict[str, Any] = {"application": finished.application, "to": finished.target, "steps": []}
+        return {**record, **dict.fromkeys(keys), **known}
     decision = receipt.decision
     return {
         **record,
@@ -180,7 +185,24 @@ def handover_record(finished: HandoverFinished, time_of_day: str) -> dict[str, A
         "cause": receipt.cause,
         "rule": decision.rule if decision is not None else None,
         "numbers": dict(decision.numbers) if decision is not None else {},
+        "steps": steps_report(receipt.steps, receipt.started),
     }
+
+
+def steps_report(steps: Iterable[Step], decided: float) -> list[dict[str, Any]]:
+    """`steps` of a record, in ms since it was `decided` (seconds)."""
+    return [
+        {
+            "step": step.kind.value,
+            "ms": round(1000 * (step.at - decided), 3),
+            "within_ms": round(1000 * step.within, 3),
+        }
+        for step in steps
+    ]
+
+
+def _when(step: dict[str, Any]) -> float:
+    return float(step["ms"])
 
 
 def counts_report(counted: Counted) -> dict[str, Any]:

@@ -12,16 +12,21 @@ if TYPE_CHECKING:
 
 
 class Seen(NamedTuple):
-    """How the packets of a flow came since it was moved, as a mirror saw it; `gap` in seconds."""
+    """How the packets of a flow came since it was moved, as a mirror saw it. Times in seconds.
+
+    `first` is when the first came by the new tunnel, `last_elsewhere` when the last did by another one.
+    """
 
     late: int
     gap: float
+    first: float | None = None
+    last_elsewhere: float | None = None
 
 
 class Arrivals:
     """One flow, one direction, from the move on. Times in seconds."""
 
-    __slots__ = ("_has_come", "_last", "_target", "gap", "late")
+    __slots__ = ("_last", "_target", "first", "gap", "last_elsewhere", "late")
 
     def __init__(self, target: Tunnel | None, last: float) -> None:
         self.gap = 0.0
@@ -30,7 +35,10 @@ class Arrivals:
         """Packets that came by another tunnel after the first one by `target`."""
         self._target = target
         self._last = last
-        self._has_come = False
+        self.first: float | None = None
+        """When the first came by `target`."""
+        self.last_elsewhere: float | None = None
+        """When the last came by another tunnel."""
 
     def take(
         self, tunnel: Tunnel | None, packets: int, now: float, *, is_overtaken: bool | None = None
@@ -38,10 +46,11 @@ class Arrivals:
         """Packets came together. Of numbered ones it is known whether later ones came before (`is_overtaken`)."""
         self.gap = max(self.gap, now - self._last)
         self._last = now
+        if tunnel is not self._target:
+            self.last_elsewhere = now
+        elif self.first is None:
+            self.first = now
         if is_overtaken is not None:
             self.late += packets if is_overtaken else 0
-            return
-        if tunnel is self._target:
-            self._has_come = True
-        elif self._has_come:
+        elif tunnel is not self._target and self.first is not None:
             self.late += packets

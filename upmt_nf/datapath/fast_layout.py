@@ -17,7 +17,7 @@ from upmt_nf.model.flow import Endpoint, FlowBytes, IPAddress
 from upmt_nf.model.names import MAX_APPLICATION_ID
 
 FLOW_KEY: Final = struct.Struct("=4s4s2s2sB3x")
-FLOW: Final = struct.Struct("=IIIIIIQQQQQQQQQIIII")
+FLOW: Final = struct.Struct("=IIIIIIQQQQQQQQQQQII")
 FLOW_COUNTS: Final = struct.Struct("=QQQQ")
 FLOW_LAST_SEEN_AT: Final = 32
 FLOW_COUNTS_AT: Final = 40
@@ -90,11 +90,11 @@ class FlowRow(NamedTuple):
     """The cookie of its socket if the kernel let it in by itself (`daemon/admission.py`) ..."""
     last_arrival: int = 0
     gap: int = 0
+    first_arrival: int = 0
+    last_elsewhere: int = 0
     late: int = 0
-    has_come: int = 0
     generation: int = 0
     """... by the application rules of that generation."""
-    unused: int = 0
 
     def packed(self) -> bytes:
         """As the map holds it."""
@@ -252,7 +252,10 @@ def tunnel_row(
         return None
     receiving: tuple[bytes, ...] = ()
     format, sending, unheard = FORMAT_AGENT, bytes(8), 0
-    if tunnel.format.name == "plain":
+    if tunnel.needs_checksums or tunnel.tos_mask != 0xFF:
+        # The kernel plane's packets have no outer checksum and copy DSCP and ECN.
+        pass
+    elif tunnel.format.name == "plain":
         format = FORMAT_PLAIN
     elif isinstance(tunnel.format, Cookie):
         format = FORMAT_COOKIE

@@ -13,6 +13,7 @@ running_handovers  what the placement has begun: asks the anchor, writes PAFT
 tallies          what a handover cost its flows, as both ends count it; flow_counts: the anchor's half
 selection        policy and candidates -> network
 handover         one handover from decision to receipt
+handover_steps   when each step of it came
 joint_requests   what several handovers tell the anchor at one moment, in as few requests as there is room for
 applications     a named class of flows with a policy
 host_signalling  the host's SIP requests and what they were for

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from upmt_nf.mobility.handover_steps import steps_of_signalling
 from upmt_nf.mobility.host_commands import Mode, Receipt
 from upmt_nf.mobility.tallies import Tally
 from upmt_nf.model.flow import FlowBytes, FlowKey, is_stand_in
@@ -107,6 +108,10 @@ class Handover:
         self.has_steered = False
         self.steered: float | None = None
         """When the new path began to carry."""
+        self.heard: float | None = None
+        """When the old tunnel was heard last."""
+        self.asked_at: float | None = None
+        """When the first request left."""
         self.tally: Tally | None = None
         """What it costs; nobody counts repairs."""
         self.failure: str | None = None
@@ -140,10 +145,12 @@ class Handover:
         open_flows = tuple(flow for flow in fresh if flow.packed() not in confirmed)
         self._unsent.extend(FlowRequest(self, flows) for flows in _batches(open_flows))
 
-    def take_requests(self, is_ours: Callable[[FlowBytes], bool], room: FlowRoom) -> list[FlowRequest]:
+    def take_requests(
+        self, is_ours: Callable[[FlowBytes], bool], room: FlowRoom, now: float
+    ) -> list[FlowRequest]:
         """What to send now, with no more flows in one request than there is `room` for, and at least one.
 
-        `is_ours` is false for flows that ended, or that another handover moves by now.
+        `is_ours` is false for flows that ended, or that another handover moves by `now`.
         """
         found: list[FlowRequest] = []
         while self.is_running and self._unsent and len(self._asked) < WINDOW:
@@ -156,6 +163,8 @@ class Handover:
                 self.touched.update(flow.packed() for flow in request.flows)
                 self._asked.add(request)
                 found.append(request)
+        if found and self.asked_at is None:
+            self.asked_at = now
         self._conclude()
         return found
 
@@ -216,6 +225,7 @@ class Handover:
             decision=self.order.decision,
             started=self.started,
             moved_ms=None if self.steered is None else round(1000 * (self.steered - self.started), 3),
+            steps=steps_of_signalling(self.heard, self.started, self.asked_at, self.steered, self.answered),
         )
 
     def _conclude(self) -> None:

@@ -8,6 +8,7 @@ from enum import Enum
 from upmt_nf.mobility.binding_time import BindingTime
 from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.commands import Announce, Happened, Stopped
+from upmt_nf.mobility.handover_steps import Step
 from upmt_nf.mobility.tallies import Counted
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationName, NetworkName, TunnelId
@@ -94,12 +95,19 @@ class KeepNatMapping:
 
 @dataclass(frozen=True, slots=True)
 class SendBindingProbe:
-    """Send to a tunnel port of the anchor from a port of the network's own for this flow, opened when it is not yet."""
+    """Send to a tunnel port of the anchor, or to `to`, from a port of the network's own for this flow.
+
+    The port is opened when it is not yet. Sent with this traffic class, in fragments where it is too large, and over
+    IPv4 maybe without a UDP checksum.
+    """
 
     network: NetworkName
     flow: ProbeFlow
     data: bytes
     anchor_port: int
+    tos: int = 0
+    has_checksum: bool = True
+    to: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +158,8 @@ class Receipt:
     """When it was decided, seconds of the host's clock."""
     moved_ms: float | None = None
     """From the decision until the new path began to carry what we send."""
+    steps: tuple[Step, ...] = ()
+    """When each step came; `Counted` has those that the packets tell of."""
 
 
 @dataclass(frozen=True, slots=True)

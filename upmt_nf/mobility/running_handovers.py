@@ -80,6 +80,7 @@ class RunningHandovers:
         if lost is not None and lost.claimant == order.target:
             confirmed, handover.started = lost.claimed, lost.claimed_at
         application.handover = handover
+        handover.heard = self._tunnels[order.source].last_heard if order.source is not None else None
         counted = self._open_tally(handover, self._some_of(application), now)
         if not is_planned:
             # One write, and packets go on: whom the anchor is to be told of takes longer to gather.
@@ -254,13 +255,13 @@ class RunningHandovers:
 
     def advance(self, handover: Handover, now: float) -> None:
         """Do what a handover's phase asks for, until it waits or is over."""
-        self._take_requests(handover)
+        self._take_requests(handover, now)
         if handover.phase is HandoverPhase.CONFIRMING and not handover.has_steered:
             self._advisor.count(now)
             handover.steered = now
             if not self._steer(handover, now):
                 return self.end(handover, HandoverInput.TARGET_LOST, "the flow has ended", now)
-            self._take_requests(handover)
+            self._take_requests(handover, now)
             if handover.order.flow is None:
                 self._advisor_placed(handover, now)
         if not handover.is_running:
@@ -272,8 +273,8 @@ class RunningHandovers:
         if self._advisor.guides(name):
             self._advisor.tell(Placed(name, handover.target), now)
 
-    def _take_requests(self, handover: Handover) -> None:
-        taken = handover.take_requests(self._filter_of(handover), self.room(handover.target))
+    def _take_requests(self, handover: Handover, now: float) -> None:
+        taken = handover.take_requests(self._filter_of(handover), self.room(handover.target), now)
         self.requests += taken
         for request in taken:
             self.touch(request.flows)

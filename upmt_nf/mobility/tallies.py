@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from upmt_nf.datapath.arrivals import Arrivals, Seen
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.handover_steps import Step, steps_of_packets
 from upmt_nf.model.flow import FlowBytes, FlowKey
 from upmt_nf.model.identity import NetworkName
 from upmt_nf.signaling.messages import MOST_COUNTED, FlowCount
@@ -54,6 +55,8 @@ class Counted:
     up: Course | None = None
     down: Course | None = None
     reason: str | None = None
+    steps: tuple[Step, ...] = ()
+    """What the packets on their way down tell of the time of its steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +232,8 @@ class Tallies:
         down: list[_Loss] = []
         counted: list[FlowEntry] = []
         late_down, gap_down, since = 0, 0.0, now
+        firsts: list[float] = []
+        lasts: list[float] = []
         for key, after in samples.items():
             entry, before = self._paft.flows[key], tally.before.get(key)
             if before is None and entry.created < self._since:
@@ -237,9 +242,11 @@ class Tallies:
             since = min(since, begun.at)
             up.append(_lost_up(begun, after))
             down.append(_lost_down(begun, after))
-            late, gap = _seen(entry, after.seen)
-            late_down += late
-            gap_down = max(gap_down, gap)
+            seen = _seen(entry, after.seen)
+            late_down += seen.late
+            gap_down = max(gap_down, seen.gap)
+            firsts += [] if seen.first is None else [seen.first]
+            lasts += [] if seen.last_elsewhere is None else [seen.last_elsewhere]
             entry.arrivals = None
             counted.append(entry)
         if self._paft.mirror is not None:
@@ -253,6 +260,7 @@ class Tallies:
             now - since,
             _course(up, sum(count.late for count in anchor), max(count.gap_ms for count in anchor)),
             _course(down, late_down, round(1000 * gap_down)),
+            steps=steps_of_packets(firsts, lasts, now),
         )
 
 
@@ -286,8 +294,14 @@ def _lost_down(before: _Sample, after: _Sample) -> _Loss:
 def _seen(entry: FlowEntry, seen: Seen | None) -> Seen:
     """How its packets came: the gap is told by who forwards them now, and each has its own late ones."""
     arrivals = entry.arrivals
-    late, gap = (arrivals.late, arrivals.gap) if arrivals is not None else (0, 0.0)
-    return Seen(late, gap) if seen is None else Seen(late + seen.late, seen.gap)
+    ours = Seen(0, 0.0)
+    if arrivals is not None:
+        ours = Seen(arrivals.late, arrivals.gap, arrivals.first, arrivals.last_elsewhere)
+    if seen is None:
+        return ours
+    firsts = [at for at in (ours.first, seen.first) if at is not None]
+    lasts = [at for at in (ours.last_elsewhere, seen.last_elsewhere) if at is not None]
+    return Seen(ours.late + seen.late, seen.gap, min(firsts, default=None), max(lasts, default=None))
 
 
 def _course(flows: list[_Loss], late: int, gap_ms: int) -> Course:
