@@ -11,6 +11,7 @@ from upmt_nf.model.flow import FlowKey, named_flows_of
 from upmt_nf.model.identity import TunnelId
 from upmt_nf.signaling.messages import (
     ANY,
+    DROPPED,
     MOST_COUNTED,
     AnchorNotice,
     AssociationRequest,
@@ -71,10 +72,11 @@ RESULTS = st.lists(
     st.builds(HandoverResult, st.booleans(), st.none() | TUNNEL_IDS, NUMBERS, st.none() | TEXTS),
     max_size=5,
 ).map(tuple)
+AVOIDED = st.sets(st.sampled_from(DROPPED)).map(lambda some: tuple(each for each in DROPPED if each in some))
 MESSAGES: st.SearchStrategy[UpmtMessage] = st.one_of(
     st.builds(AssociationRequest, NUMBERS, st.none() | ADDRESSES, st.none() | PUBLIC_KEYS),
     st.builds(AssociationResponse, ADDRESSES, TEXTS, NUMBERS, st.none() | PUBLIC_KEYS),
-    st.builds(TunnelSetupRequest, TEXTS, ADDRESSES, st.none() | TEXTS, PAIRS, TEXTS, PORTS),
+    st.builds(TunnelSetupRequest, TEXTS, ADDRESSES, st.none() | TEXTS, PAIRS, TEXTS, PORTS, AVOIDED),
     st.builds(TunnelSetupResponse, TUNNEL_IDS, ADDRESSES, PORTS, RESULTS),
     st.builds(
         TunnelSetupResponse,
@@ -141,7 +143,7 @@ ONE_OF_EACH: tuple[UpmtMessage, ...] = (
     AssociationRequest(3600, ip_address("1.2.3.4"), bytes(range(32))),
     AssociationResponse(ip_address("1.2.3.4"), "token", 3600, bytes(range(32))),
     TunnelSetupRequest("token", ip_address("1.2.3.4"), "net0", (HandoverPair((FLOW,)), HandoverPair(ANY))),
-    TunnelSetupRequest("token", ip_address("1.2.3.4"), "net0", mtu=1372),
+    TunnelSetupRequest("token", ip_address("1.2.3.4"), "net0", mtu=1372, avoid=("dscp",)),
     TunnelSetupResponse(
         TunnelId(7),
         ip_address("2001:db8::1"),

@@ -119,8 +119,8 @@ class AnchorSite:
                     self.send_to(destination, destination, "sip", 0, data)
                 case SendTunnelSignal(remote, destination, port, payload):
                     self.send_to(remote, destination, "signal", port, payload)
-                case SendBindingAnswer(remote, data, by):
-                    self.world.answer_probe(remote, data, by or TUNNEL_PORT)
+                case SendBindingAnswer(remote, data, by, tos):
+                    self.world.answer_probe(remote, data, by or TUNNEL_PORT, tos)
                 case LeaseGranted():
                     self.granted.append(command)
                 case LeaseEnded():

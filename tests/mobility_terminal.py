@@ -104,6 +104,8 @@ class Link:
     """Of the anchor's tunnel ports, that which the tunnel goes to."""
     sip_port: int = SIGNALLING_PORT
     """Of the anchor, where SIP went last outside the tunnel."""
+    dropped: set[str] = field(default_factory=set)
+    """What its filters drop of binding probes: `zero-checksum`, `dscp`, `ecn`."""
     blocked: set[int] = field(default_factory=set)
     """Those of the anchor's ports to which UDP does not pass."""
     dead_ports: set[int] = field(default_factory=set)
@@ -116,6 +118,8 @@ class Link:
     """How often it was forgotten."""
     probes: dict[int, tuple[ProbeFlow, float]] = field(default_factory=dict)
     """Mappings of a binding trial, by port: whose they are and when they were last used."""
+    rewrites: Callable[[bytes], bytes] = lambda data: data
+    """What a gateway makes of SIP on the way up."""
     drops: Callable[[Packet], bool] = lambda packet: False
     """Says what else is lost."""
 
@@ -138,6 +142,11 @@ class Link:
     def is_forgotten(self, now: float) -> bool:
         """Whether the tunnel has no mapping now."""
         return self.used_at > 0 and now - self.used_at > self.binding_time
+
+    def drops_odd(self, tos: int, *, has_checksum: bool) -> bool:
+        """Whether its filters drop a binding probe of this kind."""
+        kinds = {"zero-checksum": not has_checksum, "dscp": tos > 3, "ecn": tos & 3 > 0}
+        return any(kinds[kind] for kind in self.dropped)
 
     def carries(self, packet: Packet) -> bool:
         if not self.is_up or self.is_black_hole:
@@ -310,8 +319,8 @@ class Terminal:
             case KeepNatMapping(name):
                 self.links[name].use(self.world.now)
                 self.world.probe_bytes += 29
-            case SendBindingProbe(name, flow, data, port):
-                self.world.carry_probe(self.links[name], flow, data, port)
+            case SendBindingProbe(name):
+                self.world.carry_probe(self.links[name], command)
             case CloseBindingProbe(name, flows):
                 probes = self.links[name].probes
                 for port in [port for port, (flow, _) in probes.items() if flow in flows]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from math import inf
 from random import Random
@@ -25,6 +26,7 @@ from upmt_nf.mobility.anchor_commands import AnchorCommand, LeaseEnded, LeaseGra
 from upmt_nf.mobility.anchor_events import AnchorEvent, BindingProbeReceived
 from upmt_nf.mobility.binding_trial import ProbeFlow
 from upmt_nf.mobility.events import TimeoutReached
+from upmt_nf.mobility.host_commands import SendBindingProbe
 from upmt_nf.mobility.host_events import BindingAnswerReceived
 from upmt_nf.mobility.settings import AnchorPeer, AnchorSettings, HostSettings
 from upmt_nf.model.flow import Endpoint, FlowKey, IPAddress
@@ -151,6 +153,8 @@ class World:
             if body := body_of(packet.payload):
                 assert body_complaints(body) == [], body
         link = packet.link
+        if packet.kind == "sip" and packet.is_up:
+            packet = replace(packet, payload=link.rewrites(packet.payload))
         if packet.kind == "signal" and packet.size > link.mtu:
             self.oversized.append(packet)
             return
@@ -161,8 +165,9 @@ class World:
                 delay = link.delay + self.random.random() * link.jitter
                 self.after(delay, lambda: self._deliver(packet))
 
-    def carry_probe(self, link: Link, flow: ProbeFlow, data: bytes, anchor_port: int) -> None:
+    def carry_probe(self, link: Link, probe: SendBindingProbe) -> None:
         """A packet of a binding trial to the anchor, by a mapping of its own, and the answers to it."""
+        flow, data, anchor_port = probe.flow, probe.data, probe.anchor_port
         self.probe_bytes += len(data) + OUTER_BYTES
         ports = [port for port, (owner, used) in link.probes.items() if owner is flow]
         port = next((port for port in ports if self.now - link.probes[port][1] <= link.binding_time), None)
@@ -171,31 +176,33 @@ class World:
         link.probes[port] = (flow, self.now)
         if not link.is_up or link.is_black_hole or anchor_port in link.blocked:
             return
+        if link.drops_odd(probe.tos, has_checksum=probe.has_checksum):
+            return
         if self.random.random() < link.loss:
             return
         by = anchor_port if anchor_port != TUNNEL_PORT else 0
         remote = Endpoint(link.public, port)
 
         def arrive() -> None:
-            self.site_of(link.terminal).take(BindingProbeReceived(remote, data, by))
+            self.site_of(link.terminal).take(BindingProbeReceived(remote, data, by, probe.tos))
 
         self.after(link.delay, arrive)
 
-    def answer_probe(self, remote: Endpoint, data: bytes, anchor_port: int) -> None:
+    def answer_probe(self, remote: Endpoint, data: bytes, anchor_port: int, tos: int) -> None:
         self.probe_bytes += len(data) + OUTER_BYTES
         for terminal in self.terminals:
             for link in terminal.links.values():
                 if link.public == remote.address and self.random.random() >= link.loss:
                     self.after(
                         link.delay,
-                        lambda link=link: self._hear_probe(link, remote.port, data, anchor_port),  # type: ignore[misc]
+                        lambda link=link: self._hear_probe(link, remote.port, data, anchor_port, tos),  # type: ignore[misc]
                     )
 
-    def _hear_probe(self, link: Link, port: int, data: bytes, anchor_port: int) -> None:
+    def _hear_probe(self, link: Link, port: int, data: bytes, anchor_port: int, tos: int) -> None:
         flow, used = link.probes.get(port, (ProbeFlow.ASKING, -inf))
         if link.is_up and not link.is_black_hole and self.now - used <= link.binding_time:
             link.probes[port] = (flow, self.now)
-            link.terminal.take(BindingAnswerReceived(link.name, flow, data, anchor_port))
+            link.terminal.take(BindingAnswerReceived(link.name, flow, data, anchor_port, tos))
 
     def _deliver(self, packet: Packet) -> None:
         if not packet.is_up:

@@ -16,9 +16,11 @@ from upmt_nf.daemon.metrics import metrics_text
 from upmt_nf.daemon.metrics_server import MetricsServer
 from upmt_nf.daemon.network_trial import network_trial
 from upmt_nf.mobility.host_status import NetworkStatus
+from upmt_nf.mobility.portal_checks import Finding, LeasePortal, Portal
 from upmt_nf.model.errors import UpmtError
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import NetworkName, TunnelId
+from upmt_nf.signaling.captive_portal_uri import UNRESTRICTED
 
 STATUS: dict[str, Any] = {
     "role": "mobile-host",
@@ -184,11 +186,22 @@ def test_a_networks_trial_says_what_passed_and_why_not() -> None:
     trial = network_trial(up)
     assert trial["passed"]
     assert [check["check"] for check in trial["checks"]] == [
-        "link", "anchor", "nat", "binding_time", "mtu", "quality",
+        "link", "anchor", "nat", "binding_time", "mtu", "filters", "ipv6", "quality",
     ]  # fmt: skip
     assert "203.0.113.99:40000" in trial["checks"][2]["detail"]
     dead = network_trial(replace(up, state="dead", reason="no answer from the anchor"))
     assert not dead["passed"]
     assert dead["checks"][-1] == {"check": "anchor", "state": "failed", "detail": "no answer from the anchor"}
+    captive = replace(up, state="dead", portal=Portal(Finding.PORTAL))
+    lease = LeasePortal("https://portal.example/api", "dhclient")
+    said = {check["check"]: check["detail"] for check in network_trial(captive, lease)["checks"]}
+    assert said["anchor"] == "a captive portal is in the way: log in at https://portal.example/api"
+    assert said["portal"].endswith(
+        "https://portal.example/api as its captive portal's, by DHCP, says dhclient"
+    )
+    none = {check["check"]: check for check in network_trial(up, LeasePortal(UNRESTRICTED, "x"))["checks"]}
+    assert none["portal"]["detail"].startswith("the network has none")
+    wrong = {check["check"]: check for check in network_trial(up, LeasePortal(reason="is no URI"))["checks"]}
+    assert wrong["portal"] == {"check": "portal", "state": "unknown", "detail": "is no URI"}
     down = network_trial(replace(up, state="down", care_of_address=None, reason="no carrier"))
     assert down["checks"][0]["detail"] == "no carrier"

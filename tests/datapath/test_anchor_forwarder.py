@@ -301,8 +301,8 @@ def test_sip_outside_the_tunnels_is_handed_on_wherever_it_comes_from() -> None:
     node, asked = Node(), b"REGISTER sip:45.0.0.1 SIP/2.0\r\n\r\n"
     for remote in (BOAT_AT, STRANGER):
         verdict = node.up(asked, remote)
-        assert verdict.probe == (remote, asked)
+        assert verdict.probe == (remote, asked, 0)
         (arrived,) = node.forwarder.arrived(packed_endpoint(remote), 0, asked, len(asked), 1.0)
-        assert arrived.probe == (remote, asked)
+        assert arrived.probe == (remote, asked, 0)
     for other in (b"MESSAGE sip:45.0.0.1 SIP/2.0\r\n\r\n", b"REGISTERED", b"SIP/2.0 200 OK\r\n\r\n"):
         assert node.up(other, STRANGER) == Inbound()

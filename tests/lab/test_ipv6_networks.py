@@ -73,10 +73,39 @@ def test_a_network_without_ipv4_carries_applications_over_ipv6(lab: Lab) -> None
     remotes = {tunnel["network"]: tunnel["remote"] for tunnel in lab.ask("tunnels")}
     assert remotes == {"net0": "45.0.0.1:1800", "net1": f"[{ANCHOR}]:1800"}
     lab.ask("assign", "--uid", "0", "--to", "net1", "--app", "all")
+    wait_until(lambda: lab.network_of("all") == "net1", "all is on net1")
     said = lab.on("mh", "ping", "-q", "-c", "50", "-i", "0.01", "-s", "1400", "86.0.0.1").stdout
     assert " 0% packet loss" in said
     carried = next(each for each in lab.ask("tunnels") if each["network"] == "net1")
     assert min(carried["packets_in"], carried["packets_out"]) >= 50
+
+
+def test_of_a_network_with_both_it_is_told_whether_the_anchor_is_reached_by_ipv6_as_well(lab: Lab) -> None:
+    assert network(lab, "net1")["trial"]["ipv6"] == {"address": CARE_OF, "anchor": "passes"}
+    assert network(lab, "net0")["trial"]["ipv6"] == {"address": None, "anchor": None}
+    lab.on("mh", "ip", "-6", "address", "add", "2001:db8:0::25/64", "dev", "if0", "nodad")
+    try:
+        both = {"address": "2001:db8::25", "anchor": None}
+        wait_until(lambda: network(lab, "net0")["trial"]["ipv6"] == both, "net0 has an IPv6 address")
+        lab.ask("networks", "test", "net0")
+        assert network(lab, "net0")["trial"]["ipv6"]["anchor"] == "dropped", "no router knows the way"
+        for host, interface, address in (
+            ("gw0", "lan", "2001:db8::1/64"),
+            ("gw0", "wan", "2001:db8:fe::1/64"),
+            ("inet", "gw0", "2001:db8:fe::fe/64"),
+        ):
+            lab.on(host, "ip", "-6", "address", "add", address, "dev", interface, "nodad")
+        lab.on("gw0", "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+        lab.on("gw0", "ip", "-6", "route", "add", "default", "via", "2001:db8:fe::fe")
+        lab.on("inet", "ip", "-6", "route", "add", "2001:db8::/64", "via", "2001:db8:fe::1")
+        lab.on("mh", "ip", "-6", "route", "add", "default", "via", "2001:db8::1", "metric", "2000")
+        lab.ask("networks", "test", "net0")
+        assert network(lab, "net0")["trial"]["ipv6"]["anchor"] == "passes"
+        assert network(lab, "net0")["care_of_address"] == "192.168.100.25"
+        refused = lab.on("mh", "ping", "-6", "-c", "1", "-W", "1", "2001:db8:45::fe", check=False)
+        assert refused.returncode != 0, "nothing goes past the tunnels by it"
+    finally:
+        lab.on("mh", "ip", "-6", "address", "del", "2001:db8:0::25/64", "dev", "if0")
 
 
 def test_a_stream_moves_between_ipv4_and_ipv6_and_loses_nothing(lab: Lab) -> None:

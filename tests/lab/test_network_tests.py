@@ -140,6 +140,97 @@ def test_a_narrow_path_is_found_where_its_routers_say_nothing(hotel: Lab) -> Non
         lab.on("gw1", "ip", "link", "set", "wan", "mtu", "1500")
 
 
+UNSUMMED = ["-p", "udp", "-m", "u32", "--u32", "0>>22&0x3C@4&0xFFFF=0"]
+
+
+@ON_ONE
+def test_a_network_that_drops_udp_without_a_checksum_carries_everything_all_the_same(hotel: Lab) -> None:
+    lab = hotel
+    kernels = "the fast plane's packets have no outer checksum"
+    assert network(lab, "net1")["trial"]["filters"]["zero_checksum"] == "passes", (
+        "tried when the tunnel opened"
+    )
+    lab.ask("assign", "--uid", "0", "--to", "net1", "--app", "all")
+    iptables(lab, "gw1", "-t", "mangle", "-I", "FORWARD", *UNSUMMED, "-j", "DROP")
+    try:
+        checks = checks_of(lab, "net1")
+        assert (
+            "UDP without a checksum dropped (the tunnel's packets have them)" in checks["filters"]["detail"]
+        )
+        assert "fragments passes" in checks["filters"]["detail"]
+        assert network(lab, "net1")["trial"]["filters"]["zero_checksum"] == "dropped"
+        assert unpublished("networks", lab.ask("networks")) == []
+        said = lab.on("mh", "ping", "-q", "-c", "50", "-i", "0.01", "-s", "1000", "86.0.0.1").stdout
+        assert " 0% packet loss" in said, kernels
+    finally:
+        iptables(lab, "gw1", "-t", "mangle", "-D", "FORWARD", *UNSUMMED, "-j", "DROP")
+    checks_of(lab, "net1")
+    assert network(lab, "net1")["trial"]["filters"]["zero_checksum"] == "passes"
+
+
+@ON_ONE
+def test_marks_that_are_bleached_or_dropped_and_fragments_that_are_dropped_are_told_of(hotel: Lab) -> None:
+    lab = hotel
+    # The gateway puts fragments together for its NAT; the router behind it does not.
+    odd = (
+        ("gw0", ("-t", "mangle"), ("FORWARD", "-p", "udp", "-j", "DSCP", "--set-dscp", "0")),
+        ("gw0", ("-t", "mangle"), ("FORWARD", "-p", "udp", "-m", "tos", "--tos", "2/3", "-j", "DROP")),
+        ("inet", (), ("FORWARD", "-f", "-j", "DROP")),
+    )
+    for host, table, rule in odd:
+        iptables(lab, host, *table, "-A", *rule)
+    try:
+        checks = checks_of(lab, "net0")
+        filters = network(lab, "net0")["trial"]["filters"]
+        assert filters == {
+            "zero_checksum": "passes",
+            "dscp": "bleached",
+            "ecn": "dropped",
+            "fragments": "dropped",
+            "hairpin": "dropped",
+            "sip": "passes",
+        }
+        assert checks["hairpin"]["state"] == "ok"
+        lab.ask("assign", "--uid", "0", "--to", "net0", "--app", "all")
+        said = lab.on("mh", "ping", "-q", "-c", "20", "-i", "0.01", "-Q", "2", "86.0.0.1").stdout
+        assert " 0% packet loss" in said, "what is ECN-capable inside is not outside"
+    finally:
+        for host, table, rule in odd:
+            iptables(lab, host, *table, "-D", *rule)
+    checks_of(lab, "net0")
+    assert network(lab, "net0")["trial"]["filters"]["ecn"] == "passes"
+    lab.ask("assign", "--uid", "0", "--to", "net1", "--app", "all")
+
+
+@ON_ONE
+def test_a_nat_that_sends_back_what_is_for_its_own_address_is_told_of(hotel: Lab) -> None:
+    lab = hotel
+    # A NAT of any cone, for once: whatever comes to these ports of its outer address from within goes to the host.
+    lab_ports = ("-i", "lan", "-d", "160.80.100.1", "-p", "udp")
+    inward = ("PREROUTING", *lab_ports, "-j", "DNAT", "--to-destination", "192.168.100.25")
+    outward = (
+        "POSTROUTING",
+        "-o",
+        "lan",
+        "-p",
+        "udp",
+        "-s",
+        "192.168.100.0/24",
+        "-j",
+        "SNAT",
+        "--to-source",
+        "160.80.100.1",
+    )
+    iptables(lab, "gw0", "-t", "nat", "-I", *inward)
+    iptables(lab, "gw0", "-t", "nat", "-I", *outward)
+    try:
+        assert checks_of(lab, "net0")["hairpin"]["detail"].startswith("the NAT sends back")
+        assert network(lab, "net0")["trial"]["filters"]["hairpin"] == "passes"
+    finally:
+        iptables(lab, "gw0", "-t", "nat", "-D", *inward)
+        iptables(lab, "gw0", "-t", "nat", "-D", *outward)
+
+
 @ON_ONE
 def test_behind_a_captive_portal_a_network_stays_out_and_says_so_until_it_opens(hotel: Lab) -> None:
     lab = hotel
@@ -197,5 +288,6 @@ def test_events_tell_all_of_it_in_order(hotel: Lab) -> None:
         assert what in said, what
     assert any(kind == "path-mtu" and where == "net1" for kind, where, _ in said)
     assert said.index(("network", "net0", "dead")) < said.index(("portal", "net0", "portal"))
-    lines = hotel.on("mh", "timeout", "1", *UPMT, "events", "--follow", "--json", check=False).stdout
-    assert events[-1]["number"] in [json.loads(line)["number"] for line in lines.splitlines()]
+    following = hotel.start("mh", "timeout", "20", *UPMT, "events", "--follow", "--json")
+    assert following.stdout is not None
+    assert any(json.loads(line)["number"] == events[-1]["number"] for line in following.stdout)

@@ -24,7 +24,7 @@ from jeepney.bus_messages import message_bus
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 
 from upmt_nf.linux import network_manager
-from upmt_nf.linux.network_manager import NAME, watch_metered
+from upmt_nf.linux.network_manager import NAME, captive_portal, watch_metered
 
 pytestmark = pytest.mark.skipif(shutil.which("dbus-daemon") is None, reason="dbus-daemon is not installed")
 UNKNOWN, YES, NO, GUESS_YES, GUESS_NO = range(5)
@@ -42,6 +42,7 @@ class StandIn:
 
     def __init__(self, address: str) -> None:
         self.metered: dict[str, Any] = {"wlan0": YES, "eth0": NO}
+        self.lease: dict[str, tuple[str, Any]] = {"ip_address": ("s", "10.0.0.7")}
         self._connection: DBusConnection = open_dbus_connection(bus=address)
         self._connection.send_and_get_reply(message_bus.RequestName(NAME))
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -72,6 +73,10 @@ class StandIn:
             if interface not in self.metered:
                 return new_error(asked, f"{NAME}.UnknownDevice", "s", ("No device found",))
             return new_method_return(asked, "o", (f"/devices/{interface}",))
+        if fields[HeaderFields.path].startswith("/leases/"):
+            return new_method_return(asked, "v", (("a{sv}", self.lease),))
+        if asked.body[-1] == "Dhcp4Config":
+            return new_method_return(asked, "v", (("o", "/leases/1"),))
         value = self.metered[fields[HeaderFields.path].rpartition("/")[2]]
         if isinstance(value, int):
             return new_method_return(asked, "v", (("u", value),))
@@ -175,3 +180,19 @@ def test_without_a_bus_nothing_is_known(monkeypatch: pytest.MonkeyPatch, tmp_pat
             assert watching.known == {}
 
     asyncio.run(run())
+
+
+def test_what_the_lease_says_of_a_portal_is_asked_for(bus: str) -> None:
+    assert asyncio.run(captive_portal("wlan0")) is None, "nobody is there"
+    manager = StandIn(bus)
+    try:
+        assert asyncio.run(captive_portal("wlan0")) is None
+        manager.lease["captive_portal"] = ("s", "https://portal.example/api")
+        assert asyncio.run(captive_portal("wlan0")) == "https://portal.example/api"
+        assert asyncio.run(captive_portal("usb0")) is None
+        manager.lease = {"default_url": ("s", "https://older.example/")}
+        assert asyncio.run(captive_portal("wlan0")) == "https://older.example/"
+        manager.lease = {"captive_portal": ("u", 7)}
+        assert asyncio.run(captive_portal("wlan0")) is None
+    finally:
+        manager.close()

@@ -19,7 +19,14 @@ from upmt_nf.mobility.leases import LeaseAsked, LeaseGiven, Leases
 from upmt_nf.mobility.settings import AnchorSettings
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import TerminalId
-from upmt_nf.signaling.binding_probe import BindingProbe, ProbeKind, parse_probe, probe_key
+from upmt_nf.signaling.binding_probe import (
+    UNSUMMED,
+    BindingProbe,
+    ProbeKind,
+    is_proven,
+    parse_probe,
+    probe_key,
+)
 
 FIRST, LONGEST = 35.0, 150.0
 HOUR = 3600.0
@@ -126,9 +133,30 @@ def test_the_anchor_pokes_only_the_address_that_asks_and_says_no_more_than_it_he
     asking = Endpoint(ip_address("203.0.113.9"), 5000)
     data = BindingProbe(ProbeKind.POKE, 7, ip_address("1.2.3.4"), 6000).sealed(key)
     said = answers.answer(asking, data)
-    assert [target for target, _ in said] == [Endpoint(asking.address, 6000), asking]
-    assert [parse_probe(each).kind for _, each in said] == [ProbeKind.POKED, ProbeKind.POKING]
-    assert all(len(each) == len(data) for _, each in said)
+    assert [each.remote for each in said] == [Endpoint(asking.address, 6000), asking]
+    assert [parse_probe(each.data).kind for each in said] == [ProbeKind.POKED, ProbeKind.POKING]
+    assert all(len(each.data) == len(data) for each in said)
+
+
+@pytest.mark.parametrize("size", [40, 41, 1600, 2048])
+def test_an_echo_is_as_long_and_as_odd_as_its_question_and_says_how_that_came(size: int) -> None:
+    answers, key, _ = answering()
+    asking = Endpoint(ip_address("203.0.113.9"), 5000)
+    question = BindingProbe(ProbeKind.ECHO, 7, ip_address("1.2.3.4"), UNSUMMED | 0xB8).sealed(key, size)
+    (said,) = answers.answer(asking, question, 0x20)
+    assert (said.remote, said.tos, said.has_checksum, len(said.data)) == (asking, 0xB8, False, size)
+    assert is_proven(said.data, key)
+    assert parse_probe(said.data) == BindingProbe(ProbeKind.ECHOED, 7, ip_address("1.2.3.4"), UNSUMMED | 0x20)
+
+
+def test_nothing_but_an_echo_is_longer_than_it_has_to_be() -> None:
+    answers, key, counters = answering()
+    remote = Endpoint(ip_address("203.0.113.9"), 5000)
+    hello = BindingProbe(ProbeKind.HELLO, 7, ip_address("1.2.3.4")).sealed(key)
+    assert answers.answer(remote, hello + b"\0") == []
+    echo = BindingProbe(ProbeKind.ECHO, 7, ip_address("1.2.3.4")).sealed(key, 2049)
+    assert answers.answer(remote, echo) == []
+    assert counters.as_dict() == {"malformed_probe": 2}
 
 
 def test_strangers_get_nothing() -> None:
@@ -138,10 +166,10 @@ def test_strangers_get_nothing() -> None:
         hello = BindingProbe(ProbeKind.HELLO, 7, ip_address(address)).sealed(known)
         assert answers.answer(remote, hello) == []
     assert answers.answer(remote, b"\x30" + bytes(39)) == []
-    for kind in (ProbeKind.WELCOME, ProbeKind.POKED, ProbeKind.POKING, ProbeKind.POKE):
+    for kind in set(ProbeKind) - {ProbeKind.HELLO, ProbeKind.ECHO}:
         # The anchor's own words, sent back to it; and a poke at no port.
         assert answers.answer(remote, BindingProbe(kind, 7, ip_address("1.2.3.4")).sealed(key)) == []
-    assert counters.as_dict() == {"unproven_probe": 2, "malformed_probe": 5}
+    assert counters.as_dict() == {"unproven_probe": 2, "malformed_probe": 7}
 
 
 # --- in the world ---
@@ -182,7 +210,7 @@ def bytes_of(world: World) -> int:
 
 @pytest.mark.parametrize("binding_time", [8.0, 20.0, 29.0, 45.0, 120.0, inf])
 def test_an_idle_metered_network_costs_less_than_50_kb_an_hour(binding_time: float) -> None:
-    world = World(networks=1)
+    world = World(networks=1, probe_filters=True)
     world.host.links[NET0].binding_time = binding_time
     world.host.appear(NET0)
     world.run(HOUR)
@@ -272,7 +300,7 @@ def test_without_probing_nothing_is_sent_beyond_the_keepalives() -> None:
 
 def test_an_anchor_that_does_not_answer_probes_is_left_alone_more_and_more() -> None:
     world = World(networks=1)
-    world.carry_probe = lambda link, flow, data, anchor_port: trials.append(world.now)  # type: ignore[method-assign]
+    world.carry_probe = lambda link, probe: trials.append(world.now)  # type: ignore[method-assign]
     trials: list[float] = []
     associated(world)
     world.run(HOUR)

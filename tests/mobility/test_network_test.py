@@ -224,3 +224,17 @@ def test_asked_for_a_test_runs_also_with_one_port_and_disturbs_no_tunnel() -> No
     assert result is not None
     assert result.open_ports == (1800,)
     assert world.host.open_tunnels == before
+
+
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_a_gateway_that_rewrites_sip_is_told_of_and_harms_nothing(*, is_guarded: bool) -> None:
+    world = World(is_guarded=is_guarded)
+    link = world.host.links[NET0]
+    own, seen = f"@{link.care_of}".encode(), f"@{link.public}".encode()
+    link.rewrites = lambda data: data.replace(own, seen)
+    associated(world)
+    assert world.host.machine.networks[NET0].is_sip_changed is True
+    link.rewrites = lambda data: data
+    world.run(3600)
+    assert world.host.machine.networks[NET0].is_sip_changed is False
+    assert world.host.state == "associated"

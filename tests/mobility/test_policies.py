@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from mobility_terminal import NET0, NET1
@@ -24,6 +25,7 @@ from upmt_nf.policy.events import Cause
 from upmt_nf.policy.network import NetworkFacts, Protection
 from upmt_nf.policy.policy import Kind, Policy
 from upmt_nf.policy.profiles import PROFILES
+from upmt_nf.policy.quality import Thresholds
 
 NEVER = 1e9
 """Seconds of silence after which a tunnel is idle: here it always carries something."""
@@ -76,6 +78,56 @@ def test_voice_moves_when_its_profile_says_so_and_bulk_does_not() -> None:
     assert back.started - away.started > PROFILES["voice"].good_for
     assert [receipt.target for receipt in moves(world, BULK)] == [NET0]
     world.assert_agreement()
+
+
+def carry(world: World, seconds: float, rate: float, growth: float) -> None:
+    """The application's network carries `rate` (bit/s), and its queue makes each way longer by half of `growth`."""
+    for _ in range(round(seconds / 0.25)):
+        name = network_of(world, ApplicationName("film"))
+        for tunnel in world.host.paft.tunnels.values():
+            if tunnel.network == name:
+                tunnel.bytes_in += round(rate * 0.25 / 8)
+        for link in world.host.links.values():
+            link.delay = 0.02 + (growth / 2 if link.name == NET0 and name == NET0 else 0.0)
+        world.run(0.25)
+
+
+def film() -> World:
+    policy = profile("streaming", leave=Thresholds(throughput=3e6), enter=Thresholds(throughput=6e6))
+    world = world_with(film=policy)
+    carry(world, 60, 0.1e6, 0.0)
+    return world
+
+
+def test_a_network_that_is_full_below_the_threshold_is_left_and_one_that_carries_little_is_not() -> None:
+    world = film()
+    carry(world, 120, 1e6, 0.0)
+    assert network_of(world, ApplicationName("film")) == NET0, "it wants no more, and nothing waits"
+    carry(world, 30, 1e6, 0.4)
+    _, away = moves(world, ApplicationName("film"))
+    assert (away.source, away.target) == (NET0, NET1)
+    assert away.decision is not None
+    assert away.decision.rule == "streaming: leave.throughput = 3 Mbit/s"
+    assert away.decision.numbers["source_throughput"] == pytest.approx(1e6, rel=0.2)
+
+
+def test_a_network_that_is_full_and_carries_enough_is_kept() -> None:
+    world = film()
+    carry(world, 60, 5e6, 0.4)
+    assert network_of(world, ApplicationName("film")) == NET0
+    assert world.host.machine.networks[NET0].limit == pytest.approx(5e6, rel=0.2)
+
+
+def test_who_left_a_full_network_comes_back_no_oftener_than_the_bound_says() -> None:
+    world = film()
+    carry(world, 3600, 1e6, 0.4)
+    made = moves(world, ApplicationName("film"))[1:]
+    policy = world.host.machine.applications[ApplicationName("film")]
+    assert policy.policy_name == "streaming"
+    assert 2 < len(made) <= 20
+    backs = [receipt.started for receipt in made if receipt.target == NET0]
+    pauses = [later - sooner for sooner, later in pairwise(backs)]
+    assert pauses == sorted(pauses), "the penalty grows with every return"
 
 
 def test_a_network_that_is_waited_for_is_measured_though_it_carries_nothing() -> None:

@@ -8,9 +8,21 @@ import sys
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 
 import pytest
-from policy_course import APP, NETWORKS, course_of, profile, random_trace
+from policy_course import (
+    APP,
+    LTE,
+    NETWORKS,
+    WIFI,
+    both_up,
+    course_of,
+    path,
+    profile,
+    random_trace,
+    trace,
+)
 
 from upmt_nf.model.identity import ApplicationName
 from upmt_nf.policy import replay as replay_module
@@ -19,7 +31,9 @@ from upmt_nf.policy.engine import Engine
 from upmt_nf.policy.events import FORCED, Cause, Decision, PolicyEvent
 from upmt_nf.policy.policy import SCORED, Policy
 from upmt_nf.policy.profiles import PROFILES
+from upmt_nf.policy.quality import Criterion
 from upmt_nf.policy.replay import Course, replay
+from upmt_nf.policy.trace import TrafficStep
 
 HOUR = 3600.0
 MOST = 20
@@ -99,6 +113,23 @@ def test_networks_that_also_fall_and_return_add_only_what_they_force(first: int)
             bound = EACH[name].most_moves(len(NETWORKS), HOUR)
             assert own_moves(course) <= bound + len(NETWORKS) * forced_moves(course), (name, seed)
             assert_penalties_were_served(course, EACH[name])
+
+
+@pytest.mark.parametrize("pace", [5.0, 30.0, 90.0, 300.0])
+def test_limits_that_are_seen_only_while_a_network_is_used_stay_within_the_bound(pace: float) -> None:
+    """A limit goes as it came, when nobody fills the network any more: what is unknown tempts back."""
+    for seed in range(10):
+        random, at = Random(seed), 0.0
+        steps = [*both_up(), TrafficStep(0.0, APP, 5e6)]
+        while (at := at + random.expovariate(1 / pace)) < HOUR:
+            limit = random.choice((None, 0.2e6, 1e6, 4e6, 20e6))
+            steps.append(path(at, random.choice((WIFI, LTE)), limit=limit))
+        for name, course in replay(trace(steps, HOUR), NETWORKS, EACH, count_every=600).courses.items():
+            assert own_moves(course) <= EACH[name].most_moves(len(NETWORKS), HOUR), (name, seed)
+            assert own_moves(course) <= MOST, (name, seed)
+            assert_penalties_were_served(course, EACH[name])
+            if not {Criterion.THROUGHPUT} & set(EACH[name].leave.given()):
+                assert own_moves(course) == 0, "no threshold on it: nothing to leave for"
 
 
 def test_an_application_is_decided_for_as_if_it_were_alone() -> None:

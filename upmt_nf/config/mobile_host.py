@@ -92,6 +92,8 @@ class MobileHostSection(Section):
     """Find out how long the NATs on the way keep silent mappings, by probes on ports of their own."""
     search_path_mtu: bool = True
     """Find out how large a packet each path takes when its tunnel opens, by packets of that size in it."""
+    probe_filters: bool = True
+    """Find out, when a tunnel opens, which unusual packets its path drops, by some packets on a port of their own."""
     portal_check: WrittenUrl | None = None
     """A page that its server answers with 204, asked for while a network has no tunnel; none: nobody is asked."""
     state: str = "/var/lib/upmt/mobile-host.json"

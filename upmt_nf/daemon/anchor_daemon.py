@@ -286,10 +286,10 @@ class AnchorDaemon:
         for command in self.machine.handle(event, self._loop.time()):
             self._perform(command)
 
-    def _hear_outside(self, remote: Endpoint, data: bytes, by: int) -> None:
+    def _hear_outside(self, remote: Endpoint, data: bytes, tos: int, by: int) -> None:
         """What came to a tunnel port in no tunnel; SIP is heard at the further ones, at the first it has its own."""
         if is_binding_probe(data):
-            self.take(BindingProbeReceived(remote, data, by))
+            self.take(BindingProbeReceived(remote, data, by, tos))
         elif by:
             self.take(SipDatagramReceived(remote, data, by))
 
@@ -303,8 +303,8 @@ class AnchorDaemon:
         match command:
             case SendTunnelSignal(remote, destination, port, payload, by):
                 self.plane.send_signal(remote, destination, port, payload, by)
-            case SendBindingAnswer(remote, data, by):
-                self.plane.send_as_is(remote, data, by)
+            case SendBindingAnswer(remote, data, by, tos, has_checksum):
+                self.plane.send_as_is(remote, data, by, tos, has_checksum=has_checksum)
             case SendSip(destination, data, by):
                 if by:
                     self.plane.send_as_is(destination, data, by)

@@ -35,8 +35,8 @@ class AnchorPlane:
     """Owns the agent's side of the virtual interface, or the queues, and a socket for each tunnel port and address.
 
     `addresses` are one an IP version; netfilter's queues have packets of the first one's only.
-    `heard` gets each signal from inside a tunnel, `probed` binding probes, which come in none; both with the port
-    that it came to (0: the first of `tunnel_ports`). `merges` as for `TunnelSocket`.
+    `heard` gets each signal from inside a tunnel, `probed` binding probes, which come in none, with their traffic
+    class; both with the port that it came to (0: the first of `tunnel_ports`). `merges` as for `TunnelSocket`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class AnchorPlane:
         tun: TunDevice | None,
         *,
         heard: Callable[[TunnelSignal, int], None],
-        probed: Callable[[Endpoint, bytes, int], None],
+        probed: Callable[[Endpoint, bytes, int, int], None],
         merges: bool = True,
     ) -> None:
         self._loop = loop
@@ -94,9 +94,13 @@ class AnchorPlane:
         packet = self._forwarder.signal(remote, destination, port, payload)
         self._send((str(remote.address), remote.port), packet, 0, 0, by)
 
-    def send_as_is(self, remote: Endpoint, data: bytes, by: int = 0) -> None:
+    def send_as_is(
+        self, remote: Endpoint, data: bytes, by: int = 0, tos: int = 0, *, has_checksum: bool = True
+    ) -> None:
         """Send a datagram of our own from a tunnel port, in no tunnel."""
-        self._send((str(remote.address), remote.port), data, 0, 0, by)
+        sender = self._sockets.get((remote.address.version, by))
+        if sender is not None:
+            sender.send_bare(data, tos, (str(remote.address), remote.port), has_checksum=has_checksum)
 
     def counters(self) -> dict[str, int]:
         """What the kernel did not take or give, by reason."""

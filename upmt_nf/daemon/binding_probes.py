@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from upmt_nf.linux.tunnel_socket import SignallingSocket
+from upmt_nf.linux.probe_socket import ProbeSocket
 from upmt_nf.mobility.binding_trial import ProbeFlow
+from upmt_nf.mobility.host_commands import SendBindingProbe
 from upmt_nf.mobility.host_events import BindingAnswerReceived
 from upmt_nf.mobility.traffic import OwnTraffic
 from upmt_nf.model.errors import UpmtError
@@ -35,21 +36,29 @@ class BindingProbes:
         self._routing_of = routing_of
         self._heard = heard
         self._own = own
-        self._sockets: dict[tuple[NetworkName, ProbeFlow], SignallingSocket] = {}
+        self._sockets: dict[tuple[NetworkName, ProbeFlow], ProbeSocket] = {}
 
-    def send(self, network: NetworkName, flow: ProbeFlow, data: bytes, anchor_port: int) -> None:
+    def send(self, probe: SendBindingProbe) -> None:
         """Send to the anchor; what the kernel refuses is as good as lost on the way."""
-        socket = self._sockets.get((network, flow)) or self._open(network, flow)
-        if socket is not None:
-            self._own.sent(network, len(data))
-            socket.send_to(data, Endpoint(self._anchor(socket.local.address.version), anchor_port))
+        socket = self._sockets.get((probe.network, probe.flow)) or self._open(probe.network, probe.flow)
+        if socket is None:
+            return
+        try:
+            to = probe.to or Endpoint(self._anchor(socket.version), probe.anchor_port)
+        except UpmtError:
+            return
+        self._own.sent(probe.network, len(probe.data))
+        socket.send(probe.data, to, probe.tos, has_checksum=probe.has_checksum)
 
-    def _open(self, network: NetworkName, flow: ProbeFlow) -> SignallingSocket | None:
+    def _open(self, network: NetworkName, flow: ProbeFlow) -> ProbeSocket | None:
         routing = self._routing_of(network)
         if routing is None:
             return None
+        address = routing.address if flow is not ProbeFlow.IPV6 else routing.ipv6
+        if address is None:
+            return None
         try:
-            socket = SignallingSocket(routing.interface, routing.address.ip, 0, outer_mark(routing.index))
+            socket = ProbeSocket(routing.interface, address.ip, outer_mark(routing.index))
         except UpmtError as reason:
             log.warning("network %s: no port for a binding probe: %s", network, reason)
             return None
@@ -57,11 +66,12 @@ class BindingProbes:
         self._loop.add_reader(socket.fileno(), self._read, network, flow, socket)
         return socket
 
-    def _read(self, network: NetworkName, flow: ProbeFlow, socket: SignallingSocket) -> None:
-        for data, source in socket.receive():
+    def _read(self, network: NetworkName, flow: ProbeFlow, socket: ProbeSocket) -> None:
+        for data, tos, source in socket.receive():
             self._own.received(network, len(data))
-            if source.address == self._anchor(source.address.version):
-                self._heard(BindingAnswerReceived(network, flow, data, source.port))
+            # What a NAT sends back to us comes from our own address.
+            if flow is ProbeFlow.FILTERS or source.address == self._anchor(socket.version):
+                self._heard(BindingAnswerReceived(network, flow, data, source.port, tos))
 
     def close(self, network: NetworkName, flows: Iterable[ProbeFlow] = ProbeFlow) -> None:
         """Give a network's ports back."""

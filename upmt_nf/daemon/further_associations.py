@@ -143,8 +143,8 @@ class FurtherAssociations:
                     each.forwarder.use_tunnel(network, None)
             case RebindTunnel(network, anchor_port):
                 self._rebind(each, network, anchor_port)
-            case SendBindingProbe(network, flow, data, port):
-                each.probes.send(network, flow, data, port)
+            case SendBindingProbe():
+                each.probes.send(command)
             case CloseBindingProbe(network, flows):
                 each.probes.close(network, flows)
             case ConfigureVirtualAddress(address):

@@ -155,7 +155,12 @@ class HostControl:
         statuses = self._daemon.machine.networks
         return [
             {
-                **network_report(statuses[NetworkName(section.name)], section.interface, section.cost),
+                **network_report(
+                    statuses[NetworkName(section.name)],
+                    section.interface,
+                    section.cost,
+                    self._daemon.lease_portals.said(NetworkName(section.name)),
+                ),
                 **self._daemon.measurements.report(NetworkName(section.name)),
             }
             for section in self._daemon.config.network

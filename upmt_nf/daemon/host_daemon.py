@@ -34,6 +34,7 @@ from upmt_nf.daemon.host_plane import HostPlane
 from upmt_nf.daemon.host_policies import HostPolicies
 from upmt_nf.daemon.host_settings import host_settings
 from upmt_nf.daemon.host_watch import HostWatch
+from upmt_nf.daemon.lease_portals import LeasePortals
 from upmt_nf.daemon.left_behind import left_behind
 from upmt_nf.daemon.measurements import HostMeasurements
 from upmt_nf.daemon.metering import Metering
@@ -110,6 +111,7 @@ class HostDaemon:
     policies: HostPolicies
     measurements: HostMeasurements
     events: EventLog
+    lease_portals: LeasePortals
     plane: HostPlane
     sockets: TunnelSockets
     _wake_up: WakeUp
@@ -117,6 +119,7 @@ class HostDaemon:
     _monitor: LinkMonitor
     _stopped: asyncio.Event
     _reloading: asyncio.Task[None]
+    _asking: asyncio.Task[None]
 
     def __init__(self, config: MobileHostConfig, file: Path | None = None) -> None:
         self.config = config
@@ -266,6 +269,7 @@ class HostDaemon:
         )
         url = self.config.mobile_host.portal_check
         self._portals = PortalProbes(url, self.networks.routing_of, self.take, self._own)
+        self.lease_portals = LeasePortals(self.config.network, self._index_of)
         self._metering = Metering(self.config.network, self.take)
         self._monitor = LinkMonitor(self.networks.interfaces)
         self._look_at_networks()
@@ -278,6 +282,10 @@ class HostDaemon:
                 log.warning("no secret_file: neither we nor anchor %s can prove who we are", anchor.address)
         known = ", then ".join(str(anchor.address) for anchor in self.config.anchors)
         log.info("mobile host %s, anchor %s", self.config.mobile_host.identity, known)
+
+    def _index_of(self, network: NetworkName) -> int | None:
+        place = self.networks.place_of(network)
+        return place[0] if place is not None else None
 
     def _take_over(self) -> None:
         """Programs that `upmt run` started under a daemon that was killed still belong to their applications."""
@@ -507,12 +515,13 @@ class HostDaemon:
                 self.further.perform(anchor, what)
             case KeepNatMapping(network):
                 self.sockets.keep_mapping(network)
-            case SendBindingProbe(network, flow, data, port):
-                self._probes.send(network, flow, data, port)
+            case SendBindingProbe():
+                self._probes.send(command)
             case CloseBindingProbe(network, flows):
                 self._probes.close(network, flows)
             case CheckPortal(network):
                 self._portals.check(network)
+                self._asking = self._loop.create_task(self.lease_portals.ask(network))
             case RememberBindingTime(place, known):
                 self._state.keep_binding_time(place, known)
             case ConfigureVirtualAddress(address):

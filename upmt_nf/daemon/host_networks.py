@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from upmt_nf.config.mobile_host import MobileHostConfig, NetworkSection
@@ -137,13 +137,24 @@ class HostNetworks:
             return NetworkVanished(network, f"{state.interface} has no carrier")
         is_meant = section.gateway is not None and section.gateway.version == address.version
         gateway = section.gateway if is_meant else state.gateway(address.version)
+        ipv6 = next((each for each in state.addresses if each.version == 6), None)
         routing = NetworkRouting(index, state.interface, address, gateway)
+        if ipv6 is not None and 6 in versions:
+            routing = replace(routing, ipv6=ipv6, ipv6_gateway=state.gateway(6))
         try:
             self._bind(network, section, routing, state.index)
         except UpmtError as reason:
             log.warning("network %s: %s", network, reason)
             return self._forget(network, str(reason))
-        return NetworkAppeared(network, state.interface, address.ip, gateway, state.mtu, address.network)
+        return NetworkAppeared(
+            network,
+            state.interface,
+            address.ip,
+            gateway,
+            state.mtu,
+            address.network,
+            ipv6.ip if ipv6 is not None else None,
+        )
 
     def _bind(self, network: NetworkName, section: NetworkSection, routing: NetworkRouting, at: int) -> None:
         """Sockets before routes: packets that a route lets out must find their socket's answer port taken."""

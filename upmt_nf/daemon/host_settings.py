@@ -47,6 +47,7 @@ def host_settings(
         keepalive_longest=host.keepalive_longest,
         probe_binding_time=host.probe_binding_time,
         search_path_mtu=host.search_path_mtu,
+        probe_filters=host.probe_filters,
         checks_portals=host.portal_check is not None,
         binding_times=binding_times,
         return_after=host.return_after,

@@ -93,6 +93,7 @@ class HostMeasurements:
                 "down": _rounded(meter.down.used),
                 "offered_up": _rounded(meter.up.offered),
                 "offered_down": _rounded(meter.down.offered),
+                "limit": _rounded(self._machine.networks[network].limit),
             },
             "signal": {"dbm": signal.dbm, "bitrate": signal.bitrate} if signal is not None else None,
             "carried": {"up": meter.total.up, "down": meter.total.down},

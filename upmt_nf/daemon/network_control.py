@@ -46,9 +46,10 @@ class NetworkControl:
         network, daemon = self._network(arguments), self._daemon
         asked_at = daemon.now()
         daemon.take(NetworkTestAsked(network))
+        await daemon.lease_portals.ask(network)
         while daemon.now() < asked_at + _PATIENCE and daemon.machine.is_testing(network):
             await asyncio.sleep(0.02)
-        return network_trial(daemon.machine.networks[network])
+        return network_trial(daemon.machine.networks[network], daemon.lease_portals.said(network))
 
     async def history(self, arguments: Mapping[str, Any], _: int) -> list[dict[str, Any]]:
         """What a network was like, oldest first."""

@@ -12,6 +12,7 @@ from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.mobility.host_commands import Receipt
 from upmt_nf.mobility.host_status import ApplicationStatus, AssociationStatus, NetworkStatus
+from upmt_nf.mobility.portal_checks import LeasePortal
 from upmt_nf.model.flow import Endpoint
 from upmt_nf.model.identity import ApplicationId, ApplicationName
 
@@ -38,7 +39,7 @@ def association_report(status: AssociationStatus, now: float) -> dict[str, Any]:
     }
 
 
-def network_report(status: NetworkStatus, interface: str, cost: float) -> dict[str, Any]:
+def network_report(status: NetworkStatus, interface: str, cost: float, lease: LeasePortal) -> dict[str, Any]:
     """One of `networks`."""
     return {
         "name": status.name,
@@ -54,7 +55,7 @@ def network_report(status: NetworkStatus, interface: str, cost: float) -> dict[s
         "cost": cost,
         "metered": status.is_metered,
         "mtu": status.mtu or None,
-        "trial": trial_report(status),
+        "trial": trial_report(status, lease),
     }
 
 

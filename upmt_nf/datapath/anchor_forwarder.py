@@ -142,7 +142,7 @@ class AnchorForwarder:
     def _arrived(self, remote: EndpointBytes, tos: int, payload: bytes, now: float) -> Inbound:
         tunnel = self._tunnel_at(remote, payload)
         if tunnel is None and (is_binding_probe(payload) or is_registration(payload)):
-            return Inbound(probe=(unpacked_endpoint(remote), payload))
+            return Inbound(probe=(unpacked_endpoint(remote), payload, tos))
         if tunnel is None and len(payload) >= 20 and not is_plain(payload):
             return self._drop("unknown_tunnel")
         inner = decode(tunnel, payload)

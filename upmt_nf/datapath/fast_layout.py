@@ -252,7 +252,10 @@ def tunnel_row(
         return None
     receiving: tuple[bytes, ...] = ()
     format, sending, unheard = FORMAT_AGENT, bytes(8), 0
-    if tunnel.format.name == "plain":
+    if tunnel.needs_checksums or tunnel.tos_mask != 0xFF:
+        # The kernel plane's packets have no outer checksum and copy DSCP and ECN.
+        pass
+    elif tunnel.format.name == "plain":
         format = FORMAT_PLAIN
     elif isinstance(tunnel.format, Cookie):
         format = FORMAT_COOKIE

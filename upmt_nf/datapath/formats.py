@@ -71,6 +71,7 @@ NAT_KEEPALIVE: Final = b"\xff"
 """A whole payload: for the NATs on the way only (RFC 3948 section 2.3)."""
 BINDING_PROBE_TYPE: Final = 0x3
 BINDING_PROBE_SIZE: Final = 40
+LARGEST_PROBE: Final = 2048
 """Bytes."""
 
 
@@ -80,8 +81,8 @@ def is_plain(payload: bytes) -> bool:
 
 
 def is_binding_probe(payload: bytes) -> bool:
-    """Whether a payload looks like a packet that tries a NAT's patience; who has an association proves it."""
-    return len(payload) == BINDING_PROBE_SIZE and payload[0] >> 4 == BINDING_PROBE_TYPE
+    """Whether a payload looks like a packet that tries NATs and filters; who has an association proves it."""
+    return BINDING_PROBE_SIZE <= len(payload) <= LARGEST_PROBE and payload[0] >> 4 == BINDING_PROBE_TYPE
 
 
 def is_registration(payload: bytes) -> bool:

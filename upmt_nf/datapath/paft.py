@@ -41,7 +41,8 @@ class Tunnel:
     `network` is the access network at the mobile host and empty at the anchor. Change `remote`, which is there in
     three forms for who needs it fast, by `Paft.move_endpoint` only. `reflected` counts the measurement packets that the
     anchor answered, `used` is when a packet of a flow was last in it (seconds; at the anchor: downlink only). `port` is
-    which of the anchor's ports it came by (at the anchor; 0: the first).
+    which of the anchor's ports it came by (at the anchor; 0: the first). `tos_mask` is what its outer packets may have
+    of DSCP and ECN, `needs_checksums` that they must have UDP checksums: the path drops others.
     """
 
     __slots__ = (
@@ -51,6 +52,7 @@ class Tunnel:
         "heard",
         "id",
         "mtu",
+        "needs_checksums",
         "network",
         "owner",
         "owner_packed",
@@ -62,6 +64,7 @@ class Tunnel:
         "remote_name",
         "remote_packed",
         "takes_copies",
+        "tos_mask",
         "used",
     )
 
@@ -88,6 +91,7 @@ class Tunnel:
         self.packets_in = self.bytes_in = self.packets_out = self.bytes_out = self.reflected = 0
         self.port = 0
         self.used = 0.0
+        self.tos_mask, self.needs_checksums = 0xFF, False
         self.takes_copies = False
         """The other end knows packets that are sent by two tunnels."""
 

@@ -40,7 +40,7 @@ class Sender:
             tunnel.packets_out += 1
             tunnel.bytes_out += size
             tos = packet[1] if packet[0] >> 4 == 4 else tos_of(packet)
-            return Outbound(tunnel, (tunnel.format.encode(tunnel, packet),), outer_tos(tos))
+            return Outbound(tunnel, (tunnel.format.encode(tunnel, packet),), outer_tos(tos) & tunnel.tos_mask)
         return self._send_large(packet, tunnel, now)
 
     def send_all(self, packet: bytes, offload: Offload, tunnel: Tunnel, now: float) -> tuple[Outbound, int]:
@@ -57,7 +57,7 @@ class Sender:
         tunnel.bytes_out += len(packets)
         tos = packet[1] if packet[0] >> 4 == 4 else tos_of(packet)
         payloads, size = tunnel.format.encode_all(tunnel, packets, size)
-        return Outbound(tunnel, (payloads,), outer_tos(tos), None, size), count
+        return Outbound(tunnel, (payloads,), outer_tos(tos) & tunnel.tos_mask, None, size), count
 
     def send_copies(
         self,
@@ -95,7 +95,8 @@ class Sender:
             tunnel.packets_out += count
             tunnel.bytes_out += len(packets)
             encode = tunnel.format.encode
-            verdict = Outbound(tunnel, [encode(tunnel, piece) for piece in pieces], tos, copy=verdict)
+            encoded = [encode(tunnel, piece) for piece in pieces]
+            verdict = Outbound(tunnel, encoded, tos & tunnel.tos_mask, copy=verdict)
         self._counters.add("copies_sent", count * (len(tunnels) - 1))
         assert verdict is not None, "there is a tunnel"
         return verdict, count
@@ -130,7 +131,8 @@ class Sender:
         tunnel.packets_out += 1
         tunnel.bytes_out += len(packet)
         encode = tunnel.format.encode
-        return Outbound(tunnel, [encode(tunnel, piece) for piece in fragments], outer_tos(tos_of(packet)))
+        tos = outer_tos(tos_of(packet)) & tunnel.tos_mask
+        return Outbound(tunnel, [encode(tunnel, piece) for piece in fragments], tos)
 
     def _fitted(self, packet: bytes, mtu: int, now: float) -> tuple[Sequence[bytes], Outbound]:
         """The fragments of a packet that is too large; or none, and what its sender is told."""

@@ -45,14 +45,14 @@ class Inbound(NamedTuple):
     """Let `deliver` go on in place of the outer packet, take `signal` or `probe`, or send `answer` back; else dropped.
 
     `offload` is what is left for the kernel to do on `deliver`; `probe` is what came in no tunnel, a binding
-    probe or SIP, and the outer endpoint that it came from.
+    probe or SIP, with the outer endpoint that it came from and its traffic class.
     """
 
     deliver: bytes | None = None
     signal: TunnelSignal | None = None
     answer: Outbound | None = None
     offload: Offload | None = None
-    probe: tuple[Endpoint, bytes] | None = None
+    probe: tuple[Endpoint, bytes, int] | None = None
 
 
 DROPPED_OUT = Outbound(None, (), 0)

@@ -58,10 +58,10 @@ datapath = "{datapath}"
 refuse_private = false
 """
         )
+    head = "[anchor]" if anchors == 1 else '[[anchors]]\nname = "{name}"'
     known = "".join(
         f"""
-{"[anchor]" if anchors == 1 else "[[anchors]]"}
-name = "{name}"
+{head.format(name=name)}
 address = "{address}"
 tunnel_port = {TUNNEL_PORT}
 """

@@ -1,4 +1,5 @@
-"""What NetworkManager knows of interfaces, over D-Bus: whether somebody pays by the byte (its `Metered` property).
+"""What NetworkManager knows of interfaces, over D-Bus: whether somebody pays by the byte (its `Metered` property), and
+what the DHCP lease says of a captive portal.
 
 Told at once by its signals; where there is no bus or no NetworkManager, asked for again now and then. Changes nothing.
 (org.freedesktop.NetworkManager.Device, NMMetered: unknown, yes, no, guessed yes, guessed no)
@@ -29,6 +30,8 @@ NAME = "org.freedesktop.NetworkManager"
 _MANAGER = DBusAddress("/org/freedesktop/NetworkManager", NAME, NAME)
 _DEVICE = f"{NAME}.Device"
 _METERED: dict[Any, bool] = {1: True, 2: False, 3: True, 4: False}
+_OPTION_114 = ("captive_portal", "default_url")
+"""As it calls the option now, and did before."""
 LOOK_AGAIN = 60.0
 """Seconds between two looks without a signal, and two attempts to reach the bus."""
 QUIET = 0.3
@@ -53,6 +56,29 @@ async def watch_metered(interfaces: Iterable[str], heard: Heard) -> None:
                     known[interface] = None
                     heard(interface, None)
         await asyncio.sleep(LOOK_AGAIN)
+
+
+async def captive_portal(interface: str) -> str | None:
+    """What an interface's DHCP lease says in option 114, unchecked; None: nothing, or nobody can be asked."""
+    try:
+        async with open_dbus_router(bus="SYSTEM") as router:
+            (path,) = await _answer(
+                router, new_method_call(_MANAGER, "GetDeviceByIpIface", "s", (interface,))
+            )
+            device = Properties(DBusAddress(path, NAME, _DEVICE))
+            ((_, lease),) = await _answer(router, device.get("Dhcp4Config"))
+            config = Properties(DBusAddress(lease, NAME, f"{NAME}.DHCP4Config"))
+            ((_, options),) = await _answer(router, config.get("Options"))
+    except (OSError, KeyError, ValueError, EOFError, DBusErrorResponse, TimeoutError) as reason:
+        log.debug("no lease of %s from NetworkManager: %r", interface, reason)
+        return None
+    if not isinstance(options, dict):
+        return None
+    for name in _OPTION_114:
+        kind, value = options.get(name, (None, None))
+        if kind == "s" and value:
+            return str(value)
+    return None
 
 
 async def _follow(router: DBusRouter, known: dict[str, bool | None], heard: Heard) -> None:

@@ -21,7 +21,8 @@ from upmt_nf.datapath.outer import EndpointBytes
 from upmt_nf.model.errors import KernelError, UpmtError
 from upmt_nf.model.flow import Endpoint, IPAddress
 
-_IP_MTU_DISCOVER, _IP_PMTUDISC_DO, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 2, 3, 14
+_IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_PMTUDISC_DO, _IP_PMTUDISC_PROBE, _IP_MTU = 10, 0, 2, 3, 14
+_SO_NO_CHECK = 11
 _IPV6_MTU_DISCOVER, _IPV6_MTU = 23, 24
 _IP_RECVTOS, _IPV6_RECVTCLASS = 13, 66
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
@@ -181,6 +182,19 @@ class TunnelSocket:
             return reason
         return None
 
+    def send_bare(
+        self, payload: bytes, tos: int, remote: SocketAddress, *, has_checksum: bool = True
+    ) -> None:
+        """Send what tries a network's filters: in fragments where it is too large (no DF), maybe with no UDP checksum.
+
+        What the kernel refuses is as good as lost on the way.
+        """
+        if tos != self._tos:
+            self._set_tos(tos)
+        with whole_or_not(self._socket, self._version, has_checksum=has_checksum):
+            if self._put(payload, (), remote) is not None:
+                self.dropped += 1
+
     def receive(self) -> Iterator[Arrival]:
         """At most one batch of what waits; `is_drained` says then whether that was all."""
         buffer, view = self._buffer, self._view
@@ -273,7 +287,7 @@ class SignallingSocket:
             except OSError:
                 # An ICMP error about something that we sent earlier: retransmission takes care of it.
                 continue
-            address = _address_in(source[0])
+            address = address_in(source[0])
             if is_hopeless(address.packed + source[1].to_bytes(2, "big"), data):
                 continue
             found.append((data, Endpoint(address, source[1])))
@@ -295,9 +309,14 @@ class SignallingSocket:
 
 
 @lru_cache(1024)
-def _address_in(text: str) -> IPAddress:
+def address_in(text: str) -> IPAddress:
     """An address as the socket names it; a zone is the interface's, which the socket knows."""
     return ip_address(text.partition("%")[0])
+
+
+def datagram_socket(interface: str, address: IPAddress, mark: int) -> socket.socket:
+    """A UDP socket that leaves by one access network, from a port of the kernel's choice. Raises KernelError."""
+    return _bound_socket(interface, address, 0, mark)
 
 
 def stream_socket(interface: str, address: IPAddress, mark: int) -> socket.socket:
@@ -340,6 +359,24 @@ def _send_whole(made: socket.socket, version: int, *, learns: bool) -> None:
         made.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)
 
 
+@contextlib.contextmanager
+def whole_or_not(used: socket.socket, version: int, *, has_checksum: bool) -> Iterator[None]:
+    """Within it a socket sends what is too large in fragments, and over IPv4 without a UDP checksum if so wanted."""
+    level, option = (
+        (socket.IPPROTO_IP, _IP_MTU_DISCOVER) if version == 4 else (socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER)
+    )
+    before = used.getsockopt(level, option)
+    used.setsockopt(level, option, _IP_PMTUDISC_DONT)
+    if not has_checksum:
+        used.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 1)
+    try:
+        yield
+    finally:
+        used.setsockopt(level, option, before)
+        if not has_checksum:
+            used.setsockopt(socket.SOL_SOCKET, _SO_NO_CHECK, 0)
+
+
 def _local(made: socket.socket) -> Endpoint:
     name = made.getsockname()
-    return Endpoint(_address_in(name[0]), name[1])
+    return Endpoint(address_in(name[0]), name[1])

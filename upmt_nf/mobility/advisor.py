@@ -236,7 +236,9 @@ class Advisor:
 
     def _look_at_tunnels(self, now: float) -> None:
         for name, tunnel in self._tunnels.items():
-            quality = tunnel.quality.judged(tunnel.measured) if tunnel.is_usable else UNMEASURED
+            quality = UNMEASURED
+            if tunnel.is_usable:
+                quality = tunnel.quality.judged(tunnel.measured, tunnel.capacity.limit(now))
             if quality != self._qualities[name]:
                 self._qualities[name] = quality
                 if tunnel.is_usable:

@@ -39,12 +39,14 @@ from upmt_nf.mobility.answer_size import (
     room_for_results,
     with_short_reasons,
 )
+from upmt_nf.mobility.avoiding import heed
 from upmt_nf.mobility.binding_answers import BindingAnswers
 from upmt_nf.mobility.commands import Announce, Level, Stopped
 from upmt_nf.mobility.events import StopAsked, TimeoutReached
 from upmt_nf.mobility.flow_counts import counts_of
 from upmt_nf.mobility.flow_moves import FlowMoves
 from upmt_nf.mobility.host_answers import NO_ASSOCIATION
+from upmt_nf.mobility.host_signalling import HEARD_HEADER
 from upmt_nf.mobility.leases import Lease, LeaseAsked, LeaseRefused, Leases
 from upmt_nf.mobility.reflector import Reflector
 from upmt_nf.mobility.registrations import agree, grant, read_registration, refusal_headers
@@ -70,6 +72,7 @@ from upmt_nf.signaling.messages import (
     UpmtMessage,
 )
 from upmt_nf.signaling.sip.build import response_to
+from upmt_nf.signaling.sip.contacts import contacts_digest
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
 from upmt_nf.signaling.sip.fields import parse_cseq
 from upmt_nf.signaling.sip.inspection import inspect
@@ -201,10 +204,13 @@ class Anchor:
             case LeaseRevoked(identity):
                 if (lease := self._leases.revoke(identity)) is not None:
                     self._end(lease, "an administrator ended it", now)
-            case BindingProbeReceived(remote, data, by):
+            case BindingProbeReceived(remote, data, by, tos):
                 if not self.limits.admits(packed_endpoint(remote), data, now):
                     return []
-                return [SendBindingAnswer(*said, by) for said in self._binding.answer(remote, data)]
+                return [
+                    SendBindingAnswer(said.remote, said.data, by, said.tos, said.has_checksum)
+                    for said in self._binding.answer(remote, data, tos)
+                ]
             case StopAsked():
                 self._stop(now)
             case TimeoutReached():
@@ -310,6 +316,7 @@ class Anchor:
             except PeerError as reason:
                 return self._no(request, 400, f"Bad Request: {reason}")
         headers, body = grant(lease, now)
+        headers = (*headers, (HEARD_HEADER, contacts_digest(request)))
         return response_to(request, 200, tag=self._tag, headers=headers, body=body)
 
     def _associate(self, asked: LeaseAsked, remote: Endpoint, now: float) -> Lease | LeaseRefused:
@@ -418,6 +425,7 @@ class Anchor:
         if isinstance(tunnel, str):
             return self._no(request, 403, tunnel)
         key_id, salt = self._protect(tunnel, lease, body.format, body.mtu)
+        heed(tunnel, body.avoid)
         results = with_short_reasons(self._moves.apply(lease, body.handover, tunnel, cseq, now), room)
         answer = TunnelSetupResponse(
             tunnel.id,

@@ -31,11 +31,13 @@ class SendTunnelSignal:
 
 @dataclass(frozen=True, slots=True)
 class SendBindingAnswer:
-    """Send this as it is from a tunnel port (0: the first)."""
+    """Send this as it is from a tunnel port (0: the first), in fragments where it is too large."""
 
     remote: Endpoint
     data: bytes
     by: int = 0
+    tos: int = 0
+    has_checksum: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,12 @@ class LeaseRevoked:
 
 @dataclass(frozen=True, slots=True)
 class BindingProbeReceived:
-    """A binding probe came to a tunnel port (0: the first), from wherever."""
+    """A binding probe came to a tunnel port (0: the first), from wherever, with this traffic class."""
 
     remote: Endpoint
     data: bytes
     by: int = 0
+    tos: int = 0
 
 
 AnchorEvent = (

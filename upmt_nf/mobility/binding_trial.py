@@ -26,11 +26,16 @@ TRIES = 3
 
 
 class ProbeFlow(Enum):
-    """Ports beside the tunnel's: the two of a binding trial, and that of a test of the network."""
+    """Ports beside the tunnel's: two of a binding trial, one of a test of the network, those of its filters."""
 
     WATCHED = "watched"
     ASKING = "asking"
     TESTING = "testing"
+    FILTERS = "filters"
+    HAIRPIN = "hairpin"
+    """Sends to where the anchor sees that of FILTERS."""
+    IPV6 = "ipv6"
+    """Of the network's IPv6 address, to the anchor's."""
 
 
 class Outcome(Enum):

@@ -95,12 +95,19 @@ class KeepNatMapping:
 
 @dataclass(frozen=True, slots=True)
 class SendBindingProbe:
-    """Send to a tunnel port of the anchor from a port of the network's own for this flow, opened when it is not yet."""
+    """Send to a tunnel port of the anchor, or to `to`, from a port of the network's own for this flow.
+
+    The port is opened when it is not yet. Sent with this traffic class, in fragments where it is too large, and over
+    IPv4 maybe without a UDP checksum.
+    """
 
     network: NetworkName
     flow: ProbeFlow
     data: bytes
     anchor_port: int
+    tos: int = 0
+    has_checksum: bool = True
+    to: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)

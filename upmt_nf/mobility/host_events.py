@@ -28,6 +28,8 @@ class NetworkAppeared:
     mtu: int
     prefix: IPv4Network | IPv6Network | None = None
     """Of the care-of address; with the gateway it tells places apart."""
+    ipv6: IPAddress | None = None
+    """Its global IPv6 address, whether it is the care-of address or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,16 @@ class SipDatagramReceived:
 
 @dataclass(frozen=True, slots=True)
 class BindingAnswerReceived:
-    """Something came from a tunnel port of the anchor (0: the one in use) to a port that was opened for `flow`."""
+    """Something came from a tunnel port of the anchor (0: the one in use) to a port that was opened for `flow`.
+
+    To those that try filters it may come from elsewhere. `tos` is its traffic class.
+    """
 
     network: NetworkName
     flow: ProbeFlow
     data: bytes
     anchor_port: int = 0
+    tos: int = 0
 
 
 @dataclass(frozen=True, slots=True)

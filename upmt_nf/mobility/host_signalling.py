@@ -36,6 +36,7 @@ from upmt_nf.signaling.messages import (
     UpmtMessage,
 )
 from upmt_nf.signaling.sip.build import message, register, response_to
+from upmt_nf.signaling.sip.contacts import contacts_digest
 from upmt_nf.signaling.sip.endpoint import SipEndpoint
 from upmt_nf.signaling.sip.message import Request, Response
 from upmt_nf.signaling.sip.transactions import (
@@ -47,6 +48,8 @@ from upmt_nf.signaling.sip.transactions import (
 )
 
 TOKEN_HEADER = "UPMT-Association"
+HEARD_HEADER = "UPMT-Heard"
+"""In the success of a REGISTER: the digest of the Contacts that came."""
 """The association's secret, 128 bits in hex: in the answer to REGISTER, and in refreshes."""
 
 OUTSIDE = SipTimers(t1=0.5, t2=2.0, t4=5.0, give_up=32.0)
@@ -165,6 +168,8 @@ class HostSignalling:
         association_key: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self._settings = settings
+        self._is_changed: dict[NetworkName, bool] = {}
+        """Whether SIP that went by a network came as it was sent."""
         self._sent_outside: dict[NetworkName, tuple[bytes, int]] = {}
         """What went outside the tunnels last, and how often it had gone before."""
         self._random = random
@@ -235,12 +240,14 @@ class HostSignalling:
         flows: list[FlowKey],
         mtu: int,
         now: float,
+        avoid: tuple[str, ...] = (),
         *,
         is_packed: bool = False,
     ) -> None:
         """Tunnel setup request, in the network's tunnel socket; takes along as many `flows` as fit.
 
-        `mtu`: the largest inner packet, bytes, which the anchor is told. `is_packed`: it reads packed flows.
+        `mtu`: the largest inner packet, bytes; `avoid`: what the path drops. The anchor is told both. `is_packed`: it
+        reads packed flows.
         """
         claimed: tuple[FlowKey, ...] = ()
         body = TunnelSetupRequest(
@@ -249,6 +256,7 @@ class HostSignalling:
             network,
             format=self._settings.protection.get(network, "plain"),
             mtu=mtu,
+            avoid=avoid,
         )
         room = self._room(body, virtual_address, mtu)
         if flows:
@@ -401,8 +409,17 @@ class HostSignalling:
                 self._heard.append(Answered(sent.purpose, None))
                 return None
             response = replace(response, reason=failure or "the anchor challenges without end")
+        if (
+            isinstance(sent.purpose, Registering)
+            and (heard := response.header(HEARD_HEADER.lower())) is not None
+        ):
+            self._is_changed[sent.path.network] = heard.strip() != contacts_digest(sent.request)
         self._heard.append(Answered(sent.purpose, response))
         return None
+
+    def is_changed(self, network: NetworkName) -> bool | None:
+        """Whether somebody on a network's way writes other things into our SIP; None: not known."""
+        return self._is_changed.get(network)
 
     def _answer(self, request: Request, path: SipPath) -> Response:
         if request.method != "MESSAGE":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from upmt_nf.mobility.advisor import PLAIN_LIST, Advisor
 from upmt_nf.mobility.applications import Application
+from upmt_nf.mobility.filter_trial import FilterResult
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_tunnel import HostTunnel
 from upmt_nf.mobility.network_test import TestResult
@@ -77,8 +78,16 @@ class NetworkStatus:
     """The largest inner packet that is known to pass both ways, bytes."""
     portal: Portal | None = None
     """What was found by HTTP while it had no tunnel."""
+    filters: FilterResult | None = None
+    """What its filters do to unusual packets."""
+    ipv6: IPAddress | None = None
+    """Its global IPv6 address."""
     is_metered: bool = False
     """Somebody pays by the byte."""
+    is_sip_changed: bool | None = None
+    """Somebody on the way writes other things into the host's SIP."""
+    limit: float | None = None
+    """What it was seen to carry at most a moment ago, when it was full, bit/s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +137,11 @@ def network_status(
     test: TestResult | None = None,
     path_mtu: int | None = None,
     portal: Portal | None = None,
+    filters: FilterResult | None = None,
     *,
     is_metered: bool = False,
+    limit: float | None = None,
+    is_sip_changed: bool | None = None,
 ) -> NetworkStatus:
     """A network and its tunnel now."""
     loss_up, loss_down = tunnel.measured.losses
@@ -156,7 +168,11 @@ def network_status(
         test=test,
         path_mtu=path_mtu,
         portal=portal,
+        filters=filters,
+        ipv6=tunnel.ipv6,
         is_metered=is_metered,
+        limit=limit,
+        is_sip_changed=is_sip_changed,
     )
 
 

@@ -25,6 +25,7 @@ from random import Random
 
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.mobility.measurement import PathMeasurement
+from upmt_nf.mobility.path_capacity import PathCapacity
 from upmt_nf.mobility.path_quality import PathQuality
 from upmt_nf.mobility.resting import Resting
 from upmt_nf.mobility.silence import LEAST_TIMEOUT as LEAST_QUICK_TIMEOUT
@@ -71,12 +72,16 @@ class HostTunnel:
         self.interface: str | None = None
         self.care_of_address: IPAddress | None = None
         self.gateway: IPAddress | None = None
+        self.ipv6: IPAddress | None = None
+        """The network's global IPv6 address, which may be another than the care-of address."""
         self.anchor_port = 0
         """Which of the anchor's tunnel ports it goes to; 0: the first."""
         self.mtu = 0
         """Largest inner packet, bytes."""
-        self.told_mtu = 0
-        """What the last setup request said of it to the anchor."""
+        self.avoid: tuple[str, ...] = ()
+        """What its path drops (`messages.DROPPED`)."""
+        self.told: tuple[int, tuple[str, ...]] = (0, ())
+        """`mtu` and `avoid` as the last setup request said them to the anchor."""
         self.widest = 0
         """What the interface's own MTU would allow, bytes."""
         self.tunnel: Tunnel | None = None
@@ -98,6 +103,8 @@ class HostTunnel:
         """Part of the probes that went unanswered, both ways together, EWMA."""
         self.quality = PathQuality()
         """The newest probes, as policies judge them."""
+        self.capacity = PathCapacity()
+        """What it carries at most, as far as it was full."""
         self._hurry = inf
         """An application here needs a probe this often."""
         self.is_awaited = False
@@ -209,6 +216,8 @@ class HostTunnel:
             self.variation += (abs(self.rtt - sample) - self.variation) / 4
             self.rtt += EWMA * (sample - self.rtt)
         self.quality.answer(sample)
+        if self.tunnel is not None:
+            self.capacity.note(self.tunnel.bytes_in + self.tunnel.bytes_out, sample, now)
         if sequence not in self._late:
             self.loss -= EWMA * self.loss
         self._late.discard(sequence)
@@ -380,7 +389,7 @@ class HostTunnel:
         self.rtt, self.variation, self.loss, self._is_guessed = None, 0.0, 0.0, False
         self.silence = SilenceWatch()
         self._is_given_up = False
-        self.quality = PathQuality()
+        self.quality, self.capacity = PathQuality(), PathCapacity()
         self.measured = PathMeasurement()
         self.reflexive = None
         self.up_since = None

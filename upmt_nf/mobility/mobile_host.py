@@ -169,9 +169,7 @@ class MobileHost:
     def networks(self) -> dict[NetworkName, NetworkStatus]:
         """Every configured network now, in the order of preference."""
         paths = self._advisor.engine.paths
-        return {
-            name: self._upkeep.status_of(tunnel, paths[name].facts) for name, tunnel in self._tunnels.items()
-        }
+        return {name: self._upkeep.status_of(tunnel, paths[name]) for name, tunnel in self._tunnels.items()}
 
     @property
     def applications(self) -> dict[ApplicationName, ApplicationStatus]:
@@ -396,12 +394,12 @@ class MobileHost:
             return self._say(Level.WARNING, f"network {event.network} is not configured")
         if tunnel.state is not TunnelState.DOWN:
             if tunnel.care_of_address == event.care_of_address and tunnel.interface == event.interface:
-                tunnel.gateway = event.gateway
+                tunnel.gateway, tunnel.ipv6 = event.gateway, event.ipv6
                 tunnel.widest = self._setups.inner_mtu(tunnel, event.mtu)
                 return self._setups.set_mtu(tunnel, self._upkeep.paths.capped(tunnel))
             self._vanish(event.network, f"its address is {event.care_of_address} now", now)
         tunnel.interface, tunnel.care_of_address = event.interface, event.care_of_address
-        tunnel.gateway = event.gateway
+        tunnel.gateway, tunnel.ipv6 = event.gateway, event.ipv6
         tunnel.mtu = tunnel.widest = self._setups.inner_mtu(tunnel, event.mtu)
         self._upkeep.appear(event, now)
         self._on_tunnel(tunnel, tunnel.appear(now), now)

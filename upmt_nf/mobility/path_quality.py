@@ -27,12 +27,12 @@ class PathQuality:
         self._trips.append(trip)
         self._answers += 1
 
-    def judged(self, measured: PathMeasurement) -> Quality:
-        """Half the middle one of the last round trips; of jitter and loss the worse direction; no throughput."""
+    def judged(self, measured: PathMeasurement, limit: float | None) -> Quality:
+        """Half the middle one of the last round trips; of jitter and loss the worse direction."""
         delay = sorted(self._trips)[len(self._trips) // 2] / 2 if self._trips else None
         jitters = [way.value for way in (measured.up, measured.down) if way.value is not None]
         losses = (
             [loss for loss in measured.losses if loss is not None] if self._answers >= LEAST_PROBES else []
         )
         loss = max(0.0, max(losses) - 1 / min(self._answers, LOSS_WINDOW)) if losses else None
-        return Quality(delay, max(jitters, default=None), loss)
+        return Quality(delay, max(jitters, default=None), loss, limit=limit)

@@ -36,6 +36,21 @@ class Portal:
     location: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LeasePortal:
+    """What the network itself says by DHCP (RFC 8910): where its portal's API is, or that it has none.
+
+    `source`: the DHCP client that keeps it; `reason`: why what it keeps is no URI.
+    """
+
+    uri: str | None = None
+    source: str | None = None
+    reason: str | None = None
+
+
+NOT_SAID = LeasePortal()
+
+
 @dataclass(slots=True)
 class _Watched:
     check_at: float | None = None

@@ -61,6 +61,8 @@ class HostSettings:
     """Between two keepalives of an idle tunnel at most, however long the binding time is."""
     search_path_mtu: bool = False
     """Whether to find out how large a packet each path takes when its tunnel opens."""
+    probe_filters: bool = False
+    """Whether to find out what unusual packets each path drops when its tunnel opens."""
     checks_portals: bool = False
     """Whether somebody can be asked by HTTP about a network without a tunnel."""
     probe_binding_time: bool = True

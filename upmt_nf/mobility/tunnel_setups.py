@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from upmt_nf.datapath.formats import PLAIN
 from upmt_nf.datapath.paft import Paft, Tunnel
+from upmt_nf.mobility.avoiding import heed
 from upmt_nf.mobility.commands import Announce, EventKind, Happened, Level
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_answers import Refusal, downgrade, read_setup
@@ -79,6 +80,8 @@ class TunnelSetups:
             self._heed_test(self._tunnels[network], result, now)
         for network, mtu in upkeep.paths.take_finished():
             self._heed_path(self._tunnels[network], mtu)
+        for network, filters in upkeep.filters.take_finished():
+            self._heed_filters(self._tunnels[network], filters.avoid)
         self._renew(now)
 
     def _heed_test(self, tunnel: HostTunnel, result: TestResult, now: float) -> None:
@@ -107,6 +110,16 @@ class TunnelSetups:
         self.set_mtu(tunnel, mtu)
         self._perform(OpenTunnel(tunnel.network, tunnel.tunnel.id, tunnel.reflexive, mtu))
 
+    def _heed_filters(self, tunnel: HostTunnel, avoid: tuple[str, ...]) -> None:
+        """What the path drops is not sent in the tunnel, by neither end (`_renew` tells the anchor)."""
+        if avoid == tunnel.avoid:
+            return
+        said = ", ".join(avoid) or "nothing of what it dropped before"
+        self._perform(Announce(Level.WARNING, f"network {tunnel.network}: its path drops {said}"))
+        tunnel.avoid = avoid
+        if tunnel.tunnel is not None:
+            heed(tunnel.tunnel, avoid)
+
     # --- set up and closed ---
 
     def ask(self, tunnel: HostTunnel, rebind: bool, now: float) -> None:
@@ -122,24 +135,24 @@ class TunnelSetups:
         claims = self._placement.claims(network)
         if claims:
             self._placement.note_claims(network, now)
-        tunnel.told_mtu = tunnel.mtu
+        tunnel.told = tunnel.mtu, tunnel.avoid
         is_packed = self._placement.running.naming.is_packing
-        signalling.set_up(network, token, address, claims, tunnel.mtu, now, is_packed=is_packed)
+        signalling.set_up(network, token, address, claims, tunnel.mtu, now, tunnel.avoid, is_packed=is_packed)
 
     def _renew(self, now: float) -> None:
-        """Set tunnels up once more whose keys have served, or of whose size the anchor knows another than we do.
+        """Set tunnels up once more whose keys have served, or of whose path the anchor knows other things than we do.
 
-        What it sends would be too large for the path, and its correspondents would not hear of it.
+        What it sends would be too large for the path, or dropped there, and its correspondents would not hear of it.
         """
         wanted = set(self._rekeying.due(self._paft.tunnels.values(), now))
         for network, tunnel in self._tunnels.items():
-            if not tunnel.is_usable or (network not in wanted and tunnel.told_mtu == tunnel.mtu):
+            if not tunnel.is_usable or (network not in wanted and tunnel.told == (tunnel.mtu, tunnel.avoid)):
                 continue
             association, signalling = self._anchors.used.association, self._anchors.used.signalling
             token, address = association.token, association.virtual_address
             if token is not None and address is not None and not signalling.is_setting_up(network):
-                tunnel.told_mtu = tunnel.mtu
-                signalling.set_up(network, token, address, [], tunnel.mtu, now)
+                tunnel.told = tunnel.mtu, tunnel.avoid
+                signalling.set_up(network, token, address, [], tunnel.mtu, now, tunnel.avoid)
 
     def hear(
         self, purpose: SettingUp, response: Response | None, now: float
@@ -210,6 +223,7 @@ class TunnelSetups:
             self._paft.add_tunnel(tunnel.tunnel)
         assert tunnel.tunnel is not None, "it was there, or has just been made"
         tunnel.tunnel.takes_copies = answer.copies
+        heed(tunnel.tunnel, tunnel.avoid)
         tunnel.reflexive = reflexive
         self._perform(OpenTunnel(tunnel.network, answer.tunnel_id, reflexive, tunnel.mtu))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from random import Random
 
 from upmt_nf.mobility.binding_trial import ProbeFlow
+from upmt_nf.mobility.filter_trials import FLOWS, FilterTrials
 from upmt_nf.mobility.host_anchors import HostAnchors
 from upmt_nf.mobility.host_binding import HostBinding
 from upmt_nf.mobility.host_commands import CheckPortal, HostCommand
@@ -23,7 +24,7 @@ from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tunnel_states import StateChanged, TunnelState
 from upmt_nf.model.flow import IPAddress
 from upmt_nf.model.identity import NetworkName
-from upmt_nf.policy.network import NetworkFacts
+from upmt_nf.policy.candidates import Path
 
 
 class Upkeep:
@@ -49,6 +50,14 @@ class Upkeep:
         self.paths = PathSearches(tunnels, random, is_wanted=settings.search_path_mtu)
         self.portals = PortalChecks(is_wanted=settings.checks_portals)
         self._commands: list[HostCommand] = []
+        self.filters = FilterTrials(
+            random,
+            self._credentials,
+            tunnels,
+            lambda name: tunnels[name].anchor_port or anchors.used.settings.tunnel_port,
+            lambda: anchors.used.settings.anchor_ipv6 is not None,
+            is_wanted=settings.probe_filters,
+        )
         self.tests = NetworkTests(
             random,
             self._credentials,
@@ -56,8 +65,8 @@ class Upkeep:
             lambda name: tunnels[name].is_usable,
         )
 
-    def status_of(self, tunnel: HostTunnel, facts: NetworkFacts) -> NetworkStatus:
-        """A network now, with all that was found out about it."""
+    def status_of(self, tunnel: HostTunnel, path: Path) -> NetworkStatus:
+        """A network now, with all that was found out about it; `path` is what policies know of it."""
         name = tunnel.network
         return network_status(
             tunnel,
@@ -65,7 +74,10 @@ class Upkeep:
             self.tests.result(name),
             self.paths.found(name),
             self.portals.found(name),
-            is_metered=facts.is_metered,
+            self.filters.result(name),
+            is_metered=path.facts.is_metered,
+            limit=path.quality.limit,
+            is_sip_changed=self._anchors.used.signalling.is_changed(name),
         )
 
     def follow(self, tunnel: HostTunnel, change: StateChanged, now: float) -> None:
@@ -75,6 +87,7 @@ class Upkeep:
             self.tests.doubt(network, now)
         elif new is TunnelState.UP and change.old is not TunnelState.SUSPECT:
             self.paths.open(network, now)
+            self.filters.open(network, now)
         is_there = new is not TunnelState.DOWN
         self.portals.follow(network, is_there=is_there, is_usable=tunnel.is_usable, now=now)
 
@@ -82,20 +95,23 @@ class Upkeep:
         """Somebody wants to know what a network lets through."""
         self.tests.ask(network, now)
         self.paths.ask(network, now)
+        self.filters.ask(network, now)
 
     def is_testing(self, network: NetworkName) -> bool:
         """Whether that is being found out."""
-        return self.tests.is_testing(network) or self.paths.is_searching(network)
+        machines = (self.tests.is_testing, self.paths.is_searching, self.filters.is_trying)
+        return any(is_busy(network) for is_busy in machines)
 
     def next_timeout(self) -> float | None:
         """When `handle_timeout` has something to do because of the time."""
-        machines = (self.binding, self.tests, self.paths, self.portals, self.rekeying)
+        machines = (self.binding, self.tests, self.paths, self.portals, self.rekeying, self.filters)
         times = [machine.next_timeout() for machine in machines]
         return min((time for time in times if time is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
         """Make trials, set keepalives, as is due. Tests go on, and keys are renewed, when what was found is heeded."""
         self.binding.handle_timeout(now)
+        self.filters.handle_timeout(now)
         self._commands += self.paths.handle_timeout(now)
         self._commands += [CheckPortal(network) for network in self.portals.handle_timeout(now)]
         for tunnel in self._tunnels.values():
@@ -103,7 +119,9 @@ class Upkeep:
 
     def appear(self, event: NetworkAppeared, now: float) -> None:
         """A network is there; its gateway and prefix tell its places apart."""
-        self.binding.appear(event.network, f"{event.network} {event.gateway} {event.prefix}", now)
+        place = f"{event.network} {event.gateway} {event.prefix}"
+        self.binding.appear(event.network, place, now)
+        self.filters.appear(event.network, place)
         self.tests.appear(event.network, now)
 
     def vanish(self, network: NetworkName) -> None:
@@ -111,18 +129,22 @@ class Upkeep:
         self.binding.vanish(network)
         self.tests.vanish(network)
         self.paths.close(network)
+        self.filters.vanish(network)
 
     def hear(self, event: BindingAnswerReceived, now: float) -> None:
         """Something came to a port beside the tunnel's."""
         if event.flow is ProbeFlow.TESTING:
             self.tests.hear(event.network, event.anchor_port, event.data, now)
+        elif event.flow in FLOWS:
+            self.filters.hear(event, now)
         else:
             self.binding.hear(event.network, event.flow, event.data, now)
 
     def take_commands(self) -> list[HostCommand]:
         """What is to be done; each is given once."""
         commands, self._commands = self._commands, []
-        return [*commands, *self.binding.take_commands(), *self.tests.take_commands()]
+        machines = (self.binding, self.tests, self.filters)
+        return [*commands, *(command for machine in machines for command in machine.take_commands())]
 
     def _credentials(self) -> tuple[IPAddress, bytes] | None:
         """The virtual address and what only the anchor knows besides us."""

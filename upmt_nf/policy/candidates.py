@@ -67,7 +67,7 @@ class Path:
             f"{prefix}_delay_ms": None if quality.delay is None else round(1000 * quality.delay, 3),
             f"{prefix}_jitter_ms": None if quality.jitter is None else round(1000 * quality.jitter, 3),
             f"{prefix}_loss": None if quality.loss is None else round(quality.loss, 5),
-            f"{prefix}_throughput": quality.throughput,
+            f"{prefix}_throughput": quality.least_throughput,
         }
         return {key: value for key, value in found.items() if value is not None}
 

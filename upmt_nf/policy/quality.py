@@ -15,12 +15,22 @@ from operator import attrgetter
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """`delay`, `jitter` in seconds, `loss` from 0 to 1, `throughput` offered in bit/s."""
+    """`delay`, `jitter` in seconds, `loss` from 0 to 1, `throughput` offered in bit/s.
+
+    `limit` is what the network was seen to carry at most when it was full, bit/s: thresholds go by it where it is
+    known, scores do not, as it is never known of a network that carries little.
+    """
 
     delay: float | None = None
     jitter: float | None = None
     loss: float | None = None
     throughput: float | None = None
+    limit: float | None = None
+
+    @property
+    def least_throughput(self) -> float | None:
+        """What is known of it at the worst."""
+        return self.throughput if self.limit is None else self.limit
 
 
 UNMEASURED = Quality()
@@ -109,13 +119,17 @@ def voice_score(quality: Quality) -> float | None:
     return 1 + 0.035 * rating + 7e-6 * rating * (rating - 60) * (100 - rating)
 
 
+_VALUES: dict[Criterion, Callable[[Quality], float | None]] = {
+    Criterion.VOICE_SCORE: voice_score,
+    Criterion.THROUGHPUT: attrgetter("least_throughput"),
+}
 _TRIALS: tuple[
     tuple[Criterion, Callable[[Thresholds], float | None], Callable[[Quality], float | None], bool], ...
 ] = tuple(
     (
         criterion,
         attrgetter(criterion.value),
-        voice_score if criterion is Criterion.VOICE_SCORE else attrgetter(criterion.value),
+        _VALUES.get(criterion) or attrgetter(criterion.value),
         criterion in MORE_IS_BETTER,
     )
     for criterion in Criterion

@@ -308,7 +308,7 @@ class _Replay:
             link = self._links[name]
             if not link.is_up or not traffic.rate:
                 continue
-            offered = link.quality.throughput
+            offered = link.quality.least_throughput
             rate = traffic.rate if offered is None else min(traffic.rate, offered)
             count = rate * (end - begin) / 8
             course.bytes[name] = course.bytes.get(name, 0.0) + count

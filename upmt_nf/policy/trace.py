@@ -28,6 +28,7 @@ QUALITIES: Mapping[str, tuple[str, float]] = {
     "jitter_ms": ("jitter", 1e-3),
     "loss": ("loss", 1.0),
     "throughput": ("throughput", 1.0),
+    "limit": ("limit", 1.0),
 }
 """Key of a line -> field of `Quality`, and the factor to its unit."""
 

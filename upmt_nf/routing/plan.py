@@ -182,6 +182,17 @@ class NetworkRouting:
     interface: str
     address: IPInterface
     gateway: IPAddress | None
+    ipv6: IPInterface | None = None
+    """Its IPv6 address, by which the anchor may be asked as well."""
+    ipv6_gateway: IPAddress | None = None
+
+    @property
+    def ways(self) -> tuple[tuple[IPInterface, IPAddress | None], ...]:
+        """Address and gateway of each IP version; the care-of address first."""
+        first = self.address, self.gateway
+        if self.ipv6 is None or self.ipv6 == self.address:
+            return (first,)
+        return first, (self.ipv6, self.ipv6_gateway)
 
     def next_hop(self, destination: IPAddress) -> IPAddress:
         """Who is asked first to carry a packet to `destination`, by the table that `host_routing` makes of this."""
@@ -258,27 +269,26 @@ def host_routing(
     routes: list[RouteSpec] = []
     rules: list[RuleSpec] = []
     for network in networks:
-        table = network_table(network.index)
-        own = network.address.ip
-        routes.append(
-            RouteSpec(
-                network.address.network, table, interface=network.interface, source=own, is_link_scope=True
-            )
-        )
-        routes.append(
-            RouteSpec(
-                _EVERYWHERE[network.address.version],
-                table,
-                interface=network.interface,
-                gateway=network.gateway,
-                source=own,
-                is_link_scope=network.gateway is None,
-            )
-        )
-        family = own.version
-        routes.append(RouteSpec(_EVERYWHERE[family], table, Kind.UNREACHABLE, metric=_LAST_RESORT))
-        rules.append(RuleSpec(PRIORITY_OUTER, family, table, mark=outer_mark(network.index)))
-        rules.append(RuleSpec(PRIORITY_CARE_OF, family, table, source=ip_network(own)))
+        table, mark = network_table(network.index), outer_mark(network.index)
+        for address, gateway in network.ways:
+            own, family = address.ip, address.version
+            routes += [
+                RouteSpec(
+                    address.network, table, interface=network.interface, source=own, is_link_scope=True
+                ),
+                RouteSpec(
+                    _EVERYWHERE[family],
+                    table,
+                    interface=network.interface,
+                    gateway=gateway,
+                    source=own,
+                    is_link_scope=gateway is None,
+                ),
+                RouteSpec(_EVERYWHERE[family], table, Kind.UNREACHABLE, metric=_LAST_RESORT),
+            ]
+            rules.append(RuleSpec(PRIORITY_OUTER, family, table, mark=mark))
+        care_of = network.address.ip
+        rules.append(RuleSpec(PRIORITY_CARE_OF, care_of.version, table, source=ip_network(care_of)))
     is_steering = virtual_address is not None or bool(steering.guards)
     rules.append(_native_rule(version, is_steering=is_steering))
     rules += [

@@ -1,4 +1,4 @@
-"""Packets that find out how long a NAT keeps a silent mapping, on flows of their own (layout: docs/protocol.md).
+"""Packets that find out what NATs and filters do to UDP, on flows of their own (layout: docs/protocol.md).
 
      0                   1                   2                   3
     +-------+-----------------------+-------------------------------+
@@ -11,7 +11,8 @@
     | proof: HMAC-SHA256 of all before it, the first 16 octets      |
     +---------------------------------------------------------------+  40 octets
 
-Each is as long as its answer, and only a host with an association gets one.
+Each is as long as its answer, and only a host with an association gets one. An ECHO may have octets of any value
+behind it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from upmt_nf.model.errors import PeerError
 from upmt_nf.model.flow import IPAddress
 
 PROBE_SIZE: Final = 40
+LARGEST_ECHO: Final = 2048
+UNSUMMED: Final = 0x100
+"""In an ECHO's `port`, beside its traffic class: it has no UDP checksum, and its answer is to have none."""
 _TYPE: Final = 0x3
 _HEAD = struct.Struct("!HHI16s")
 _PROOF_BYTES: Final = 16
@@ -46,6 +50,15 @@ class ProbeKind(IntEnum):
     """Anchor, to that port: whoever hears it has a mapping there."""
     POKING = 5
     """Anchor, to where POKE came from: it was done."""
+    ECHO = 6
+    """Host: sent with the traffic class (DSCP and ECN) that the low octet of `port` says, see UNSUMMED."""
+    ECHOED = 7
+    """Anchor, to where ECHO came from: sent in the same way, as long; the low octet says how the class came."""
+    HAIRPIN = 8
+    """Host, to where the anchor sees another port of its own: heard there if the NAT sends it back."""
+
+
+_PADDED = (ProbeKind.ECHO, ProbeKind.ECHOED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +70,8 @@ class BindingProbe:
     virtual_address: IPAddress
     port: int = 0
 
-    def sealed(self, key: bytes) -> bytes:
-        """The octets, with the proof under `key` (see `probe_key`)."""
+    def sealed(self, key: bytes, size: int = PROBE_SIZE) -> bytes:
+        """The octets, with the proof under `key` (see `probe_key`); `size` in all, of an echo."""
         packed = self.virtual_address.packed
         head = _HEAD.pack(
             _TYPE << 12 | self.kind,
@@ -66,7 +79,7 @@ class BindingProbe:
             self.number,
             packed if len(packed) == 16 else _MAPPED + packed,
         )
-        return head + _proof(key, head)
+        return (head + _proof(key, head)).ljust(size, b"\0")
 
 
 def probe_key(secret: bytes) -> bytes:
@@ -76,20 +89,22 @@ def probe_key(secret: bytes) -> bytes:
 
 def parse_probe(data: bytes) -> BindingProbe:
     """Read a probe without believing it. Raises PeerError."""
-    if len(data) != PROBE_SIZE or data[0] >> 4 != _TYPE:
+    if not PROBE_SIZE <= len(data) <= LARGEST_ECHO or data[0] >> 4 != _TYPE:
         raise PeerError("that is no binding probe")
     kind, port, number, packed = _HEAD.unpack_from(data)
     try:
         known = ProbeKind(kind & 0x0FFF)
     except ValueError as reason:
         raise PeerError(f"there is no binding probe of kind {kind & 0x0FFF}") from reason
+    if len(data) > PROBE_SIZE and known not in _PADDED:
+        raise PeerError(f"a binding probe of kind {known.name} has {PROBE_SIZE} octets")
     address = ip_address(packed[12:]) if packed.startswith(_MAPPED) else IPv6Address(packed)
     return BindingProbe(known, number, address, port)
 
 
 def is_proven(data: bytes, key: bytes) -> bool:
     """Whether a probe was written by somebody who knows the association's key."""
-    return hmac.compare_digest(data[_HEAD.size :], _proof(key, data[: _HEAD.size]))
+    return hmac.compare_digest(data[_HEAD.size : PROBE_SIZE], _proof(key, data[: _HEAD.size]))
 
 
 def _proof(key: bytes, head: bytes) -> bytes:

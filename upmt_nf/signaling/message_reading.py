@@ -16,6 +16,7 @@ from upmt_nf.model.names import MAX_APPLICATION_ID
 from upmt_nf.signaling.authors_json import AuthorsBody, is_authors, read_authors
 from upmt_nf.signaling.messages import (
     ANY,
+    DROPPED,
     MAX_BODY,
     MOST_COUNTED,
     VERSION,
@@ -165,7 +166,14 @@ def _read_setup_request(document: _Document) -> TunnelSetupRequest:
         handover=_read_pairs(document) if document.has("pairs") or document.has("match") else (),
         format=document.text("format", "plain"),
         mtu=_integer("mtu", document.get("mtu", 0), 65536),
+        avoid=_read_avoided(document.list("avoid", [])),
     )
+
+
+def _read_avoided(values: list[Any]) -> tuple[str, ...]:
+    if len(values) > 16 or not all(isinstance(value, str) and len(value) <= 32 for value in values):
+        raise PeerError("'avoid' is not a list of at most 16 short texts")
+    return tuple(name for name in DROPPED if name in values)
 
 
 def _read_setup_response(document: _Document) -> TunnelSetupResponse:

@@ -134,6 +134,8 @@ def _document(message: UpmtMessage) -> dict[str, Any]:
                 found["format"] = message.format
             if message.mtu:
                 found["mtu"] = message.mtu
+            if message.avoid:
+                found["avoid"] = list(message.avoid)
             if message.handover:
                 found["pairs"] = [_pair(pair) for pair in message.handover]
         case TunnelSetupResponse():

@@ -15,6 +15,9 @@ VERSION = 1
 MAX_BODY = 8192
 """Bytes; larger bodies are refused unread."""
 
+DROPPED = ("zero-checksum", "dscp", "ecn")
+"""UDP without a checksum, packets with a DSCP, packets that are ECN-capable."""
+
 MOST_COUNTED = 8
 """Flows in one request for counts: the answer is to fit into one packet."""
 MOST_WEIGHED = 64
@@ -86,7 +89,8 @@ class AssociationResponse:
 class TunnelSetupRequest:
     """Table II: asks for a tunnel on the path that the message comes by, and maybe for a handover to it at once.
 
-    `mtu`: the largest inner packet that the path takes, as far as the host knows; bytes, 0: not told.
+    `mtu`: the largest inner packet that the path takes, as far as the host knows; bytes, 0: not told. `avoid`: what the
+    path drops, and neither end should send outside (`DROPPED`); others mean nothing.
     """
 
     association: str
@@ -95,6 +99,7 @@ class TunnelSetupRequest:
     handover: tuple[HandoverPair, ...] = ()
     format: str = "plain"
     mtu: int = 0
+    avoid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

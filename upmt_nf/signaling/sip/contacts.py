@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import NamedTuple
 
 from upmt_nf.signaling.sip.fields import parse_address, split_outside_quotes
@@ -85,3 +86,9 @@ def _seconds(text: str | None) -> int | None:
 
 def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 2**32
+
+
+def contacts_digest(request: Request) -> str:
+    """Of where a REGISTER says that its sender is: both ends compare it, as some gateways write other things there."""
+    contacts = [value.strip() for value in request.all("contact")]
+    return sha256("\n".join(contacts).encode()).hexdigest()[:16]
