@@ -9,7 +9,7 @@ from large_packets import tcp
 
 from upmt_nf.datapath.host_forwarder import Classified, HostForwarder
 from upmt_nf.datapath.icmp import NETWORK_UNREACHABLE, refusal
-from upmt_nf.datapath.offload import Offload, finished, left_undone, pseudo_sum
+from upmt_nf.datapath.offload import left_undone, pseudo_sum
 from upmt_nf.datapath.other_anchor import OtherAnchor
 from upmt_nf.datapath.packet import build_udp, is_whole, parse_udp, source_of
 from upmt_nf.datapath.paft import Paft, Tunnel
@@ -150,17 +150,14 @@ def test_another_visible_address_is_heeded_at_once(visible: IPAddress) -> None:
     assert verdict.payloads[0] == build_udp(LEASED, HOME_PORT, PEER, 53, b"hello")
 
 
-def test_a_sum_that_nobody_has_finished_on_the_way_is_left_to_the_kernel() -> None:
+def test_a_sum_that_nobody_has_finished_on_the_way_is_finished_here() -> None:
     """As a far end's kernel sends it where all links between are virtual."""
     host = Host()
     host.usual.outbound(tcp(b"", ends=(VISIBLE, PEER), ports=(HOME_PORT, 53)), 0, 1.0)
     right = tcp(b"data", ends=(PEER, LEASED), ports=(53, HOME_PORT))
     pseudo = pseudo_sum(right, len(right) - 20)
     [verdict] = host.hear(right[:36] + pseudo.to_bytes(2, "big") + right[38:])
-    assert verdict.deliver is not None
-    assert verdict.offload == Offload(20, 16)
-    assert finished(verdict.deliver, verdict.offload) == tcp(
-        b"data", ends=(PEER, VISIBLE), ports=(53, HOME_PORT)
-    )
+    assert verdict.offload is None
+    assert verdict.deliver == tcp(b"data", ends=(PEER, VISIBLE), ports=(53, HOME_PORT))
     assert left_undone(right) is None
     assert left_undone(right[:-1] + b"!") is None

@@ -2,7 +2,7 @@
 
 import pytest
 from mobility_terminal import NET0, NET1, Packet
-from mobility_world import World, associated
+from mobility_world import LONGEST_DATAGRAM, World, associated
 
 from upmt_nf.mobility.contacts import Contacts
 from upmt_nf.mobility.host_events import NetworkAppeared, NetworkVanished
@@ -115,6 +115,26 @@ def test_a_new_network_that_leads_nowhere_does_not_hold_the_refresh_up() -> None
     world.until(lambda: world.host.state == "associated", 6.0)
     world.run(2000)
     assert world.ended == []
+
+
+def test_a_register_fits_a_datagram_however_many_addresses_have_come_and_gone() -> None:
+    """Nothing of this is answered, so all of it is still to be told; and the proof has to fit, too."""
+    world = associated(World(networks=6, is_guarded=True, lifetime=600))
+    for link in world.host.links.values():
+        link.is_black_hole = True
+    for number in range(30):
+        link = world.host.links[NET0]
+        link.care_of += 1
+        world.host.appear(NET0)
+        world.run(0.1 * number)
+    for link in world.host.links.values():
+        link.is_black_hole = False
+    world.settle()
+    world.run(1300)
+    registers = [packet.payload for packet in world.packets if packet.payload.startswith(b"REGISTER")]
+    assert max(map(len, registers)) > 1100, "some have as many as there is room for"
+    assert all(len(payload) <= LONGEST_DATAGRAM for payload in registers)
+    assert contacts_of(world) == {f"<sip:mh@{link.care_of}:5060>" for link in world.host.links.values()}
 
 
 def test_a_refresh_carries_the_virtual_address_and_the_association() -> None:

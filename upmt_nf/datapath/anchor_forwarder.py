@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from upmt_nf.datapath.bursts import merged, opened, parted
+from upmt_nf.datapath.bursts import finished_by_us, let_in, merged, opened, parted
 from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
@@ -92,7 +92,7 @@ class AnchorForwarder:
         outer = parse_outer(outer_packet)
         if outer is None:
             return self._drop("malformed_outer")
-        return self._arrived(outer.remote, outer.tos, outer.payload, now)
+        return finished_by_us(self._arrived(outer.remote, outer.tos, outer.payload, now))
 
     def arrived(
         self, remote: EndpointBytes, tos: int, data: bytes, size: int, now: float
@@ -222,7 +222,7 @@ class AnchorForwarder:
         entry.last_seen = now
         if entry.arrivals is not None:
             entry.arrivals.take(tunnel, packets, now, is_overtaken=is_overtaken)
-        return Inbound(deliver=inner)
+        return let_in(inner, tunnel.mtu)
 
     def _learn_from_copy(self, inner: bytes, tunnel: Tunnel, now: float) -> None:
         """A packet that came before says no more than where answers shall go as well."""

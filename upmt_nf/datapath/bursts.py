@@ -1,4 +1,5 @@
-"""Payloads of a tunnel that arrived together, joined: taken apart again, alike at both ends."""
+"""Payloads of a tunnel that arrived together, joined: taken apart again, alike at both ends. What came whole from a far
+end's kernel, by links that are all virtual, is made fit to go on."""
 
 from __future__ import annotations
 
@@ -7,8 +8,13 @@ from collections.abc import Iterator
 from upmt_nf.datapath.coalescing import Run, merge, runs
 from upmt_nf.datapath.copies import holds_numbered
 from upmt_nf.datapath.counters import Counters
+from upmt_nf.datapath.offload import finished, left_undone
 from upmt_nf.datapath.paft import Tunnel
+from upmt_nf.datapath.segmentation import header_size
 from upmt_nf.datapath.verdict import Inbound
+
+_OF_TCP = 16
+"""Where TCP's checksum stands in its header."""
 
 
 def parted(joined: bytes, size: int) -> Iterator[bytes]:
@@ -29,6 +35,26 @@ def opened(tunnel: Tunnel, data: bytes, size: int, counters: Counters) -> Iterat
     if holds_numbered(packets, inner_size):
         return (Run(piece, 1, len(piece), piece) for piece in parted(packets, inner_size))
     return runs(packets, inner_size)
+
+
+def let_in(inner: bytes, longest: int) -> Inbound:
+    """A packet that has left its tunnel goes on. Its checksum may have been left to a network card that it never
+    passed, and it may stand for many TCP packets; `longest` is how large those may be.
+    """
+    undone = left_undone(inner)
+    if undone is None:
+        return Inbound(deliver=inner)
+    if undone.field == _OF_TCP and len(inner) > longest:
+        each = longest - header_size(inner, undone)
+        return Inbound(deliver=inner, offload=undone._replace(segment=each))
+    return Inbound(deliver=finished(inner, undone))
+
+
+def finished_by_us(verdict: Inbound) -> Inbound:
+    """The same for netfilter's queue, which takes no packet with something left to do."""
+    if verdict.deliver is None or verdict.offload is None:
+        return verdict
+    return Inbound(deliver=finished(verdict.deliver, verdict.offload))
 
 
 def merged(verdict: Inbound, run: Run) -> Inbound:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from upmt_nf.datapath.admission_layout import Begun
-from upmt_nf.datapath.bursts import merged, opened, parted
+from upmt_nf.datapath.bursts import finished_by_us, let_in, merged, opened, parted
 from upmt_nf.datapath.copies import NUMBER_SIZE, FirstCopies, Numbering, is_carried, number_of
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.ecn import decapsulated
@@ -367,7 +367,7 @@ class HostForwarder:
             return self._drop("unknown_tunnel")
         # Netfilter's queue wants its answer at once: nothing waits for its turn.
         self._may_hold = False
-        return self._arrived(path, outer.tos, outer.payload, now)
+        return finished_by_us(self._arrived(path, outer.tos, outer.payload, now))
 
     def arrived(
         self, network: NetworkName, tos: int, data: bytes, size: int, now: float
@@ -485,7 +485,7 @@ class HostForwarder:
             window = self._paft.windows.get(entry.application_id, 0.0) if entry is not None else 0.0
             self._ready += self._in_order.take(number, inner, window, now)
             return DROPPED_IN
-        return Inbound(deliver=inner)
+        return let_in(inner, tunnel.mtu if tunnel is not None else len(inner))
 
     def _account_copy(self, inner: bytes, tunnel: Tunnel | None, *, is_first: bool) -> None:
         """What came by another tunnel than the application's own, or came twice, is spent there."""

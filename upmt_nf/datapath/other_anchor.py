@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from upmt_nf.datapath.counters import Counters
 from upmt_nf.datapath.flow_entry import FlowEntry
 from upmt_nf.datapath.host_forwarder import Classified, HostForwarder
-from upmt_nf.datapath.offload import Offload, finished, left_undone
+from upmt_nf.datapath.offload import Offload
 from upmt_nf.datapath.packet import flow_of, reverse
 from upmt_nf.datapath.paft import Paft, Tunnel
 from upmt_nf.datapath.readdressing import readdressed, readdressed_key
@@ -111,11 +111,8 @@ class OtherAnchor:
     # --- in ---
 
     def inbound(self, outer_packet: bytes, now: float) -> Inbound:
-        """As `HostForwarder.inbound`. Netfilter's queue takes no packet with something left to do."""
-        verdict = self._let_in(self._forwarder.inbound(outer_packet, now), now)
-        if verdict.deliver is not None and verdict.offload is not None:
-            return Inbound(deliver=finished(verdict.deliver, verdict.offload))
-        return verdict
+        """As `HostForwarder.inbound`."""
+        return self._let_in(self._forwarder.inbound(outer_packet, now), now)
 
     def arrived(
         self, network: NetworkName, tos: int, data: bytes, size: int, now: float
@@ -151,9 +148,8 @@ class OtherAnchor:
         seen.packets_in += 1
         seen.bytes_in += len(packet)
         seen.last_seen = now
-        offload = verdict.offload or left_undone(packet)
-        made = readdressed(packet, self._leased, visible, is_unfinished=offload is not None)
-        return verdict._replace(deliver=made, offload=offload)
+        made = readdressed(packet, self._leased, visible, is_unfinished=verdict.offload is not None)
+        return verdict._replace(deliver=made)
 
     def _refuse(self) -> Inbound:
         self.counters.add("for_another_anchors_application")

@@ -40,7 +40,7 @@ from upmt_nf.model.identity import NetworkName
 from upmt_nf.signaling.keys import KeyPair
 
 MAX_CONTACTS = 5
-"""Named in one REGISTER beside its own, and as many that are gone: it has to fit into a datagram."""
+"""Named in one REGISTER beside its own, and as many that are gone, if a datagram has room for them."""
 
 
 @dataclass(frozen=True, slots=True)

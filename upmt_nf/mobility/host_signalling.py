@@ -59,7 +59,7 @@ INSIDE_T2, INSIDE_GIVE_UP = 1.0, 6.4
 MAX_TRIES = 3
 """Challenges that are met for one request."""
 LONGEST = 1200
-"""Bytes of a SIP message inside a tunnel, on paths that take it: a little less than what every usual path takes."""
+"""Bytes of a SIP message on paths that take it: a little less than what every usual path takes."""
 _LONGEST_BRANCH = ";branch=z9hG4bK" + 16 * "0"
 _HIGHEST_CSEQ = 2**31 - 1
 _MOST_DIGITS = 4
@@ -230,7 +230,16 @@ class HostSignalling:
         )
         if token is not None:
             request = replace(request, headers=(*request.headers, (TOKEN_HEADER, token)))
+        request = self._with_fitting_contacts(request)
         self._send(request, SipPath(network, False), Registering(network, expires, self._cseq, now), now)
+
+    def _with_fitting_contacts(self, request: Request) -> Request:
+        """With as many Contacts as one datagram has room for: its own always, those that are gone last."""
+        places = [place for place, (name, _) in enumerate(request.headers) if name == "Contact"]
+        while len(places) > 1 and self._longest(request) > LONGEST:
+            last = places.pop()
+            request = replace(request, headers=request.headers[:last] + request.headers[last + 1 :])
+        return request
 
     def set_up(
         self,
@@ -298,11 +307,14 @@ class HostSignalling:
 
     def _room(self, body: UpmtMessage, source: IPAddress, mtu: int) -> int:
         """What is left beside the headers, which the host's name and its proof make longer, and the bare body."""
-        request = self._message(body, source, _HIGHEST_CSEQ)
+        used = self._longest(self._message(body, source, _HIGHEST_CSEQ))
+        return min(LONGEST, mtu - OVERHEAD[source.version]) - used
+
+    def _longest(self, request: Request) -> int:
+        """Bytes of a request on the wire at most, with its proof."""
         if self._credentials is not None:
             request = self._credentials.with_space(request)
-        used = len(bytes(request)) + len(_LONGEST_BRANCH) + _MOST_DIGITS
-        return min(LONGEST, mtu - OVERHEAD[source.version]) - used
+        return len(bytes(request)) + len(_LONGEST_BRANCH) + _MOST_DIGITS
 
     def _send_message(
         self, body: UpmtMessage, network: NetworkName, source: IPAddress, purpose: Purpose, now: float

@@ -91,4 +91,4 @@ def _number(text: str) -> int:
 def contacts_digest(request: Request) -> str:
     """Of where a REGISTER says that its sender is: both ends compare it, as some gateways write other things there."""
     contacts = [value.strip() for value in request.all("contact")]
-    return sha256("\n".join(contacts).encode()).hexdigest()[:16]
+    return sha256("\n".join(contacts).encode(errors="surrogateescape")).hexdigest()[:16]
