@@ -11,9 +11,9 @@ from upmt_nf.model.identity import DEFAULT_APPLICATION, NetworkName
 DOWN, UP = False, True
 
 
-def with_flows(count: int = 10, seed: int = 0) -> tuple[World, list[FlowKey]]:
-    """Three networks; the anchor knows the flows."""
-    world = associated(World(seed, networks=3))
+def with_flows(count: int = 10, seed: int = 0, *, is_guarded: bool = False) -> tuple[World, list[FlowKey]]:
+    """Three networks; the anchor knows the flows. `is_guarded`: requests are proven, and challenged on new paths."""
+    world = associated(World(seed, networks=3, is_guarded=is_guarded))
     flows = [world.host.open_flow() for _ in range(count)]
     world.run(1)
     world.assert_agreement()
@@ -175,8 +175,10 @@ def test_a_flow_whose_own_network_dies_during_its_applications_handover_goes_alo
     assert world.host.flow_network(flow) == NET1
 
 
-def test_a_setup_request_that_claims_flows_and_comes_late_does_not_take_them() -> None:
-    world, flows = with_flows()
+@pytest.mark.parametrize("is_guarded", [False, True])
+def test_a_setup_request_that_claims_flows_and_comes_late_does_not_take_them(is_guarded: bool) -> None:
+    """Also not when it is challenged, and so goes again under a number above the handover's."""
+    world, flows = with_flows(is_guarded=is_guarded)
     world.host.vanish(NET1)
     world.host.vanish(NET2)
     world.run(1)
@@ -187,7 +189,11 @@ def test_a_setup_request_that_claims_flows_and_comes_late_does_not_take_them() -
     claims = [packet for packet in world.packets if b"TunnelSetupRequest" in packet.payload]
     assert {packet.link.name for packet in claims if b'"pairs"' in packet.payload} == {NET0, NET1}
     world.until(lambda: world.host.network_of() == NET0, 1)
+    if is_guarded:
+        world.anchor._guard = world.guard()  # Which knows no nonce that was given before.
     world.run(5)
+    late = [packet for packet in world.packets if packet.link.name == NET1 and packet.sent_at > claims[-1].sent_at]
+    assert any(b" 401 " in packet.payload for packet in late) is is_guarded
     assert {world.host.flow_network(flow) for flow in flows} == {NET0}
     world.assert_agreement()
 

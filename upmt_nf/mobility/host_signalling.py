@@ -186,6 +186,8 @@ class HostSignalling:
         self._call_id = f"{random.getrandbits(128):032x}"
         self._tag = self._token()
         self._cseq = 0
+        self._last_move = 0
+        """The number of the newest request that moves flows."""
         self._heard: list[Answered | Noticed | Doubted] = []
 
     def _token(self) -> str:
@@ -320,6 +322,8 @@ class HostSignalling:
         self, body: UpmtMessage, network: NetworkName, source: IPAddress, purpose: Purpose, now: float
     ) -> None:
         self._cseq += 1
+        if isinstance(purpose, Moving) or (isinstance(purpose, SettingUp) and purpose.claimed):
+            self._last_move = self._cseq
         self._send(self._message(body, source, self._cseq), SipPath(network, True), purpose, now)
 
     def _message(self, body: UpmtMessage, source: IPAddress, cseq: int) -> Request:
@@ -411,11 +415,13 @@ class HostSignalling:
         if response.status == 401 and self._credentials is not None:
             failure = self._credentials.take_challenge(response, sent.ticket)
             if failure is None and sent.tries < MAX_TRIES:
+                request, purpose = sent.request, sent.purpose
+                if isinstance(purpose, SettingUp) and purpose.claimed and _number_of(request) < self._last_move:
+                    # The new number would put its claims before those of the newer request.
+                    request, purpose = _without_claims(request), replace(purpose, claimed=())
                 self._cseq += 1
-                request = _numbered(sent.request, self._cseq)
-                return self._send(
-                    request, sent.path, _renewed(sent.purpose, self._cseq, now), now, sent.tries + 1
-                )
+                purpose = _renewed(purpose, self._cseq, now)
+                return self._send(_numbered(request, self._cseq), sent.path, purpose, now, sent.tries + 1)
             if self._association_key() is not None:
                 # Nobody proves a challenge. Whoever sends false ones may cost us requests, not the association.
                 self._heard.append(Answered(sent.purpose, None))
@@ -491,6 +497,18 @@ def _numbered(request: Request, cseq: int) -> Request:
         for name, value in request.headers
     )
     return replace(request, headers=headers)
+
+
+def _number_of(request: Request) -> int:
+    """Its CSeq."""
+    return int((request.header("cseq") or "0").partition(" ")[0])
+
+
+def _without_claims(request: Request) -> Request:
+    """A tunnel setup request that takes no flows along."""
+    body = decode(request.body)
+    assert isinstance(body, TunnelSetupRequest)
+    return replace(request, body=encode(replace(body, handover=())))
 
 
 def _renewed(purpose: Purpose, cseq: int, now: float) -> Purpose:
