@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,18 @@ def test_what_a_network_carries_is_counted_on_its_wire_and_kept(brisk: Lab) -> N
     brisk.ask("assign", "--uid", "0", "--to", "net0", "--app", "all")
     before, counted = on_wire(), network(brisk, "net0")["carried"]
     brisk.on("mh", "ping", "-q", "-c", "300", "-i", "0.002", "-s", "1000", "86.0.0.1")
-    wait_until(
-        lambda: network(brisk, "net0")["carried"]["down"] - counted["down"] > 300_000, "the bytes are counted"
-    )
-    after, row = on_wire(), network(brisk, "net0")
+
+    def is_counted(way: str) -> bool:
+        passed = on_wire()[way] - before[way]
+        return (
+            passed > 300_000
+            and abs(network(brisk, "net0")["carried"][way] - counted[way] - passed) < 0.05 * passed
+        )
+
     for way in ("up", "down"):
-        passed = after[way] - before[way]
-        assert abs(row["carried"][way] - counted[way] - passed) < 0.05 * passed
+        wait_until(partial(is_counted, way), f"the bytes {way} are counted")
+    row = network(brisk, "net0")
+    for way in ("up", "down"):
         assert row["throughput"][way] > 0
         assert row["throughput"][f"offered_{way}"] >= row["throughput"][way]
     day = row["usage"]["day"]
