@@ -192,7 +192,9 @@ def test_a_setup_request_that_claims_flows_and_comes_late_does_not_take_them(is_
     if is_guarded:
         world.anchor._guard = world.guard()  # Which knows no nonce that was given before.
     world.run(5)
-    late = [packet for packet in world.packets if packet.link.name == NET1 and packet.sent_at > claims[-1].sent_at]
+    late = [
+        packet for packet in world.packets if packet.link.name == NET1 and packet.sent_at > claims[-1].sent_at
+    ]
     assert any(b" 401 " in packet.payload for packet in late) is is_guarded
     assert {world.host.flow_network(flow) for flow in flows} == {NET0}
     world.assert_agreement()

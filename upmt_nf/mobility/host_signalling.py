@@ -416,7 +416,11 @@ class HostSignalling:
             failure = self._credentials.take_challenge(response, sent.ticket)
             if failure is None and sent.tries < MAX_TRIES:
                 request, purpose = sent.request, sent.purpose
-                if isinstance(purpose, SettingUp) and purpose.claimed and _number_of(request) < self._last_move:
+                if (
+                    isinstance(purpose, SettingUp)
+                    and purpose.claimed
+                    and _number_of(request) < self._last_move
+                ):
                     # The new number would put its claims before those of the newer request.
                     request, purpose = _without_claims(request), replace(purpose, claimed=())
                 self._cseq += 1
