@@ -124,6 +124,15 @@ class Lab:
         file = config or self.directory_of_state() / f"{name}.toml"
         return self.start(host, *UPMT, role, "run", "--config", str(file)).pid
 
+    def start_pair(self) -> dict[str, int]:
+        """Start both anchors of a lab with two, then the host, and wait until its networks are up; gives the pids."""
+        pids = {host: self.start_daemon(host) for host in ("an", "an2")}
+        wait_until(lambda: all(self.is_answering(host) for host in pids), "both anchors answer")
+        pids["mh"] = self.start_daemon("mh")
+        wait_until(lambda: self.is_answering("mh"), "the daemon answers")
+        self.await_networks_up()
+        return pids
+
     def is_answering(self, host: str) -> bool:
         """Whether a daemon answers there."""
         try:

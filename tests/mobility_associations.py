@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from random import Random
 from typing import Any
 
-from mobility_terminal import CORRESPONDENT, Terminal
+from mobility_terminal import Terminal
 from mobility_world import World
 
 from upmt_nf.datapath.paft import Paft
@@ -25,7 +25,7 @@ from upmt_nf.mobility.host_events import (
 )
 from upmt_nf.mobility.settings import HostSettings
 from upmt_nf.mobility.tallies import Counted
-from upmt_nf.model.flow import TCP, FlowKey, IPAddress
+from upmt_nf.model.flow import FlowKey, IPAddress
 from upmt_nf.model.identity import ApplicationId, ApplicationName, NetworkName, TerminalId
 
 
@@ -109,14 +109,6 @@ class Host(Terminal):
 
     def name(self, name: ApplicationName, id: ApplicationId, anchor: IPAddress | None, *policy: str) -> None:
         self.take(ApplicationDefined(name, id, policy or None, anchor))
-
-    def open_of(self, application: ApplicationName) -> FlowKey:
-        """A new flow of an application; its first packet leaves at once, if it may."""
-        assert self.virtual_address is not None
-        flow = FlowKey(TCP, self.virtual_address, next(self._ports), CORRESPONDENT, 3000)
-        self.paft.insert(flow.packed(), self.machine.applications[application].id, self.world.now)
-        self.send(flow)
-        return flow
 
     def send(self, flow: FlowKey) -> None:
         """By the association that its application is in (`datapath.other_anchor`)."""

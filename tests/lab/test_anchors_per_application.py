@@ -62,16 +62,6 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
         lab.upmt("lab", "down", "--name", lab.name)
 
 
-def start_all(lab: Lab) -> dict[str, int]:
-    """Both anchors, then the host; gives the pids."""
-    pids = {host: lab.start_daemon(host) for host in ("an", "an2")}
-    wait_until(lambda: all(lab.is_answering(host) for host in pids), "both anchors answer")
-    pids["mh"] = lab.start_daemon("mh")
-    wait_until(lambda: lab.is_answering("mh"), "the daemon answers")
-    lab.await_networks_up()
-    return pids
-
-
 def ends(lab: Lab) -> set[tuple[str, str]]:
     """The tunnels that work, by network and anchor."""
     return {(each["network"], each["anchor"]) for each in lab.ask("tunnels") if each["state"] == "up"}
@@ -111,7 +101,7 @@ def lost(log: Path) -> tuple[int, int, int, int]:
 
 
 def test_two_applications_by_two_anchors_at_the_same_time(pair: Lab, tmp_path: Path) -> None:
-    pids = start_all(pair)
+    pids = pair.start_pair()
     assert ends(pair) == {("net0", FIRST), ("net1", FIRST)}
     assigned = pair.ask("assign", "--app", "home", "--to", "net0,any", "--anchor", "an2", "--save")
     assert assigned["anchor"] == SECOND

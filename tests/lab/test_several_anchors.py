@@ -55,16 +55,6 @@ def pair(tmp_path: Path) -> Iterator[Lab]:
         lab.upmt("lab", "down", "--name", lab.name)
 
 
-def start_all(lab: Lab) -> dict[str, int]:
-    """Both anchors, then the host; gives the pids."""
-    pids = {host: lab.start_daemon(host) for host in ("an", "an2")}
-    wait_until(lambda: all(lab.is_answering(host) for host in pids), "both anchors answer")
-    pids["mh"] = lab.start_daemon("mh")
-    wait_until(lambda: lab.is_answering("mh"), "the daemon answers")
-    lab.await_networks_up()
-    return pids
-
-
 def anchor_in_use(lab: Lab) -> str:
     anchor: str = lab.ask("status")["association"]["anchor"]
     return anchor
@@ -82,7 +72,7 @@ def calls(path: Path) -> list[tuple[float, str]]:
 def test_the_second_anchor_takes_over_from_a_killed_first_and_nothing_leaks(
     pair: Lab, tmp_path: Path
 ) -> None:
-    pids = start_all(pair)
+    pids = pair.start_pair()
     assert anchor_in_use(pair) == FIRST
     assert pair.ask("status", host="an2")["associations"] == []
     leaks, log = tmp_path / "leaks", tmp_path / "calls"
@@ -121,7 +111,7 @@ def test_the_second_anchor_takes_over_from_a_killed_first_and_nothing_leaks(
 def test_the_first_is_not_returned_to_before_the_second_goes_down_and_then_gives_the_old_address(
     pair: Lab,
 ) -> None:
-    pids = start_all(pair)
+    pids = pair.start_pair()
     address = pair.ask("status")["association"]["virtual_address"]
     os.kill(pids["an"], signal.SIGKILL)
     wait_until(lambda: anchor_in_use(pair) == SECOND, "the second is in use", 10)
@@ -140,7 +130,7 @@ def test_the_first_is_not_returned_to_before_the_second_goes_down_and_then_gives
 
 
 def test_both_down_and_back(pair: Lab) -> None:
-    pids = start_all(pair)
+    pids = pair.start_pair()
     for host in ("an", "an2"):
         os.kill(pids[host], signal.SIGKILL)
     wait_until(lambda: all(network["state"] == "dead" for network in pair.ask("networks")), "all is dead", 10)
@@ -159,7 +149,7 @@ def test_both_down_and_back(pair: Lab) -> None:
 
 
 def test_a_host_that_stops_on_its_second_anchor_leaves_nothing_anywhere(pair: Lab) -> None:
-    pids = start_all(pair)
+    pids = pair.start_pair()
     pair.on("mh", "ip", "link", "set", "if1", "down")
     pair.on("inet", "ip", "link", "set", "an", "down")
     wait_until(lambda: anchor_in_use(pair) == SECOND, "the second is in use", 10)

@@ -49,7 +49,7 @@ def states(world: SeveralWorld) -> list[str]:
 @pytest.mark.parametrize("is_guarded", [False, True])
 def test_each_application_goes_by_its_own_anchor_and_by_no_other(is_guarded: bool) -> None:
     world = both(is_guarded=is_guarded)
-    voice, rest = world.host.open_of(VOICE), world.host.open_of(DEFAULT_APPLICATION)
+    voice, rest = world.host.open_flow(VOICE), world.host.open_flow()
     world.run(1)
     assert [world.sees(number, voice) for number in (0, 1)] == [False, True]
     assert [world.sees(number, rest) for number in (0, 1)] == [True, False]
@@ -79,7 +79,7 @@ def test_an_application_that_names_the_anchor_in_use_shares_its_association() ->
     world.host.name(VOICE, VOICE_ID, ANCHOR)
     world.host.appear(NET0, NET1)
     world.settle()
-    flow = world.host.open_of(VOICE)
+    flow = world.host.open_flow(VOICE)
     world.run(1)
     assert world.sees(0, flow)
     assert world.host.branches == {}
@@ -91,7 +91,7 @@ def test_an_application_that_names_the_anchor_in_use_shares_its_association() ->
 
 def test_a_handover_moves_the_application_between_the_tunnels_of_its_own_anchor() -> None:
     world = both()
-    voice, rest = world.host.open_of(VOICE), world.host.open_of(DEFAULT_APPLICATION)
+    voice, rest = world.host.open_flow(VOICE), world.host.open_flow()
     world.run(1)
     receipt = world.host.receipt(world.host.hand_over(VOICE, NET1))
     assert (receipt.source, receipt.target, receipt.flows) == (NET0, NET1, 1)
@@ -104,7 +104,7 @@ def test_a_handover_moves_the_application_between_the_tunnels_of_its_own_anchor(
 
 def test_a_handover_of_a_single_flow_names_it_as_applications_see_it() -> None:
     world = both()
-    first, second = world.host.open_of(VOICE), world.host.open_of(VOICE)
+    first, second = world.host.open_flow(VOICE), world.host.open_flow(VOICE)
     world.run(1)
     receipt = world.host.receipt(world.host.hand_over(first, NET1))
     assert receipt.flow == first
@@ -113,7 +113,7 @@ def test_a_handover_of_a_single_flow_names_it_as_applications_see_it() -> None:
 
 def test_handovers_of_both_are_counted_under_numbers_of_their_own() -> None:
     world = both()
-    world.host.open_of(VOICE), world.host.open_of(DEFAULT_APPLICATION)
+    world.host.open_flow(VOICE), world.host.open_flow()
     world.run(1)
     tokens = [world.host.hand_over(name, NET1) for name in (VOICE, DEFAULT_APPLICATION)]
     world.run(5)
@@ -129,7 +129,7 @@ def test_handovers_of_both_are_counted_under_numbers_of_their_own() -> None:
 def test_handovers_come_through_on_networks_that_misbehave(seed: int) -> None:
     world = both(seed=seed)
     misbehave(world, loss=0.15, duplication=0.1, jitter=0.05)
-    flows = {name: world.host.open_of(name) for name in (VOICE, DEFAULT_APPLICATION)}
+    flows = {name: world.host.open_flow(name) for name in (VOICE, DEFAULT_APPLICATION)}
     for name, target in ((VOICE, NET1), (DEFAULT_APPLICATION, NET1), (VOICE, NET0)):
         world.host.send(flows[name])
         world.host.hand_over(name, target)
@@ -148,7 +148,7 @@ def test_handovers_come_through_on_networks_that_misbehave(seed: int) -> None:
 
 def test_a_lost_network_is_left_by_both() -> None:
     world = both()
-    flows = [world.host.open_of(VOICE), world.host.open_of(DEFAULT_APPLICATION)]
+    flows = [world.host.open_flow(VOICE), world.host.open_flow()]
     world.run(1)
     world.host.vanish(NET0)
     world.run(3)
@@ -172,7 +172,7 @@ def test_a_lock_holds_in_its_own_association() -> None:
 
 def test_a_killed_anchor_takes_nobody_but_its_own_application_with_it() -> None:
     world = both()
-    rest = world.host.open_of(DEFAULT_APPLICATION)
+    rest = world.host.open_flow()
     world.run(1)
     world.sites[1].has_stopped = True
     world.run(60)
@@ -181,7 +181,7 @@ def test_a_killed_anchor_takes_nobody_but_its_own_application_with_it() -> None:
     assert applications[DEFAULT_APPLICATION].network == NET0
     assert world.network_at(0, rest) == NET0
     assert world.host.configured == [(ANCHOR, ip_address("10.99.0.1"))]
-    flow = world.host.open_of(VOICE)
+    flow = world.host.open_flow(VOICE)
     world.run(5)
     assert not any(
         packet.payload == world.host.leased_flow(flow).packed() or packet.payload == flow.packed()
@@ -197,7 +197,7 @@ def test_a_killed_anchor_takes_nobody_but_its_own_application_with_it() -> None:
 
 def test_when_the_usual_anchor_dies_the_named_one_is_not_taken_for_the_rest() -> None:
     world = both()
-    voice = world.host.open_of(VOICE)
+    voice = world.host.open_flow(VOICE)
     world.run(1)
     world.sites[0].has_stopped = True
     world.run(60)
@@ -237,7 +237,7 @@ def test_who_names_the_usual_anchor_stays_with_it_when_the_rest_has_left() -> No
     assert states(world) == ["associated", "associated"], (
         "the goodbye of before has not ended the new association"
     )
-    flow = world.host.open_of(VOICE)
+    flow = world.host.open_flow(VOICE)
     world.run(1)
     assert [world.sees(number, flow) for number in (0, 1)] == [True, False]
 
@@ -253,13 +253,13 @@ def test_an_application_may_name_an_anchor_later_and_no_more() -> None:
     world.settle()
     world.host.name(VOICE, VOICE_ID, SECOND)
     world.until(lambda: is_settled(world), 30)
-    flow = world.host.open_of(VOICE)
+    flow = world.host.open_flow(VOICE)
     world.run(1)
     assert [world.sees(number, flow) for number in (0, 1)] == [False, True]
     world.host.name(VOICE, VOICE_ID, None)
     world.until(lambda: world.host.branches == {}, 10)
     assert world.holders() == [ANCHOR], "the second has its lease back"
-    again = world.host.open_of(VOICE)
+    again = world.host.open_flow(VOICE)
     world.run(1)
     assert [world.sees(number, again) for number in (0, 1)] == [True, False]
     assert world.host.machine.applications[VOICE].anchor is None

@@ -8,13 +8,10 @@ from collections.abc import Iterator
 from upmt_nf.datapath.coalescing import Run, merge, runs
 from upmt_nf.datapath.copies import holds_numbered
 from upmt_nf.datapath.counters import Counters
-from upmt_nf.datapath.offload import finished, left_undone
+from upmt_nf.datapath.offload import TCP_FIELD, finished, left_undone
 from upmt_nf.datapath.paft import Tunnel
 from upmt_nf.datapath.segmentation import header_size
 from upmt_nf.datapath.verdict import Inbound
-
-_OF_TCP = 16
-"""Where TCP's checksum stands in its header."""
 
 
 def parted(joined: bytes, size: int) -> Iterator[bytes]:
@@ -44,7 +41,7 @@ def let_in(inner: bytes, longest: int) -> Inbound:
     undone = left_undone(inner)
     if undone is None:
         return Inbound(deliver=inner)
-    if undone.field == _OF_TCP and len(inner) > longest:
+    if undone.field == TCP_FIELD and len(inner) > longest:
         each = longest - header_size(inner, undone)
         return Inbound(deliver=inner, offload=undone._replace(segment=each))
     return Inbound(deliver=finished(inner, undone))

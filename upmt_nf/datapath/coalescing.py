@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upmt_nf.datapath.checksum import ones_sum
-from upmt_nf.datapath.offload import Offload, pseudo_sum
+from upmt_nf.datapath.offload import TCP_FIELD, Offload, pseudo_sum
 from upmt_nf.datapath.packet import is_whole, with_length
 from upmt_nf.model.flow import TCP
 
 _ACK, _PSH = 0x10, 0x08
-_CHECKSUM_FIELD = 16
 _LARGEST = 65535
 _DONT_FRAGMENT = 0x40
 
@@ -75,9 +74,9 @@ def merge(run: Run, first: bytes) -> tuple[bytes, Offload]:
     last = (run.packets - 1) * run.size
     headers = bytearray(with_length(first[:head], total))
     headers[start + 13] |= run.data[last + start + 13] & _PSH
-    field = start + _CHECKSUM_FIELD
+    field = start + TCP_FIELD
     headers[field : field + 2] = pseudo_sum(first, total - start).to_bytes(2, "big")
-    return b"".join((bytes(headers), *pieces)), Offload(start, _CHECKSUM_FIELD, each)
+    return b"".join((bytes(headers), *pieces)), Offload(start, TCP_FIELD, each)
 
 
 def _run_length(data: bytes, at: int, size: int, first: bytes) -> int:

@@ -12,8 +12,10 @@ from upmt_nf.datapath.checksum import ones_sum
 from upmt_nf.datapath.packet import ipv6_transport
 from upmt_nf.model.flow import TCP, UDP
 
-_FIELDS = {TCP: 16, UDP: 6}
-"""Where the sum stands in the transport header."""
+TCP_FIELD = 16
+"""Where the sum stands in TCP's header."""
+_FIELDS = {TCP: TCP_FIELD, UDP: 6}
+"""The same by protocol."""
 
 
 class Offload(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upmt_nf.datapath.checksum import checksum, ones_sum
-from upmt_nf.datapath.offload import Offload, pseudo_sum
+from upmt_nf.datapath.offload import TCP_FIELD, Offload, pseudo_sum
 from upmt_nf.datapath.packet import with_length
 
 _FLAGS, _LAST_ONLY, _FIRST_ONLY = 13, 0x09, 0x80
@@ -28,7 +28,7 @@ def segment(packet: bytes, offload: Offload) -> tuple[bytes, int]:
     Raises ValueError when the headers do not fit the packet.
     """
     start, each = offload.start, offload.segment
-    if len(packet) < start + 20 or offload.field != 16:
+    if len(packet) < start + 20 or offload.field != TCP_FIELD:
         raise ValueError("no TCP packet")
     head = header_size(packet, offload)
     payload = len(packet) - head

@@ -48,9 +48,9 @@ from upmt_nf.signaling.sip.transactions import (
 )
 
 TOKEN_HEADER = "UPMT-Association"
+"""The association's secret, 128 bits in hex: in the answer to REGISTER, and in refreshes."""
 HEARD_HEADER = "UPMT-Heard"
 """In the success of a REGISTER: the digest of the Contacts that came."""
-"""The association's secret, 128 bits in hex: in the answer to REGISTER, and in refreshes."""
 
 OUTSIDE = SipTimers(t1=0.5, t2=2.0, t4=5.0, give_up=32.0)
 INSIDE_T1, LEAST_T1 = 0.1, 0.05
